@@ -1,0 +1,53 @@
+/*
+ * Bus: what the three daemons' D-Bus sides share: how a Failure crosses the bus, who may call a helper, and
+ * a helper's life (activated by a call, gone when idle).
+ *
+ * A Failure travels as the error name BUS_FAILURE_PREFIX plus its kind with '_' for '-', and the message
+ * "sentence [code]"; retry_after does not cross the bus.
+ */
+#pragma once
+
+#include <systemd/sd-bus.h>
+
+#include "failure.h"
+
+#define BUS_FAILURE_PREFIX "org.dps.Failure."
+
+#define PROVISIONING_NAME "org.dps.Provisioning1"
+#define PROVISIONING_PATH "/org/dps/Provisioning1"
+#define TPM_NAME          "org.dps.Tpm1"
+#define TPM_PATH          "/org/dps/Tpm1"
+#define HANDOFF_NAME      "org.dps.HandOff1"
+#define HANDOFF_PATH      "/org/dps/HandOff1"
+
+#define DPS_USER "dps-provision"
+
+/* Sets error from failure and returns the negative errno of its kind, as a method handler has to. */
+int bus_error_set_failure(sd_bus_error *error, const Failure *failure);
+
+/* The failure that an error reply carries. One that is not ours (the helper died, could not be started,
+ * timed out, access was denied) becomes `fallback` with a sentence that names `subject`. */
+void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind fallback,
+                            const char *subject);
+
+/* 0 when the sender of the message is root or the user DPS_USER; else fills error with AccessDenied, logs
+ * once. */
+int bus_check_caller(sd_bus_message *message, sd_bus_error *error);
+
+typedef struct BusHelper BusHelper;
+
+/* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,
+ * owns the name, tells systemd that it is ready, serves until idle for idle_usec, then gives the name back,
+ * serves what came in meanwhile, and returns 0. busy() (may be NULL) says that it must not leave yet. Also
+ * ends on SIGTERM. Returns a negative errno when the bus is lost or the name is taken. */
+typedef struct BusHelperSettings {
+        const char *name, *path;
+        const sd_bus_vtable *vtable;
+        void *userdata;
+        usec_t idle_usec;
+        bool (*busy)(void *userdata);
+        int (*start)(sd_bus *bus, sd_event *event,
+                     void *userdata); /* may be NULL: before the name is owned */
+} BusHelperSettings;
+
+int bus_helper_run(const BusHelperSettings *settings);

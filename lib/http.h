@@ -1,0 +1,52 @@
+/*
+ * Http: one request at a time to one service, over one kept connection, on the event loop. The only user of
+ * curl.
+ *
+ * https only, TLS 1.2 or later, peer and host verified, no redirects, replies bounded. done() is called from
+ * the loop, never from within http_start(). The request is borrowed until http_start() returns; the reply is
+ * the Http's and valid during done() only. In done() a new request may be started or the Http freed.
+ */
+#pragma once
+
+#include <systemd/sd-event.h>
+
+#include "failure.h"
+
+typedef struct Http Http;
+
+typedef struct HttpSettings {
+        const char *proxy;   /* URL or NULL: the environment's */
+        const char *ca_file; /* PEM or NULL: the system's trust store */
+        usec_t connect_timeout_usec;
+        usec_t request_timeout_usec; /* in total, connecting included */
+        size_t body_max;
+        uint64_t
+                build_time; /* seconds since the epoch: a local clock before it is implausible (tls-clock) */
+} HttpSettings;
+
+typedef struct HttpRequest {
+        const char *method; /* "GET", "PUT" */
+        const char *url;
+        const char *authorization; /* or NULL; wiped from Http's own memory after use */
+        const char *body;          /* JSON text or NULL */
+} HttpRequest;
+
+typedef struct HttpReply {
+        unsigned status;
+        const char *body; /* NUL-terminated */
+        size_t size;
+        const char *request_id;  /* x-ms-request-id, or NULL */
+        const char *retry_after; /* the header's text, or NULL */
+        uint64_t date;           /* Date header, seconds since the epoch; 0: none or unreadable */
+} HttpReply;
+
+/* Exactly one of reply and failure is not NULL. */
+typedef void (*HttpDone)(void *userdata, const HttpReply *reply, const Failure *failure);
+
+int http_new(Http **ret, sd_event *event, const HttpSettings *settings); /* settings are copied */
+Http *http_free(Http *http); /* cancels what is under way; done() is not called */
+void http_freep(Http **http);
+int http_start(Http *http, const HttpRequest *request, HttpDone done,
+               void *userdata);   /* -EBUSY: one is under way */
+void http_cancel(Http *http);     /* done() is not called; the connection is closed */
+void http_disconnect(Http *http); /* after an attempt: closes the kept connection */

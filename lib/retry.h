@@ -1,0 +1,48 @@
+/*
+ * Retry: how long to wait after a failure. Pure code: time and randomness come in as arguments, so that the
+ * fleet simulation runs the very same rules.
+ *
+ * Three lanes: transient (exponential, full jitter over the upper half), throttled (the same growth, a cap
+ * of hours) and operator (capped at half an hour on the first day, then growing to six hours: registrations
+ * are billed, also those that lead nowhere). What changes the odds may shorten a wait, kept in check by a
+ * bucket.
+ */
+#pragma once
+
+#include "failure.h"
+
+typedef struct RetryPolicy {
+        usec_t initial_usec, max_usec;
+        usec_t throttled_max_usec;
+        usec_t operator_initial_usec, operator_max_usec, operator_long_max_usec;
+} RetryPolicy;
+
+/* Plain value; the daemon persists it. Times are CLOCK_REALTIME microseconds. */
+typedef struct Retry {
+        uint32_t attempts; /* failures in a row, over all lanes: what people see */
+        uint32_t transient_count, throttled_count, operator_count;
+        usec_t operator_waited_usec; /* sum of the operator lane's waits: a day of them ends the half-hour
+                                        cap */
+        uint32_t bucket;             /* network events that may still shorten a wait */
+        usec_t bucket_filled_usec;   /* when it was last refilled (CLOCK_BOOTTIME) */
+} Retry;
+
+#define RETRY_BUCKET_SIZE        3
+#define RETRY_BUCKET_REFILL_USEC (600 * USEC_PER_SEC)
+
+void retry_reset(Retry *retry); /* success, changed configuration, Retry, Reprovision */
+
+/* Counts the failure and returns how long to wait. random: uniform over 64 bits. */
+usec_t retry_next(Retry *retry, const RetryPolicy *policy, const Failure *failure, uint64_t random);
+
+typedef enum RetryEvent {
+        RETRY_EVENT_NETWORK,
+        RETRY_EVENT_CLOCK,
+        RETRY_EVENT_OPERATOR, /* changed configuration, Retry() */
+} RetryEvent;
+
+/* What is left of a wait after the event: remaining_usec unchanged when the event does not cure the failure,
+ * else a small jitter, but never less than what Retry-After still demands. now_usec: CLOCK_BOOTTIME, for the
+ * bucket. */
+usec_t retry_shorten(Retry *retry, const Failure *failure, RetryEvent event, usec_t remaining_usec,
+                     usec_t waited_usec, usec_t now_usec, uint64_t random);

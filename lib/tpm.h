@@ -1,0 +1,88 @@
+/*
+ * Tpm: the TPM 2.0 as DPS needs it, synchronous, through ESYS. The only user of tss2.
+ *
+ * The endorsement key (EK) at 0x81010001 and the storage root key (SRK) at 0x81000001 are used when they
+ * fit, made persistent when missing (owner authorization permitting) and used transiently otherwise.
+ * Challenge keys are imported and loaded transiently and flushed on every path. The hub key lives at the
+ * configured handle and is the only object that is ever evicted, under the rules of tpm_adopt_hub_key().
+ *
+ * Blobs are the service's authenticationKey, decoded: TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET,
+ * TPM2B_PRIVATE, TPM2B_ENCRYPTED_SECRET, TPM2B_PUBLIC and further data that is ignored, all big-endian as on
+ * the TPM's wire. Public and private areas cross this interface as marshalled TPM2B structures, size bytes
+ * included; names are the TPM's (nameAlg and digest).
+ *
+ * TPM_RC_RETRY, YIELDED, TESTING and NV_RATE are retried here with backoff, within TPM_RETRY_USEC; every
+ * other error is a Failure of the kinds tpm-*.
+ */
+#pragma once
+
+#include "failure.h"
+
+#define TPM_EK_HANDLE       0x81010001u
+#define TPM_SRK_HANDLE      0x81000001u
+#define TPM_DEFAULT_HUB_KEY 0x81000100u
+#define TPM_RETRY_USEC      (20 * USEC_PER_SEC)
+#define TPM_BLOB_MAX        ((size_t) 4096)
+#define TPM_MESSAGE_MAX     ((size_t) 1024) /* TPM2_MAX_DIGEST_BUFFER: what one TPM2_HMAC takes */
+
+typedef struct Tpm Tpm;
+typedef struct TpmCache
+        TpmCache; /* EK and SRK as ESYS objects, serialized: saves later calls their ReadPublics */
+
+typedef struct TpmSettings {
+        const char *tcti; /* for Tss2_TctiLdr_Initialize(), e.g. "device:/dev/tpmrm0" */
+        uint32_t hub_key_handle;
+        const char *owner_auth;       /* NULL: empty */
+        const char *endorsement_auth; /* NULL: empty */
+        bool read_only;               /* create nothing persistent (dps-provision enrollment) */
+} TpmSettings;
+
+typedef enum TpmHubKeyState {
+        TPM_HUB_KEY_EMPTY,
+        TPM_HUB_KEY_HMAC,    /* a KEYEDHASH HMAC signing key: hub_key_name is set */
+        TPM_HUB_KEY_FOREIGN, /* something else */
+} TpmHubKeyState;
+
+typedef struct TpmIdentity {
+        Bytes ek_public, srk_public; /* TPM2B_PUBLIC */
+        bool ek_persistent, srk_persistent;
+        bool ek_tcg_template; /* the EK's template is TCG L-1 with 256 zero bytes of unique, as far as can be
+                                 told from its public area (attributes, policy, symmetric, key size) */
+        bool owner_auth_usable; /* nothing else than ownerAuth that we don't have keeps us from persisting */
+        bool srk_unsuitable;    /* 0x81000001 holds something that IoT Edge can't use */
+        TpmHubKeyState hub_key_state;
+        Bytes hub_key_name; /* name of what is at the handle, empty when TPM_HUB_KEY_EMPTY */
+} TpmIdentity;
+
+TpmCache *tpm_cache_free(TpmCache *cache);
+int tpm_cache_new(TpmCache **ret);
+
+/* cache may be NULL; it is borrowed until tpm_close() and forgets everything after a failed call. */
+int tpm_open(Tpm **ret, const TpmSettings *settings, TpmCache *cache, Failure *reterr);
+Tpm *tpm_close(Tpm *tpm); /* flushes what is left */
+void tpm_closep(Tpm **tpm);
+
+int tpm_identity(Tpm *tpm, TpmIdentity *ret, Failure *reterr);
+void tpm_identity_deinit(TpmIdentity *identity);
+
+/* Activates and imports the challenge, computes HMAC-SHA256 over message (at most TPM_MESSAGE_MAX bytes)
+ * with the key in it, leaves nothing behind in the TPM. FAILURE_IDENTITY_MISMATCH: the challenge was made
+ * for another EK. FAILURE_PROTOCOL: the blob is malformed. */
+int tpm_sign_challenge(Tpm *tpm, const Bytes *blob, const void *message, size_t message_size,
+                       uint8_t ret_hmac[static SHA256_SIZE], Failure *reterr);
+
+/* Activates and imports the hub's key: the result is wrapped by the SRK, worthless outside this TPM. Errors
+ * as above. */
+int tpm_import_hub_key(Tpm *tpm, const Bytes *blob, Bytes *ret_private, Bytes *ret_public, Failure *reterr);
+
+/* Makes the wrapped key persistent at the handle. What sits there already:
+ *   the same key (compared by the HMAC of one random nonce): nothing is written, *ret_changed is false;
+ *   an HMAC key named known_name, or any HMAC key when may_replace: evicted first;
+ *   anything else: FAILURE_TPM_HANDLE_TAKEN, nothing touched.
+ * *ret_name is the name of what is at the handle afterwards. FAILURE_IDENTITY_MISMATCH: this TPM no longer
+ * takes the wrapped key (it was cleared). */
+int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *known_name,
+                      bool may_replace, bool *ret_changed, Bytes *ret_name, Failure *reterr);
+
+/* Evicts the hub key if its name is known_name; nothing to do (0) when the handle is empty. */
+int tpm_forget_hub_key(Tpm *tpm, const Bytes *known_name, Failure *reterr);
