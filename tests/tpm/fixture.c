@@ -88,7 +88,8 @@ static void start_swtpm(Fixture *f) {
 }
 
 static void start_proxy(Fixture *f) {
-        char listen[64], tpm[64], log[64], faults[64], ready[6];
+        char listen[64], tpm[64], log[64], faults[64], ready[sizeof("ready\n") - 1];
+        size_t got = 0;
         CLEANUP(closep) int fd = -1;
         char *argv[] = { (char *) TPM_PROXY, listen, tpm, log, faults, NULL };
 
@@ -97,8 +98,15 @@ static void start_proxy(Fixture *f) {
         (void) snprintf(log, sizeof(log), "--log=%s/log", f->dir);
         (void) snprintf(faults, sizeof(faults), "--faults=%s/faults", f->dir);
         f->proxy = start(argv, &fd);
-        if (read(fd, ready, sizeof(ready)) != sizeof(ready))
-                fail_msg("the proxy does not start");
+        while (got < sizeof(ready)) {
+                ssize_t n = read(fd, ready + got, sizeof(ready) - got);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0)
+                        fail_msg("the proxy does not start: %s", n == 0 ? "it has ended" : strerror(errno));
+                got += (size_t) n;
+        }
 }
 
 int fixture_setup(void **state) {
