@@ -34,8 +34,6 @@ void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind
  * once. */
 int bus_check_caller(sd_bus_message *message, sd_bus_error *error);
 
-typedef struct BusHelper BusHelper;
-
 /* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,
  * owns the name, tells systemd that it is ready, serves until idle for idle_usec, then gives the name back,
  * serves what came in meanwhile, and returns 0. busy() (may be NULL) says that it must not leave yet. Also

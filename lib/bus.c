@@ -1,0 +1,206 @@
+#include "bus.h"
+
+#include <errno.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-event.h>
+
+#include "log.h"
+
+int bus_error_set_failure(sd_bus_error *error, const Failure *failure) {
+        char name[sizeof(BUS_FAILURE_PREFIX) + 64];
+        char message[sizeof(failure->sentence) + sizeof(failure->code) + 4];
+
+        (void) snprintf(name, sizeof(name), "%s%s", BUS_FAILURE_PREFIX,
+                        failure_kind_to_string(failure->kind));
+        for (char *p = name; *p; p++)
+                if (*p == '-')
+                        *p = '_';
+        if (failure->code[0])
+                (void) snprintf(message, sizeof(message), "%s [%s]", failure->sentence, failure->code);
+        else
+                (void) snprintf(message, sizeof(message), "%s", failure->sentence);
+
+        (void) sd_bus_error_set(error, name, message);
+        return failure_to_errno(failure->kind);
+}
+
+/* "sentence [code]" → both; a sentence without a code may itself contain brackets, so only the last pair
+ * counts. */
+static void split_message(const char *message, char *code, size_t code_size, char *sentence,
+                          size_t sentence_size) {
+        size_t length = strlen(message);
+        const char *open = NULL;
+
+        if (length > 0 && message[length - 1] == ']')
+                for (const char *p = message; (p = strstr(p, " [")); p++)
+                        open = p;
+        if (open && (size_t) (message + length - open) - 3 < code_size) {
+                (void) snprintf(code, code_size, "%.*s", (int) (message + length - open - 3), open + 2);
+                (void) snprintf(sentence, sentence_size, "%.*s", (int) (open - message), message);
+        } else {
+                code[0] = '\0';
+                (void) snprintf(sentence, sentence_size, "%s", message);
+        }
+}
+
+void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind fallback,
+                            const char *subject) {
+        const char *message = error->message ? error->message : "";
+        FailureKind kind = _FAILURE_KIND_INVALID;
+        char code[sizeof(ret->code)], sentence[sizeof(ret->sentence)];
+
+        if (error->name && strncmp(error->name, BUS_FAILURE_PREFIX, strlen(BUS_FAILURE_PREFIX)) == 0) {
+                char name[64];
+
+                (void) snprintf(name, sizeof(name), "%s", error->name + strlen(BUS_FAILURE_PREFIX));
+                for (char *p = name; *p; p++)
+                        if (*p == '_')
+                                *p = '-';
+                kind = failure_kind_from_string(name);
+        }
+        if (kind < 0 || kind == FAILURE_NONE) {
+                (void) failure_set(ret, fallback, error->name, "%s could not be used: %s", subject,
+                                   message[0] ? message : "no reason was given");
+                return;
+        }
+        split_message(message, code, sizeof(code), sentence, sizeof(sentence));
+        (void) failure_set(ret, kind, code, "%s", sentence);
+}
+
+int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
+        CLEANUP(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
+        const struct passwd *user;
+        uid_t uid;
+        int r;
+
+        r = sd_bus_query_sender_creds(message, SD_BUS_CREDS_EUID, &creds);
+        if (r >= 0)
+                r = sd_bus_creds_get_euid(creds, &uid);
+        if (r < 0)
+                return sd_bus_error_set_errnof(error, r, "The caller can't be identified");
+        if (uid == 0)
+                return 0;
+        user = getpwnam(DPS_USER);
+        if (user && user->pw_uid == uid)
+                return 0;
+        log_warning("Refused '%s' to the user with the ID %u: only root and '%s' may call it",
+                    sd_bus_message_get_member(message), (unsigned) uid, DPS_USER);
+        return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED,
+                                 "Only root and the user %s may call this", DPS_USER);
+}
+
+/* A helper's life. The timer is armed anew by every message that comes in. */
+typedef struct BusHelper {
+        const BusHelperSettings *settings;
+        sd_event *event;
+        sd_bus *bus;
+        sd_event_source *timer;
+        bool leaving; /* the name was given back: leave when the queue is empty */
+} BusHelper;
+
+static int helper_arm(BusHelper *helper, usec_t delay) {
+        int r;
+
+        r = sd_event_source_set_time_relative(helper->timer, delay);
+        return r < 0 ? r : sd_event_source_set_enabled(helper->timer, SD_EVENT_ONESHOT);
+}
+
+static int helper_on_message(sd_bus_message *message, void *userdata, sd_bus_error *reterr) {
+        BusHelper *helper = userdata;
+
+        (void) helper_arm(helper, helper->leaving ? USEC_PER_SEC / 10 : helper->settings->idle_usec);
+        return 0; /* only looked at */
+}
+
+/* Between "nothing to do" and the exit a call could come in. The name is given back first: from then on the
+ * bus activates a new instance, and what was queued before is served within a moment. */
+static int helper_on_idle(sd_event_source *source, uint64_t usec, void *userdata) {
+        BusHelper *helper = userdata;
+
+        if (helper->settings->busy && helper->settings->busy(helper->settings->userdata))
+                return helper_arm(helper, helper->settings->idle_usec);
+        if (helper->leaving)
+                return sd_event_exit(helper->event, 0);
+        helper->leaving = true;
+        (void) sd_notify(false, "STOPPING=1");
+        if (sd_bus_release_name(helper->bus, helper->settings->name) < 0)
+                return sd_event_exit(helper->event, 0);
+        return helper_arm(helper, USEC_PER_SEC / 10);
+}
+
+static int helper_on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error *reterr) {
+        BusHelper *helper = userdata;
+
+        return sd_event_exit(helper->event, -ECONNRESET);
+}
+
+static int helper_block_signals(sd_event *event) {
+        sigset_t set;
+        int r;
+
+        (void) sigemptyset(&set);
+        (void) sigaddset(&set, SIGTERM);
+        (void) sigaddset(&set, SIGINT);
+        if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+                return -errno;
+        r = sd_event_add_signal(event, NULL, SIGTERM, NULL, NULL);
+        return r < 0 ? r : sd_event_add_signal(event, NULL, SIGINT, NULL, NULL);
+}
+
+static int helper_connect(BusHelper *helper) {
+        const BusHelperSettings *s = helper->settings;
+        int r;
+
+        r = sd_bus_open_system(&helper->bus);
+        if (r < 0)
+                return r;
+        r = sd_bus_attach_event(helper->bus, helper->event, SD_EVENT_PRIORITY_NORMAL);
+        if (r < 0)
+                return r;
+        r = sd_bus_add_object_vtable(helper->bus, NULL, s->path, s->name, s->vtable, s->userdata);
+        if (r < 0)
+                return r;
+        r = sd_bus_add_filter(helper->bus, NULL, helper_on_message, helper);
+        if (r < 0)
+                return r;
+        r = sd_bus_match_signal(helper->bus, NULL, "org.freedesktop.DBus.Local", NULL,
+                                "org.freedesktop.DBus.Local", "Disconnected", helper_on_disconnected,
+                                helper);
+        if (r < 0)
+                return r;
+        if (s->start) {
+                r = s->start(helper->bus, helper->event, s->userdata);
+                if (r < 0)
+                        return r;
+        }
+        return sd_bus_request_name(helper->bus, s->name, 0);
+}
+
+int bus_helper_run(const BusHelperSettings *settings) {
+        BusHelper helper = { .settings = settings };
+        int r;
+
+        r = sd_event_new(&helper.event);
+        if (r >= 0)
+                r = helper_block_signals(helper.event);
+        if (r >= 0)
+                r = sd_event_set_watchdog(helper.event, true);
+        if (r >= 0)
+                r = sd_event_add_time_relative(helper.event, &helper.timer, CLOCK_BOOTTIME,
+                                               settings->idle_usec, USEC_PER_SEC / 100, helper_on_idle,
+                                               &helper);
+        if (r >= 0)
+                r = helper_connect(&helper);
+        if (r >= 0) {
+                (void) sd_notify(false, "READY=1");
+                r = sd_event_loop(helper.event);
+        }
+        (void) sd_event_source_unref(helper.timer);
+        helper.bus = sd_bus_flush_close_unref(helper.bus);
+        (void) sd_event_unref(helper.event);
+        return r < 0 ? r : 0;
+}

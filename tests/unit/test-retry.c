@@ -1,0 +1,138 @@
+#include "test.h"
+
+#include "retry.h"
+
+#define HOUR_USEC (3600 * USEC_PER_SEC)
+
+static const RetryPolicy policy = {
+        .initial_usec = 5 * USEC_PER_SEC,
+        .max_usec = 600 * USEC_PER_SEC,
+        .throttled_max_usec = 4 * HOUR_USEC,
+        .operator_initial_usec = 60 * USEC_PER_SEC,
+        .operator_max_usec = HOUR_USEC / 2,
+        .operator_long_max_usec = 6 * HOUR_USEC,
+};
+
+/* The longest wait of the jitter's range is what random = 0 gives. */
+static void transient_doubles_to_its_cap_with_jitter(void **state) {
+        const Failure f = { .kind = FAILURE_DNS };
+        Retry retry = {};
+        usec_t expected = 5 * USEC_PER_SEC;
+
+        for (int i = 0; i < 1000; i++) {
+                Retry other = retry;
+
+                assert_int_equal(retry_next(&retry, &policy, &f, 0), expected);
+                for (uint64_t random = 1; random < UINT64_MAX / 7; random = random * 7 + 13) {
+                        Retry again = other;
+                        usec_t wait = retry_next(&again, &policy, &f, random);
+
+                        assert_in_range(wait, expected / 2, expected);
+                }
+                expected = expected * 2 > policy.max_usec ? policy.max_usec : expected * 2;
+        }
+        assert_int_equal(retry.attempts, 1000);
+}
+
+static void throttled_has_a_cap_of_its_own(void **state) {
+        const Failure f = { .kind = FAILURE_HTTP_THROTTLED };
+        Retry retry = {};
+        usec_t wait = 0;
+
+        for (int i = 0; i < 20; i++)
+                wait = retry_next(&retry, &policy, &f, 0);
+        assert_int_equal(wait, 4 * HOUR_USEC);
+}
+
+static void retry_after_is_the_least_with_jitter_on_top(void **state) {
+        const Failure f = { .kind = FAILURE_HTTP_SERVER, .retry_after_usec = 30 * USEC_PER_SEC };
+        Retry retry = {};
+
+        for (int i = 0; i < 50; i++) {
+                usec_t wait = retry_next(&retry, &policy, &f, (uint64_t) i * 7919 * USEC_PER_SEC / 3);
+
+                assert_true(wait >= f.retry_after_usec);
+        }
+}
+
+static void operator_lane_slows_down_after_a_day(void **state) {
+        const Failure f = { .kind = FAILURE_ENROLLMENT_MISSING };
+        Retry retry = {};
+        usec_t waited = 0, wait, previous = 0;
+
+        while (waited < 24 * HOUR_USEC) {
+                wait = retry_next(&retry, &policy, &f, 0);
+                assert_in_range(wait, 60 * USEC_PER_SEC, HOUR_USEC / 2);
+                assert_true(wait >= previous);
+                previous = wait;
+                waited += wait;
+        }
+        assert_int_equal(retry_next(&retry, &policy, &f, 0), HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, &f, 0), 2 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, &f, 0), 4 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, &f, 0), 6 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, &f, 0), 6 * HOUR_USEC);
+        retry_reset(&retry);
+        assert_int_equal(retry_next(&retry, &policy, &f, 0), 60 * USEC_PER_SEC);
+}
+
+static void only_what_cures_shortens(void **state) {
+        static const struct {
+                FailureKind kind;
+                RetryEvent event;
+                bool shortened;
+        } cases[] = {
+                { FAILURE_DNS, RETRY_EVENT_NETWORK, true },
+                { FAILURE_TIMEOUT, RETRY_EVENT_NETWORK, true },
+                { FAILURE_DNS, RETRY_EVENT_CLOCK, false },
+                { FAILURE_TLS_CLOCK, RETRY_EVENT_CLOCK, true },
+                { FAILURE_CLOCK_BEHIND, RETRY_EVENT_CLOCK, true },
+                { FAILURE_HTTP_SERVER, RETRY_EVENT_NETWORK, false },
+                { FAILURE_HTTP_THROTTLED, RETRY_EVENT_NETWORK, false },
+                { FAILURE_HTTP_THROTTLED, RETRY_EVENT_OPERATOR, false },
+                { FAILURE_ENROLLMENT_MISSING, RETRY_EVENT_OPERATOR, true },
+                { FAILURE_TPM_MISSING, RETRY_EVENT_OPERATOR, true },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                const Failure f = { .kind = cases[i].kind };
+                Retry retry = {};
+                usec_t left = retry_shorten(&retry, &f, cases[i].event, HOUR_USEC, 0, HOUR_USEC, 1);
+
+                assert_int_equal(left < HOUR_USEC, cases[i].shortened);
+        }
+}
+
+static void shortening_respects_retry_after(void **state) {
+        const Failure f = { .kind = FAILURE_HTTP_SERVER, .retry_after_usec = 60 * USEC_PER_SEC };
+        Retry retry = {};
+
+        assert_int_equal(retry_shorten(&retry, &f, RETRY_EVENT_OPERATOR, HOUR_USEC, 20 * USEC_PER_SEC, 1, 0),
+                         40 * USEC_PER_SEC);
+}
+
+static void a_flapping_link_is_kept_in_check(void **state) {
+        const Failure f = { .kind = FAILURE_DNS };
+        Retry retry = {};
+        int shortened = 0;
+
+        /* an hour of a link that comes back every second */
+        for (usec_t now = HOUR_USEC; now < 2 * HOUR_USEC; now += USEC_PER_SEC)
+                shortened +=
+                        retry_shorten(&retry, &f, RETRY_EVENT_NETWORK, HOUR_USEC, 0, now, now) < HOUR_USEC;
+        assert_in_range(shortened, 8, 9); /* 3 at once, then 1 per 10 minutes */
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(transient_doubles_to_its_cap_with_jitter),
+                cmocka_unit_test(throttled_has_a_cap_of_its_own),
+                cmocka_unit_test(retry_after_is_the_least_with_jitter_on_top),
+                cmocka_unit_test(operator_lane_slows_down_after_a_day),
+                cmocka_unit_test(only_what_cures_shortens),
+                cmocka_unit_test(shortening_respects_retry_after),
+                cmocka_unit_test(a_flapping_link_is_kept_in_check),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
