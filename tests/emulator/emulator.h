@@ -1,0 +1,29 @@
+/*
+ * Emulator: the service as a whole: its settings, what it remembers, and the two that answer requests with
+ * them.
+ */
+#pragma once
+
+#include "attempts.h"
+#include "enrollments.h"
+#include "exchange.h"
+#include "faults.h"
+#include "registry.h"
+
+typedef struct Emulator {
+        const char *scope, *retry_after; /* borrowed */
+        unsigned polls;                  /* how many GETs say `assigning` first */
+        bool rotate_keys;
+        int64_t clock_offset; /* seconds */
+        char base_url[64];    /* https://localhost:PORT */
+        Enrollments *enrollments;
+        Registry *registry;
+        Attempts *attempts;
+        Faults *faults;
+} Emulator;
+
+time_t emulator_now(const Emulator *emulator); /* its own idea of the time */
+
+/* Answers; the response has been initialised. */
+void service_answer(Emulator *emulator, const Request *request, Response *response); /* DPS */
+void hub_answer(Emulator *emulator, const Request *request, Response *response);     /* IoT Hub */

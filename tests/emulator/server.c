@@ -1,0 +1,544 @@
+#include "server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <microhttpd.h>
+
+#include "log.h"
+
+#define LISTENERS_MAX      2
+#define CONNECTIONS_MAX    1024
+#define CONNECTION_TIMEOUT 120u                 /* seconds without a byte */
+#define CONNECTION_MEMORY  ((size_t) 32 * 1024) /* request line and headers, at most */
+#define OVERSIZED_DEFAULT  ((size_t) 1024 * 1024)
+#define PORT_TRIES         20
+#define CHUNK_SIZE         ((size_t) 4096)
+
+typedef struct Listener {
+        struct MHD_Daemon *daemon;
+        sd_event_source *io, *timer;
+} Listener;
+
+struct Server {
+        sd_event *event;
+        Emulator *emulator;
+        Certs *certs;
+        RequestLog *log;
+        Listener listeners[LISTENERS_MAX];
+        size_t n_listeners;
+        unsigned connections;
+        uint16_t port;
+};
+
+/* One request under way. */
+typedef struct Exchange {
+        Server *server;
+        struct MHD_Connection *connection;
+        char *body;
+        size_t size;
+        bool too_large;
+        sd_event_source *delay;
+        struct MHD_Response *delayed; /* the reply, while it waits */
+        unsigned status;
+} Exchange;
+
+/* The text of a reply, as it goes out in chunks. */
+typedef struct Output {
+        char *text;
+        size_t size;
+} Output;
+
+static Server *the_server;
+
+uint16_t server_port(const Server *server) {
+        return server->port;
+}
+
+/* --- TLS --- */
+
+static int choose_certificate(gnutls_session_t session, const gnutls_datum_t *ca_names, int n_ca_names,
+                              const gnutls_pk_algorithm_t *algorithms, int n_algorithms,
+                              gnutls_pcert_st **ret_cert, unsigned int *ret_n, gnutls_privkey_t *ret_key) {
+        static const struct {
+                FaultType fault;
+                CertVariant variant;
+        } bad[] = {
+                { FAULT_EXPIRED_CERT, CERT_EXPIRED },
+                { FAULT_FUTURE_CERT, CERT_FUTURE },
+                { FAULT_WRONG_HOST_CERT, CERT_WRONG_HOST },
+                { FAULT_UNTRUSTED_CERT, CERT_UNTRUSTED },
+        };
+        Faults *faults = the_server->emulator->faults;
+        CLEANUP(freep) char *why = NULL;
+        CertVariant variant = CERT_GOOD;
+        char name[256] = "";
+        size_t size = sizeof(name);
+        unsigned type;
+
+        (void) faults_refresh(faults, &why); /* a wrong line is reported at the next request */
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+                if (faults_use(faults, bad[i].fault, _REQUEST_KIND_INVALID))
+                        variant = bad[i].variant;
+        if (gnutls_server_name_get(session, name, &size, &type, 0) != 0 || type != GNUTLS_NAME_DNS)
+                name[0] = '\0';
+        *ret_n = 1;
+        return certs_get(the_server->certs, variant, name[0] ? name : NULL, ret_cert, ret_key);
+}
+
+/* --- replies --- */
+
+static ssize_t read_output(void *userdata, uint64_t position, char *buffer, size_t max) {
+        const Output *output = userdata;
+        size_t left = output->size - (size_t) position;
+
+        if (left == 0)
+                return MHD_CONTENT_READER_END_OF_STREAM;
+        if (left > max)
+                left = max;
+        memcpy(buffer, output->text + position, left);
+        return (ssize_t) left;
+}
+
+static void output_free(void *userdata) {
+        Output *output = userdata;
+
+        if (output->text)
+                explicit_bzero(output->text, output->size); /* it may hold a module's keys */
+        free(output->text);
+        free(output);
+}
+
+static Output *output_new(json_object *body, const Fault *garbage, const Fault *oversized) {
+        static const char nonsense[] = "{\"operationId\":[7,\"\xff\xfe\",{\"status\":\x01\x02 <html>";
+        Output *output = calloc(1, sizeof(*output));
+        const char *text = body ? json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN) : "";
+        size_t padding = 0;
+
+        if (!output || !text) {
+                free(output);
+                return NULL;
+        }
+        if (garbage)
+                text = nonsense;
+        output->size = strlen(text);
+        if (oversized)
+                padding = oversized->number > 0 ? (size_t) oversized->number : OVERSIZED_DEFAULT;
+        output->text = malloc(output->size + padding + 1);
+        if (!output->text) {
+                free(output);
+                return NULL;
+        }
+        /* white space before JSON is still JSON: only its size is wrong */
+        memset(output->text, ' ', padding);
+        memcpy(output->text + padding, text, output->size + 1);
+        output->size += padding;
+        return output;
+}
+
+static void add_headers(Server *server, struct MHD_Response *reply, const Response *response, bool date) {
+        char now[TIMESTAMP_SIZE];
+
+        http_date(now, emulator_now(server->emulator));
+        if (date)
+                (void) MHD_add_response_header(reply, "Date", now);
+        if (response->body)
+                (void) MHD_add_response_header(reply, "Content-Type", "application/json; charset=utf-8");
+        (void) MHD_add_response_header(reply, "x-ms-request-id", response->request_id);
+        (void) MHD_add_response_header(reply, "Strict-Transport-Security",
+                                       "max-age=31536000; includeSubDomains");
+        if (response->retry_after)
+                (void) MHD_add_response_header(reply, "Retry-After", response->retry_after);
+        if (response->location)
+                (void) MHD_add_response_header(reply, "Location", response->location);
+}
+
+static struct MHD_Response *new_reply(Server *server, RequestKind kind, const Response *response) {
+        Faults *faults = server->emulator->faults;
+        const Fault *garbage = faults_use(faults, FAULT_GARBAGE_BODY, kind);
+        const Fault *oversized = faults_use(faults, FAULT_OVERSIZED_BODY, kind);
+        struct MHD_Response *reply;
+        Output *output;
+
+        if (!response->body && !garbage && !oversized)
+                reply = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+        else {
+                /* of unknown size, so that it is chunked, as the service's are */
+                output = output_new(response->body, garbage, oversized);
+                if (!output)
+                        return NULL;
+                reply = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, CHUNK_SIZE, read_output, output,
+                                                          output_free);
+                if (!reply)
+                        output_free(output);
+        }
+        if (reply)
+                add_headers(server, reply, response, !faults_use(faults, FAULT_NO_DATE, kind));
+        return reply;
+}
+
+static int send_delayed(sd_event_source *source, uint64_t usec, void *userdata) {
+        Exchange *exchange = userdata;
+
+        MHD_resume_connection(exchange->connection);
+        return 0;
+}
+
+/* The reply now, or after the delay of the fault `slow`. */
+static enum MHD_Result send_reply(Exchange *exchange, struct MHD_Response *reply, unsigned status,
+                                  const Fault *slow) {
+        enum MHD_Result result;
+
+        if (slow && sd_event_add_time_relative(exchange->server->event, &exchange->delay, CLOCK_MONOTONIC,
+                                               (uint64_t) (slow->number * USEC_PER_SEC), 1000, send_delayed,
+                                               exchange) >= 0) {
+                exchange->delayed = reply;
+                exchange->status = status;
+                MHD_suspend_connection(exchange->connection);
+                return MHD_YES;
+        }
+        result = MHD_queue_response(exchange->connection, status, reply);
+        MHD_destroy_response(reply);
+        return result;
+}
+
+/* --- requests --- */
+
+static void reread_files(Emulator *emulator) {
+        CLEANUP(freep) char *enrollments = NULL, *faults = NULL;
+
+        if (enrollments_refresh(emulator->enrollments, &enrollments) < 0)
+                log_error("The enrolments file is not usable, the last good one stays in force: %s",
+                          enrollments ? enrollments : "out of memory");
+        if (faults_refresh(emulator->faults, &faults) < 0)
+                log_error("The fault file has a line that is no fault: %s",
+                          faults ? faults : "out of memory");
+}
+
+static void answer(Emulator *emulator, const Request *request, const Exchange *exchange,
+                   Response *response) {
+        bool has_body = exchange->size > 0;
+
+        if (exchange->too_large)
+                response_dps_error(response, 413, 413000, emulator_now(emulator), "The body is too large");
+        else if (request->n_segments == 0 || request->kind == REQUEST_OTHER)
+                response_dps_error(response, 404, 404000, emulator_now(emulator), "Resource not found");
+        else if (has_body && !request->body)
+                response_dps_error(response, 400, 400004, emulator_now(emulator), "The body is not JSON");
+        else if (request->kind == REQUEST_HUB)
+                hub_answer(emulator, request, response);
+        else
+                service_answer(emulator, request, response);
+}
+
+static enum MHD_Result handle(Exchange *exchange, Request *request) {
+        Server *server = exchange->server;
+        Faults *faults = server->emulator->faults;
+        const union MHD_ConnectionInfo *info =
+                MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        unsigned connection = info && info->socket_context ? *(unsigned *) info->socket_context : 0;
+        struct MHD_Response *reply = NULL;
+        enum MHD_Result result = MHD_NO; /* closes the connection */
+        bool drop, lose;
+        Response response;
+        usec_t now;
+
+        response_init(&response);
+        drop = faults_use(faults, FAULT_DROP_CONNECTION, request->kind);
+        if (drop)
+                (void) string_replace(&response.error, "fault: connection dropped, request ignored");
+        else {
+                answer(server->emulator, request, exchange, &response);
+                lose = faults_use(faults, FAULT_LOSE_REPLY, request->kind);
+                if (lose)
+                        (void) string_replace(&response.error, "fault: reply lost");
+                else
+                        reply = new_reply(server, request->kind, &response);
+        }
+        now = (usec_t) emulator_now(server->emulator) * USEC_PER_SEC +
+              now_usec(CLOCK_REALTIME) % USEC_PER_SEC;
+        request_log_write(server->log, now, connection, request, &response, reply ? response.status : 0);
+        if (reply)
+                result = send_reply(exchange, reply, response.status,
+                                    faults_use(faults, FAULT_SLOW, request->kind));
+        response_deinit(&response);
+        return result;
+}
+
+static enum MHD_Result collect_body(Exchange *exchange, const char *data, size_t size) {
+        char *body;
+
+        if (exchange->too_large || size > REQUEST_BODY_MAX - exchange->size) {
+                exchange->too_large = true; /* the rest is read and forgotten, so that the reply is seen */
+                return MHD_YES;
+        }
+        body = realloc(exchange->body, exchange->size + size + 1);
+        if (!body)
+                return MHD_NO;
+        memcpy(body + exchange->size, data, size);
+        exchange->body = body;
+        exchange->size += size;
+        body[exchange->size] = '\0';
+        return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data, size_t *size,
+                                  void **state) {
+        Exchange *exchange = *state;
+        CLEANUP(request_deinit) Request request = {};
+        enum MHD_Result result;
+
+        if (!exchange) {
+                exchange = calloc(1, sizeof(*exchange));
+                if (!exchange)
+                        return MHD_NO;
+                exchange->server = userdata;
+                exchange->connection = connection;
+                *state = exchange;
+                return MHD_YES;
+        }
+        if (*size > 0) {
+                result = collect_body(exchange, data, *size);
+                *size = 0;
+                return result;
+        }
+        if (exchange->delayed) { /* called again after the delay */
+                struct MHD_Response *reply = TAKE(exchange->delayed);
+
+                result = MHD_queue_response(connection, exchange->status, reply);
+                MHD_destroy_response(reply);
+                return result;
+        }
+
+        request.method = method;
+        request.path = url;
+        request.host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host");
+        request.authorization = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Authorization");
+        request.if_match = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "If-Match");
+        request.user_agent = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "User-Agent");
+        if (!request.user_agent) /* one SDK spells it so */
+                request.user_agent = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "UserAgent");
+        request.api_version = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "api-version");
+        (void) request_classify(&request);
+        if (exchange->size > 0 && !exchange->too_large)
+                (void) request_set_body(&request, exchange->body, exchange->size);
+        reread_files(exchange->server->emulator);
+        return handle(exchange, &request);
+}
+
+static void on_completed(void *userdata, struct MHD_Connection *connection, void **state,
+                         enum MHD_RequestTerminationCode code) {
+        Exchange *exchange = *state;
+
+        if (!exchange)
+                return;
+        exchange->delay = sd_event_source_disable_unref(exchange->delay);
+        if (exchange->delayed)
+                MHD_destroy_response(exchange->delayed);
+        free(exchange->body);
+        free(exchange);
+        *state = NULL;
+}
+
+static void on_connection(void *userdata, struct MHD_Connection *connection, void **state,
+                          enum MHD_ConnectionNotificationCode code) {
+        Server *server = userdata;
+
+        if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+                unsigned *number = malloc(sizeof(*number));
+
+                if (number)
+                        *number = ++server->connections;
+                *state = number;
+        } else {
+                free(*state);
+                *state = NULL;
+        }
+}
+
+/* The path stays as it was sent: its segments are decoded after they have been split. */
+static size_t keep_escapes(void *userdata, struct MHD_Connection *connection, char *text) {
+        return strlen(text);
+}
+
+/* --- the event loop --- */
+
+static int run_listener(Listener *listener) {
+        MHD_UNSIGNED_LONG_LONG timeout;
+
+        (void) MHD_run(listener->daemon);
+        /* Data may wait inside TLS, which no descriptor shows; and idle connections end in time. */
+        if (MHD_get_timeout(listener->daemon, &timeout) != MHD_YES)
+                return sd_event_source_set_enabled(listener->timer, SD_EVENT_OFF);
+        (void) sd_event_source_set_time_relative(listener->timer, (uint64_t) timeout * USEC_PER_MSEC);
+        return sd_event_source_set_enabled(listener->timer, SD_EVENT_ONESHOT);
+}
+
+static int on_io(sd_event_source *source, int fd, uint32_t events, void *userdata) {
+        return run_listener(userdata);
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        return run_listener(userdata);
+}
+
+static int attach(Listener *listener, sd_event *event) {
+        const union MHD_DaemonInfo *info = MHD_get_daemon_info(listener->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+        int r;
+
+        if (!info || info->epoll_fd < 0)
+                return -EOPNOTSUPP;
+        r = sd_event_add_io(event, &listener->io, info->epoll_fd, EPOLLIN, on_io, listener);
+        if (r >= 0)
+                r = sd_event_add_time_relative(event, &listener->timer, CLOCK_MONOTONIC, 0, 1000, on_timer,
+                                               listener);
+        return r;
+}
+
+static int start_listener(Server *server, int fd) {
+        Listener *listener = &server->listeners[server->n_listeners];
+        /* clang-format off */
+        struct MHD_OptionItem options[] = {
+                { MHD_OPTION_LISTEN_SOCKET, fd, NULL },
+                { MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *) choose_certificate },
+                { MHD_OPTION_NOTIFY_COMPLETED, (intptr_t) on_completed, server },
+                { MHD_OPTION_NOTIFY_CONNECTION, (intptr_t) on_connection, server },
+                { MHD_OPTION_UNESCAPE_CALLBACK, (intptr_t) keep_escapes, NULL },
+                { MHD_OPTION_CONNECTION_TIMEOUT, CONNECTION_TIMEOUT, NULL },
+                { MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX, NULL },
+                { MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t) CONNECTION_MEMORY, NULL },
+                { MHD_OPTION_HTTPS_PRIORITIES, 0, (void *) "NORMAL:-VERS-TLS1.0:-VERS-TLS1.1" },
+                { MHD_OPTION_END, 0, NULL },
+        };
+        /* clang-format on */
+
+        listener->daemon = MHD_start_daemon(
+                MHD_USE_TLS | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_SUPPRESS_DATE_NO_CLOCK, 0,
+                NULL, NULL, on_request, server, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+        if (!listener->daemon) {
+                (void) close(fd);
+                return -EIO;
+        }
+        server->n_listeners++; /* from here on server_free() stops it */
+        return attach(listener, server->event);
+}
+
+/* --- sockets --- */
+
+static int open_socket(const char *address, uint16_t *port) {
+        union {
+                struct sockaddr any;
+                struct sockaddr_in in;
+                struct sockaddr_in6 in6;
+        } sa = {};
+        socklen_t size = sizeof(sa.in);
+        int fd, one = 1, r;
+
+        if (inet_pton(AF_INET, address, &sa.in.sin_addr) == 1) {
+                sa.in.sin_family = AF_INET;
+                sa.in.sin_port = htons(*port);
+        } else if (inet_pton(AF_INET6, address, &sa.in6.sin6_addr) == 1) {
+                sa.in6.sin6_family = AF_INET6;
+                sa.in6.sin6_port = htons(*port);
+                size = sizeof(sa.in6);
+        } else
+                return -EINVAL;
+
+        fd = socket(sa.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0)
+                return -errno;
+        (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+        if (sa.any.sa_family == AF_INET6)
+                (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+        if (bind(fd, &sa.any, size) < 0 || listen(fd, SOMAXCONN) < 0 ||
+            getsockname(fd, &sa.any, &size) < 0) {
+                r = -errno;
+                (void) close(fd);
+                return r;
+        }
+        *port = ntohs(sa.any.sa_family == AF_INET6 ? sa.in6.sin6_port : sa.in.sin_port);
+        return fd;
+}
+
+/* Both loopback addresses with one port. Returns how many sockets there are: without IPv6, one. */
+static int open_loopback(int fds[static LISTENERS_MAX], uint16_t *port) {
+        for (unsigned tries = 0; tries < PORT_TRIES; tries++) {
+                uint16_t wanted = *port;
+
+                fds[0] = open_socket("127.0.0.1", &wanted);
+                if (fds[0] < 0)
+                        return fds[0];
+                fds[1] = open_socket("::1", &wanted);
+                if (fds[1] == -EADDRINUSE && *port == 0) {
+                        (void) close(fds[0]); /* free for one of the two only: another one */
+                        continue;
+                }
+                if (fds[1] == -EADDRINUSE) {
+                        (void) close(fds[0]);
+                        return fds[1];
+                }
+                *port = wanted;
+                return fds[1] < 0 ? 1 : 2;
+        }
+        return -EADDRINUSE;
+}
+
+int server_new(Server **ret, sd_event *event, const char *address, uint16_t port, Emulator *emulator,
+               Certs *certs, RequestLog *log, const char **ret_why) {
+        int fds[LISTENERS_MAX] = { -1, -1 }, n = 1, r = 0;
+        Server *server;
+
+        *ret_why = "the port can't be listened on";
+        if (address) {
+                fds[0] = open_socket(address, &port);
+                if (fds[0] < 0)
+                        return fds[0];
+        } else {
+                n = open_loopback(fds, &port);
+                if (n < 0)
+                        return n;
+        }
+
+        *ret_why = "the HTTP server can't be started";
+        server = calloc(1, sizeof(*server));
+        if (server)
+                *server = (Server){
+                        .event = event, .emulator = emulator, .certs = certs, .log = log, .port = port
+                };
+        else
+                r = -ENOMEM;
+        the_server = server;
+        for (int i = 0; i < n; i++) {
+                if (r < 0)
+                        (void) close(fds[i]);
+                else
+                        r = start_listener(server, fds[i]);
+        }
+        if (r < 0) {
+                server_free(server);
+                return r;
+        }
+        *ret = server;
+        return 0;
+}
+
+Server *server_free(Server *server) {
+        if (!server)
+                return NULL;
+        for (size_t i = 0; i < server->n_listeners; i++) {
+                Listener *listener = &server->listeners[i];
+
+                sd_event_source_disable_unref(listener->io);
+                sd_event_source_disable_unref(listener->timer);
+                MHD_stop_daemon(listener->daemon);
+        }
+        the_server = NULL;
+        free(server);
+        return NULL;
+}
