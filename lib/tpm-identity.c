@@ -102,7 +102,7 @@ int tpm_identity(Tpm *tpm, TpmIdentity *ret, Failure *reterr) {
 
         /* afresh: this is what notices another TPM, or one that was cleared */
         tpm_release_keys(tpm);
-        tpm->permanent_known = tpm->srk_unsuitable = false;
+        tpm->permanent_known = tpm->owner_proven = tpm->srk_unsuitable = false;
         r = tpm_end(tpm, identify(tpm, &identity, reterr));
         if (r < 0)
                 return r;

@@ -258,31 +258,35 @@ int tpm_find_ek(Tpm *tpm, Failure *reterr) {
         return read_ek(tpm, reterr);
 }
 
-/* In the owner's hierarchy, or, when its authorization is not known, in the endorsement hierarchy, which has
- * to be usable anyway: its keys are as lasting, and a child of it can be made persistent, too. */
-static int create_srk(Tpm *tpm, Failure *reterr) {
+static int create_srk_in(Tpm *tpm, ESYS_TR hierarchy, Failure *reterr) {
         TPM2B_PUBLIC *public = NULL;
-        TSS2_RC rc = TPM2_RC_BAD_AUTH;
+        TSS2_RC rc;
         int r;
 
-        r = tpm_authorize(tpm, ESYS_TR_RH_OWNER, reterr);
+        r = tpm_authorize(tpm, hierarchy, reterr);
         if (r < 0)
                 return r;
-        if (!owner_auth_missing(tpm))
-                rc = create_primary(tpm, ESYS_TR_RH_OWNER, &srk_template, &tpm->srk.object, &public);
-        if (rc == TSS2_RC_SUCCESS)
-                tpm->owner_proven = true;
-        else if (tpm_rc_is_auth(rc)) {
-                r = tpm_authorize(tpm, ESYS_TR_RH_ENDORSEMENT, reterr);
-                if (r < 0)
-                        return r;
-                rc = create_primary(tpm, ESYS_TR_RH_ENDORSEMENT, &srk_template, &tpm->srk.object, &public);
-        }
+        rc = create_primary(tpm, hierarchy, &srk_template, &tpm->srk.object, &public);
+        if (hierarchy == ESYS_TR_RH_OWNER && tpm_rc_is_auth(rc))
+                return create_srk_in(tpm, ESYS_TR_RH_ENDORSEMENT, reterr);
         if (rc != TSS2_RC_SUCCESS)
                 return tpm_fail(tpm, reterr, rc, "The storage root key can't be created");
+        if (hierarchy == ESYS_TR_RH_OWNER)
+                tpm->owner_proven = true;
         r = marshal_public(&tpm->srk.public_area, public);
         Esys_Free(public);
         return r;
+}
+
+/* The storage root key belongs to the owner's hierarchy. One that can't be made persistent anyway, because
+ * the owner authorization is not known or something else has its handle, is made in the endorsement
+ * hierarchy: that one has to be usable in any case, so the key stays the same when the owner authorization
+ * comes or goes, and a child of it can be made persistent just as well. */
+static int create_srk(Tpm *tpm, Failure *reterr) {
+        return create_srk_in(tpm,
+                             tpm->srk_unsuitable || owner_auth_missing(tpm) ? ESYS_TR_RH_ENDORSEMENT
+                                                                            : ESYS_TR_RH_OWNER,
+                             reterr);
 }
 
 static int read_srk(Tpm *tpm, bool *ret_usable, Failure *reterr) {
@@ -321,7 +325,7 @@ int tpm_find_srk(Tpm *tpm, Failure *reterr) {
         if (r < 0)
                 return r;
         if (!tpm->owner_proven)
-                return 0; /* it is not the owner's hierarchy's, where everybody else would look for it */
+                return 0;
         r = try_to_persist(tpm, &tpm->srk, TPM_SRK_HANDLE, reterr);
         if (r <= 0)
                 return r;

@@ -83,7 +83,8 @@ int tpm_open(Tpm **ret, const TpmSettings *settings, TpmCache *cache, Failure *r
         TSS2_RC rc;
         int r;
 
-        if (settings->hub_key_handle < HUB_KEY_HANDLE_MIN || settings->hub_key_handle > HUB_KEY_HANDLE_MAX)
+        if (settings->hub_key_handle < HUB_KEY_HANDLE_MIN || settings->hub_key_handle > HUB_KEY_HANDLE_MAX ||
+            settings->hub_key_handle == TPM_EK_HANDLE)
                 return failure_set(reterr, FAILURE_CONFIG, NULL,
                                    "The hub key can't be kept at the handle 0x%08x",
                                    settings->hub_key_handle);
