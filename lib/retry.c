@@ -39,13 +39,14 @@ static usec_t operator_wait(Retry *retry, const RetryPolicy *p) {
         return wait;
 }
 
-usec_t retry_next(Retry *retry, const RetryPolicy *policy, const Failure *failure, uint64_t random) {
+usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, usec_t retry_after_usec,
+                  uint64_t random) {
         usec_t wait;
 
         if (retry->attempts < UINT32_MAX)
                 retry->attempts++;
 
-        switch (failure_class(failure->kind)) {
+        switch (class) {
         case FAILURE_CLASS_THROTTLED:
                 wait = grown(policy->initial_usec, retry->throttled_count++, policy->throttled_max_usec);
                 break;
@@ -59,8 +60,8 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, const Failure *failur
 
         /* What the service asked for is the least; the jitter comes on top of it, so that those who were all
          * told "30 seconds" do not come back together. */
-        if (failure->retry_after_usec > 0 && failure->retry_after_usec >= wait / 2)
-                return failure->retry_after_usec + random % (wait / 2 + 1);
+        if (retry_after_usec > 0 && retry_after_usec >= wait / 2)
+                return retry_after_usec + random % (wait / 2 + 1);
         return upper_half(wait, random);
 }
 

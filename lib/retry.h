@@ -32,8 +32,11 @@ typedef struct Retry {
 
 void retry_reset(Retry *retry); /* success, changed configuration, Retry, Reprovision */
 
-/* Counts the failure and returns how long to wait. random: uniform over 64 bits. */
-usec_t retry_next(Retry *retry, const RetryPolicy *policy, const Failure *failure, uint64_t random);
+/* Counts a failure and returns how long to wait. The class is the failure's own, unless the step it happened
+ * in makes it worse (machine.c). retry_after_usec: what the service asked for, 0 for nothing. random:
+ * uniform over 64 bits. */
+usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, usec_t retry_after_usec,
+                  uint64_t random);
 
 typedef enum RetryEvent {
         RETRY_EVENT_NETWORK,

@@ -22,10 +22,12 @@ static void transient_doubles_to_its_cap_with_jitter(void **state) {
         for (int i = 0; i < 1000; i++) {
                 Retry other = retry;
 
-                assert_int_equal(retry_next(&retry, &policy, &f, 0), expected);
+                assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                                 expected);
                 for (uint64_t random = 1; random < UINT64_MAX / 7; random = random * 7 + 13) {
                         Retry again = other;
-                        usec_t wait = retry_next(&again, &policy, &f, random);
+                        usec_t wait = retry_next(&again, &policy, failure_class(f.kind), f.retry_after_usec,
+                                                 random);
 
                         assert_in_range(wait, expected / 2, expected);
                 }
@@ -40,7 +42,7 @@ static void throttled_has_a_cap_of_its_own(void **state) {
         usec_t wait = 0;
 
         for (int i = 0; i < 20; i++)
-                wait = retry_next(&retry, &policy, &f, 0);
+                wait = retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0);
         assert_int_equal(wait, 4 * HOUR_USEC);
 }
 
@@ -49,7 +51,8 @@ static void retry_after_is_the_least_with_jitter_on_top(void **state) {
         Retry retry = {};
 
         for (int i = 0; i < 50; i++) {
-                usec_t wait = retry_next(&retry, &policy, &f, (uint64_t) i * 7919 * USEC_PER_SEC / 3);
+                usec_t wait = retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec,
+                                         (uint64_t) i * 7919 * USEC_PER_SEC / 3);
 
                 assert_true(wait >= f.retry_after_usec);
         }
@@ -61,19 +64,25 @@ static void operator_lane_slows_down_after_a_day(void **state) {
         usec_t waited = 0, wait, previous = 0;
 
         while (waited < 24 * HOUR_USEC) {
-                wait = retry_next(&retry, &policy, &f, 0);
+                wait = retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0);
                 assert_in_range(wait, 60 * USEC_PER_SEC, HOUR_USEC / 2);
                 assert_true(wait >= previous);
                 previous = wait;
                 waited += wait;
         }
-        assert_int_equal(retry_next(&retry, &policy, &f, 0), HOUR_USEC);
-        assert_int_equal(retry_next(&retry, &policy, &f, 0), 2 * HOUR_USEC);
-        assert_int_equal(retry_next(&retry, &policy, &f, 0), 4 * HOUR_USEC);
-        assert_int_equal(retry_next(&retry, &policy, &f, 0), 6 * HOUR_USEC);
-        assert_int_equal(retry_next(&retry, &policy, &f, 0), 6 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                         HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                         2 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                         4 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                         6 * HOUR_USEC);
+        assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                         6 * HOUR_USEC);
         retry_reset(&retry);
-        assert_int_equal(retry_next(&retry, &policy, &f, 0), 60 * USEC_PER_SEC);
+        assert_int_equal(retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0),
+                         60 * USEC_PER_SEC);
 }
 
 static void only_what_cures_shortens(void **state) {

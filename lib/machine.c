@@ -1,0 +1,336 @@
+#include "machine.h"
+
+#include <assert.h>
+
+#define TPM_DEADLINE_USEC     (360 * USEC_PER_SEC)
+#define HANDOFF_DEADLINE_USEC (600 * USEC_PER_SEC)
+
+static const char *const state_names[] = {
+        [STATE_UNPROVISIONED] = "unprovisioned",
+        [STATE_ATTESTING] = "attesting",
+        [STATE_ASSIGNED] = "assigned",
+        [STATE_HANDED_OFF] = "handed-off",
+};
+static_assert(ARRAY_SIZE(state_names) == _STATE_MAX, "every state has a name");
+
+static const struct {
+        const char *name;
+        usec_t deadline_usec;
+} steps[] = {
+        [STEP_IDLE] = { "idle", USEC_INFINITY },
+        [STEP_IDENTITY] = { "identity", TPM_DEADLINE_USEC },
+        [STEP_PREPARE] = { "prepare", HANDOFF_DEADLINE_USEC },
+        [STEP_REGISTER] = { "register", USEC_INFINITY },
+        [STEP_ACTIVATE] = { "activate", TPM_DEADLINE_USEC },
+        [STEP_QUIESCE] = { "quiesce", HANDOFF_DEADLINE_USEC },
+        [STEP_CONFIRM] = { "confirm", USEC_INFINITY },
+        [STEP_POLL] = { "poll", USEC_INFINITY },
+        [STEP_IMPORT] = { "import", TPM_DEADLINE_USEC },
+        [STEP_ADOPT] = { "adopt", TPM_DEADLINE_USEC },
+        [STEP_HANDOFF] = { "handoff", HANDOFF_DEADLINE_USEC },
+        [STEP_VERIFY] = { "verify", HANDOFF_DEADLINE_USEC },
+};
+static_assert(ARRAY_SIZE(steps) == _STEP_MAX, "every step has a name");
+
+const char *state_to_string(State state) {
+        assert(state >= 0 && state < _STATE_MAX);
+        return state_names[state];
+}
+
+State state_from_string(const char *name) {
+        for (int s = 0; s < _STATE_MAX; s++)
+                if (streq(state_names[s], name))
+                        return (State) s;
+        return _STATE_INVALID;
+}
+
+const char *step_to_string(Step step) {
+        assert(step >= 0 && step < _STEP_MAX);
+        return steps[step].name;
+}
+
+usec_t step_deadline_usec(Step step) {
+        assert(step >= 0 && step < _STEP_MAX);
+        return steps[step].deadline_usec;
+}
+
+bool machine_throttled(const Machine *m) {
+        return m->waiting && m->failure != FAILURE_NONE &&
+               failure_class(m->failure) == FAILURE_CLASS_THROTTLED;
+}
+
+void machine_begin(Machine *m) {
+        m->waiting = false;
+}
+
+static Action go(Machine *m, State state, Step step) {
+        m->state = state;
+        m->step = step;
+        m->waiting = false;
+        return (Action){ .start = true, .step = step };
+}
+
+static Action rest(Machine *m, State state) {
+        m->failure = FAILURE_NONE;
+        m->fresh = m->live = m->quiesced = false;
+        m->forced = m->forced && m->restart; /* asked for just now: not answered by this success */
+        retry_reset(&m->retry);
+        return go(m, state, STEP_IDLE);
+}
+
+/* A hand-off that has nobody to hand over to succeeds at once. */
+static Action go_handoff(Machine *m) {
+        return m->target_none ? rest(m, STATE_HANDED_OFF) : go(m, STATE_ASSIGNED, STEP_HANDOFF);
+}
+
+static Action go_adopt(Machine *m) {
+        return m->adopt && m->has_hub_key ? go(m, STATE_ASSIGNED, STEP_ADOPT) : go_handoff(m);
+}
+
+/* Without IoT Edge there is nothing to prepare; what the configuration says about the key stands. */
+static Action after_identity(Machine *m) {
+        if (m->state == STATE_HANDED_OFF)
+                return m->target_none ? rest(m, STATE_HANDED_OFF) : go(m, STATE_HANDED_OFF, STEP_VERIFY);
+        if (!m->target_none)
+                return go(m, m->state, STEP_PREPARE);
+        return m->state == STATE_ASSIGNED ? go_adopt(m) : go(m, STATE_ATTESTING, STEP_REGISTER);
+}
+
+static Action after_prepare(Machine *m, const Event *event) {
+        m->live = event->live;
+        m->adopt = event->adopt;
+
+        if (event->type == EVENT_ALREADY && m->state == STATE_ATTESTING && !m->has_assignment &&
+            !m->forced) {
+                m->has_assignment = true;
+                return rest(m, STATE_HANDED_OFF);
+        }
+        if (m->state == STATE_ATTESTING)
+                return go(m, STATE_ATTESTING, STEP_REGISTER);
+
+        if (event->type == EVENT_MOVED) {
+                m->has_hub_key = false; /* IoT Edge has a newer one */
+                return go_handoff(m);
+        }
+        if (m->live && m->adopt && m->has_hub_key)
+                return go(m, STATE_ASSIGNED, STEP_QUIESCE);
+        return go_adopt(m);
+}
+
+static Action after_assigned(Machine *m, const Event *event) {
+        m->fresh = true;
+        if (event->hub_key && m->adopt)
+                return go(m, STATE_ATTESTING, STEP_IMPORT);
+        m->has_assignment = true;
+        m->has_hub_key = false;
+        return go_handoff(m);
+}
+
+static Action after_verify(Machine *m, const Event *event) {
+        if (event->type == EVENT_LOST)
+                return go(m, STATE_ASSIGNED, m->target_none ? STEP_IDENTITY : STEP_PREPARE);
+        return rest(m, STATE_HANDED_OFF);
+}
+
+static Action after_success(Machine *m, const Event *event) {
+        switch (m->step) {
+        case STEP_IDENTITY:
+                if (event->type == EVENT_OTHER && m->state != STATE_ATTESTING) {
+                        m->has_assignment = m->has_hub_key = false;
+                        m->state = STATE_ATTESTING;
+                } else if (event->type == EVENT_LOST && m->state == STATE_HANDED_OFF)
+                        m->state = STATE_ASSIGNED;
+                return after_identity(m);
+        case STEP_PREPARE:
+                return after_prepare(m, event);
+        case STEP_REGISTER:
+                return go(m, STATE_ATTESTING, STEP_ACTIVATE);
+        case STEP_ACTIVATE:
+                return go(m, STATE_ATTESTING, m->live ? STEP_QUIESCE : STEP_CONFIRM);
+        case STEP_QUIESCE:
+                m->quiesced = true;
+                return m->state == STATE_ASSIGNED ? go_adopt(m) : go(m, STATE_ATTESTING, STEP_CONFIRM);
+        case STEP_IMPORT:
+                m->has_assignment = m->has_hub_key = true;
+                return go(m, STATE_ASSIGNED, STEP_ADOPT);
+        case STEP_ADOPT:
+                return go_handoff(m);
+        case STEP_HANDOFF:
+                return rest(m, STATE_HANDED_OFF);
+        case STEP_VERIFY:
+                return after_verify(m, event);
+        default:
+                assert(false);
+                return (Action){};
+        }
+}
+
+/* Each IMPORT costs a registration that is billed, so its failures are never retried quickly. */
+static FailureClass step_failure_class(Step step, FailureKind kind) {
+        FailureClass class = failure_class(kind);
+
+        return step == STEP_IMPORT && class == FAILURE_CLASS_TRANSIENT ? FAILURE_CLASS_OPERATOR : class;
+}
+
+static Step step_after_failure(const Machine *m) {
+        if (m->step == STEP_IDENTITY)
+                return STEP_IDENTITY;
+        if (m->state == STATE_ATTESTING)
+                return m->target_none ? STEP_IDENTITY : STEP_PREPARE;
+        /* IoT Edge may register by itself while we wait, so the key is not touched again without a look. */
+        if (m->step == STEP_ADOPT || m->step == STEP_QUIESCE)
+                return m->target_none ? STEP_ADOPT : STEP_PREPARE;
+        return m->step;
+}
+
+static Action after_failure(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random) {
+        FailureKind kind = event->failure->kind;
+        Action action = { .start = true, .resume = m->quiesced };
+
+        /* A TPM that can't be read is not another one: what was handed off stays handed off. */
+        if (m->state == STATE_HANDED_OFF && m->step == STEP_IDENTITY) {
+                action = after_identity(m);
+                m->failure = kind;
+                return action;
+        }
+        /* The wrapped key is dead, because the TPM was cleared: only a new registration brings another. */
+        if (m->state == STATE_ASSIGNED && m->step == STEP_ADOPT && kind == FAILURE_IDENTITY_MISMATCH) {
+                m->state = STATE_ATTESTING;
+                m->has_hub_key = false;
+                m->step = STEP_IDENTITY;
+        }
+        action.delay_usec = retry_next(&m->retry, policy, step_failure_class(m->step, kind),
+                                       event->failure->retry_after_usec, random);
+        action.step = m->step = step_after_failure(m);
+        m->failure = kind;
+        m->waiting = true;
+        m->live = m->quiesced = m->fresh = false;
+        return action;
+}
+
+static bool step_is_helpers(Step step) {
+        return step_deadline_usec(step) != USEC_INFINITY;
+}
+
+static Action reattest(Machine *m, usec_t delay_usec) {
+        bool throttled = machine_throttled(m);
+        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDENTITY };
+
+        if (!throttled) {
+                retry_reset(&m->retry);
+                m->failure = FAILURE_NONE;
+        }
+        m->state = STATE_ATTESTING;
+        m->step = STEP_IDENTITY;
+        m->restart = m->retarget = m->live = m->quiesced = m->fresh = false;
+        m->waiting = throttled;
+        action.delay_usec = throttled ? delay_usec : 0;
+        return action;
+}
+
+static Action retarget(Machine *m) {
+        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDENTITY };
+
+        m->retarget = false;
+        retry_reset(&m->retry);
+        m->failure = FAILURE_NONE;
+        m->state = STATE_ASSIGNED;
+        m->step = STEP_IDENTITY;
+        m->waiting = m->live = m->quiesced = m->fresh = false;
+        return action;
+}
+
+static Action unconfigure(Machine *m) {
+        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDLE };
+
+        m->restart = m->retarget = m->unconfigured = false;
+        m->live = m->quiesced = m->fresh = m->waiting = false;
+        m->failure = FAILURE_NONE;
+        m->state = STATE_UNPROVISIONED;
+        m->step = STEP_IDLE;
+        return action;
+}
+
+/* What came from outside and had to wait for the helper's call to end. */
+static bool deferred(Machine *m, Action *ret) {
+        if (m->unconfigured && m->state == STATE_ATTESTING)
+                *ret = unconfigure(m);
+        else if (m->restart)
+                *ret = reattest(m, 0);
+        else if (m->retarget && m->has_assignment)
+                *ret = retarget(m);
+        else {
+                m->retarget = m->unconfigured = false;
+                return false;
+        }
+        return true;
+}
+
+static Action outside_event(Machine *m, const Event *event) {
+        bool busy = step_is_helpers(m->step) && !m->waiting;
+
+        switch (event->type) {
+        case EVENT_CONFIGURED:
+                m->unconfigured = false;
+                if (m->state == STATE_UNPROVISIONED && m->step == STEP_IDLE)
+                        return go(m, STATE_ATTESTING, STEP_IDENTITY);
+                return (Action){};
+        case EVENT_UNCONFIGURED:
+                if (m->state != STATE_ATTESTING)
+                        return (Action){};
+                m->unconfigured = busy;
+                return busy ? (Action){} : unconfigure(m);
+        case EVENT_REATTEST:
+                m->forced = event->forced;
+                m->restart = busy;
+                return busy ? (Action){} : reattest(m, event->delay_usec);
+        case EVENT_RETARGET:
+                if (m->state != STATE_ASSIGNED && m->state != STATE_HANDED_OFF)
+                        return (Action){};
+                m->retarget = busy;
+                return busy ? (Action){} : retarget(m);
+        default:
+                assert(false);
+                return (Action){};
+        }
+}
+
+Action machine_start(Machine *m, State state, bool configured) {
+        m->state = state;
+        m->step = STEP_IDLE;
+        m->failure = FAILURE_NONE;
+
+        if (state == STATE_ASSIGNED || state == STATE_HANDED_OFF)
+                return configured ? go(m, state, STEP_IDENTITY) : go(m, state, STEP_IDLE);
+        m->state = STATE_UNPROVISIONED;
+        return configured ? go(m, STATE_ATTESTING, STEP_IDENTITY) : go(m, STATE_UNPROVISIONED, STEP_IDLE);
+}
+
+Action machine_feed(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random) {
+        Action action, instead;
+
+        assert(event->type >= 0 && event->type < _EVENT_MAX);
+
+        if (event->type >= EVENT_CONFIGURED)
+                return outside_event(m, event);
+
+        assert(m->step != STEP_IDLE && !m->waiting);
+        switch (event->type) {
+        case EVENT_FAILED:
+                action = after_failure(m, event, policy, random);
+                break;
+        case EVENT_PENDING:
+                assert(m->step == STEP_CONFIRM || m->step == STEP_POLL);
+                m->step = STEP_POLL;
+                m->waiting = true;
+                action = (Action){ .start = true, .step = STEP_POLL, .delay_usec = event->delay_usec };
+                break;
+        case EVENT_ASSIGNED:
+                action = after_assigned(m, event);
+                break;
+        default:
+                action = after_success(m, event);
+                break;
+        }
+        return deferred(m, &instead) ? instead : action;
+}
