@@ -10,10 +10,11 @@
 
 #include "failure.h"
 
-#define DPS_API_VERSION   "2021-06-01"
-#define DPS_BODY_MAX      ((size_t) 64 * 1024) /* a longer reply is refused */
-#define DPS_CHALLENGE_MAX ((size_t) 4096) /* decoded authenticationKey; the real ones have 920..956 bytes   \
-                                           */
+#define DPS_API_VERSION "2021-06-01"
+#define DPS_BODY_MAX    ((size_t) 64 * 1024) /* a longer reply is refused */
+#define DPS_CHALLENGE_MAX                                                                                   \
+        ((size_t) 4096) /* decoded authenticationKey; the real ones have 920..956 bytes                     \
+                         */
 #define DPS_PAYLOAD_MAX       ((size_t) 32 * 1024)
 #define DPS_POLL_DEFAULT_USEC (3 * USEC_PER_SEC)
 #define DPS_POLL_MAX_USEC     (300 * USEC_PER_SEC)

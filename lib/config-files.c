@@ -1,0 +1,220 @@
+#include "config-internal.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#define FILE_MAX_SIZE       ((size_t) 256 * 1024)
+#define CREDENTIAL_MAX_SIZE ((size_t) 4096)
+#define DROPINS_MAX         1024
+
+/* The higher first: a file in the first directory masks one of the same name in the others. */
+static const char *const base_dirs[] = { "/etc/" CONFIG_DIR, "/run/" CONFIG_DIR, "/usr/lib/" CONFIG_DIR };
+
+typedef struct Dropin {
+        char *name;
+        char *path;
+} Dropin;
+
+static int read_one(Config *config, const char *path, bool must_exist) {
+        CLEANUP(freep) char *text = NULL;
+        size_t size;
+        int r;
+
+        r = read_file(path, FILE_MAX_SIZE, &text, &size);
+        if (r == -ENOENT && !must_exist)
+                return r;
+        if (r == -ENOMEM)
+                return r;
+        if (r == -EFBIG)
+                return config_add_problem(config, true, path, 0, "the file is larger than %zu KiB",
+                                          FILE_MAX_SIZE / 1024);
+        if (r < 0)
+                return config_add_problem(config, true, path, 0, "the file can't be read: %s",
+                                          r == -EBADF ? "it is not a regular file" : strerror(-r));
+        if (strlen(text) != size)
+                return config_add_problem(config, true, path, 0, "the file has a NUL byte");
+        return config_parse(config, path, text);
+}
+
+static char *full_path(const ConfigPaths *paths, const char *dir, const char *rest) {
+        char *path = NULL;
+
+        return asprintf(&path, "%s%s%s", paths->root ? paths->root : "", dir, rest) < 0 ? NULL : path;
+}
+
+static int read_main(Config *config, const ConfigPaths *paths) {
+        for (size_t i = 0; i < ARRAY_SIZE(base_dirs); i++) {
+                CLEANUP(freep) char *path = full_path(paths, base_dirs[i], "/provisiond.conf");
+                int r;
+
+                if (!path)
+                        return -ENOMEM;
+                r = read_one(config, path, false);
+                if (r != -ENOENT)
+                        return r;
+        }
+        return 0;
+}
+
+static bool is_dropin(const char *name) {
+        size_t length = strlen(name);
+
+        return name[0] != '.' && length > 5 && streq(name + length - 5, ".conf");
+}
+
+static int add_dropin(Dropin **list, size_t *n, const char *dir, const char *name) {
+        Dropin *longer;
+
+        for (size_t i = 0; i < *n; i++)
+                if (streq((*list)[i].name, name))
+                        return 0; /* masked by a higher directory */
+        if (*n >= DROPINS_MAX)
+                return 0;
+        longer = reallocarray(*list, *n + 1, sizeof(**list));
+        if (!longer)
+                return -ENOMEM;
+        *list = longer;
+        longer[*n] = (Dropin){ .name = strdup(name) };
+        if (!longer[*n].name)
+                return -ENOMEM;
+        if (asprintf(&longer[*n].path, "%s/%s", dir, name) < 0) {
+                longer[*n].path = NULL;
+                free(longer[*n].name);
+                return -ENOMEM;
+        }
+        (*n)++;
+        return 0;
+}
+
+static int list_dropins(Config *config, const char *path, Dropin **list, size_t *n) {
+        DIR *dir = opendir(path);
+        int r = 0;
+
+        if (!dir)
+                return errno == ENOENT || errno == ENOTDIR
+                               ? 0
+                               : config_add_problem(config, true, path, 0, "the directory can't be read: %s",
+                                                    strerror(errno));
+        for (struct dirent *entry; r >= 0 && (entry = readdir(dir));)
+                if (is_dropin(entry->d_name))
+                        r = add_dropin(list, n, path, entry->d_name);
+        (void) closedir(dir);
+        return r;
+}
+
+static int compare_dropins(const void *a, const void *b) {
+        return strcmp(((const Dropin *) a)->name, ((const Dropin *) b)->name);
+}
+
+/* A symbolic link to /dev/null, or an empty file, masks the same name further down, as for units. */
+static bool is_masked(const char *path) {
+        struct stat st;
+
+        return stat(path, &st) == 0 && S_ISCHR(st.st_mode);
+}
+
+static int read_dropins(Config *config, const ConfigPaths *paths) {
+        Dropin *list = NULL;
+        size_t n = 0;
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(base_dirs); i++) {
+                CLEANUP(freep) char *path = full_path(paths, base_dirs[i], "/provisiond.conf.d");
+
+                r = path ? list_dropins(config, path, &list, &n) : -ENOMEM;
+        }
+        if (n > 0)
+                qsort(list, n, sizeof(*list), compare_dropins);
+        for (size_t i = 0; i < n; i++) {
+                if (r >= 0 && !is_masked(list[i].path))
+                        r = read_one(config, list[i].path, true);
+                free(list[i].name);
+                free(list[i].path);
+        }
+        free(list);
+        return r;
+}
+
+int config_read_credential(char **ret, const ConfigPaths *paths, const char *name) {
+        CLEANUP(freep) char *path = NULL;
+        char *text = NULL;
+        size_t size;
+        int r;
+
+        if (!paths->credentials_dir)
+                return -ENOENT;
+        if (asprintf(&path, "%s/%s", paths->credentials_dir, name) < 0) {
+                path = NULL;
+                return -ENOMEM;
+        }
+        r = read_file(path, CREDENTIAL_MAX_SIZE, &text, &size);
+        if (r < 0)
+                return r;
+        while (size > 0 && strchr(" \t\r\n", text[size - 1]))
+                text[--size] = '\0';
+        *ret = text;
+        return 0;
+}
+
+static int apply_credentials(Config *config, const ConfigPaths *paths) {
+        CLEANUP(secret_freep) char *scope = NULL, *proxy = NULL;
+        int r;
+
+        if (!config->id_scope) {
+                r = config_read_credential(&scope, paths, "dps.id_scope");
+                if (r == -ENOMEM)
+                        return r;
+                if (r >= 0)
+                        r = config_assign(config, "credential dps.id_scope", 0, "Provisioning", "IdScope",
+                                          scope);
+                if (r < 0 && r != -ENOENT)
+                        return r;
+        }
+        r = config_read_credential(&proxy, paths, "dps.proxy");
+        if (r >= 0)
+                r = config_assign(config, "credential dps.proxy", 0, "Network", "Proxy", proxy);
+        return r == -ENOMEM ? r : 0;
+}
+
+int config_read_files(Config *config, const ConfigPaths *paths) {
+        int r;
+
+        if (paths->file)
+                r = read_one(config, paths->file, true);
+        else {
+                r = read_main(config, paths);
+                if (r >= 0)
+                        r = read_dropins(config, paths);
+        }
+        return r < 0 ? r : apply_credentials(config, paths);
+}
+
+int config_watch_directories(char ***ret, const ConfigPaths *paths) {
+        char **list = calloc(2 * ARRAY_SIZE(base_dirs) + 1, sizeof(char *));
+        size_t n = 0;
+
+        if (!list)
+                return -ENOMEM;
+        if (paths->file) {
+                const char *slash = strrchr(paths->file, '/');
+
+                list[n++] = !slash                 ? strdup(".")
+                            : slash == paths->file ? strdup("/")
+                                                   : strndup(paths->file, (size_t) (slash - paths->file));
+        } else
+                for (size_t i = 0; i < ARRAY_SIZE(base_dirs); i++) {
+                        list[n++] = full_path(paths, base_dirs[i], "");
+                        list[n++] = full_path(paths, base_dirs[i], "/provisiond.conf.d");
+                }
+        for (size_t i = 0; i < n; i++)
+                if (!list[i]) {
+                        for (size_t j = 0; j < n; j++)
+                                free(list[j]);
+                        free(list);
+                        return -ENOMEM;
+                }
+        *ret = list;
+        return 0;
+}

@@ -1,0 +1,142 @@
+#include "store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SUFFIX_LENGTH 6
+
+static int write_all(int fd, const char *data, size_t size) {
+        while (size > 0) {
+                ssize_t n = write(fd, data, size);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return -errno;
+                data += n;
+                size -= (size_t) n;
+        }
+        return 0;
+}
+
+static bool is_leftover(const char *entry, const char *name) {
+        size_t length = strlen(name);
+
+        return entry[0] == '.' && strncmp(entry + 1, name, length) == 0 && entry[1 + length] == '.' &&
+               strlen(entry + length + 2) == SUFFIX_LENGTH;
+}
+
+/* Temporary files that a power cut left behind. Nobody else writes this name, so they are nobody's. */
+static void remove_leftovers(int dir_fd, const char *name) {
+        DIR *dir;
+        int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        if (fd < 0)
+                return;
+        dir = fdopendir(fd);
+        if (!dir) {
+                (void) close(fd);
+                return;
+        }
+        for (struct dirent *entry; (entry = readdir(dir));)
+                if (is_leftover(entry->d_name, name))
+                        (void) unlinkat(dir_fd, entry->d_name, 0);
+        (void) closedir(dir);
+}
+
+static int open_temporary(int dir_fd, const char *name, char *ret_path, size_t size) {
+        static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+
+        for (unsigned tries = 0; tries < 100; tries++) {
+                uint64_t random =
+                        now_usec(CLOCK_MONOTONIC) * 0x9e3779b97f4a7c15u + tries + (uint64_t) getpid();
+                char suffix[SUFFIX_LENGTH + 1] = {};
+                int fd;
+
+                for (size_t i = 0; i < SUFFIX_LENGTH; i++, random /= sizeof(letters) - 1)
+                        suffix[i] = letters[random % (sizeof(letters) - 1)];
+                if ((size_t) snprintf(ret_path, size, ".%s.%s", name, suffix) >= size)
+                        return -ENAMETOOLONG;
+                fd = openat(dir_fd, ret_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+                if (fd >= 0 || errno != EEXIST)
+                        return fd >= 0 ? fd : -errno;
+        }
+        return -EEXIST;
+}
+
+static int fill_temporary(int fd, const void *data, size_t size, const StoreAttributes *attributes) {
+        int r;
+
+        r = write_all(fd, data, size);
+        if (r < 0)
+                return r;
+        if ((attributes->uid != (uid_t) -1 || attributes->gid != (gid_t) -1) &&
+            fchown(fd, attributes->uid, attributes->gid) < 0)
+                return -errno;
+        if (fchmod(fd, attributes->mode) < 0) /* after the chown, which would clear set-id bits */
+                return -errno;
+        return fsync(fd) < 0 ? -errno : 0;
+}
+
+int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
+                   const StoreAttributes *attributes) {
+        char temporary[256];
+        int fd, r;
+
+        if (name[0] == '\0' || strchr(name, '/'))
+                return -EINVAL;
+        remove_leftovers(dir_fd, name);
+        fd = open_temporary(dir_fd, name, temporary, sizeof(temporary));
+        if (fd < 0)
+                return fd;
+
+        r = fill_temporary(fd, data, size, attributes);
+        if (close(fd) < 0 && r >= 0)
+                r = -errno;
+        if (r >= 0 && renameat(dir_fd, temporary, dir_fd, name) < 0)
+                r = -errno;
+        if (r < 0) {
+                (void) unlinkat(dir_fd, temporary, 0);
+                return r;
+        }
+        return fsync(dir_fd) < 0 ? -errno : 0;
+}
+
+/* The directory of a path, opened, and the name in it. */
+static int open_parent(const char *path, const char **ret_name) {
+        CLEANUP(freep) char *copy = strdup(path);
+        const char *slash = strrchr(path, '/');
+        int fd;
+
+        if (!copy)
+                return -ENOMEM;
+        fd = open(slash ? dirname(copy) : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                return -errno;
+        *ret_name = slash ? slash + 1 : path;
+        return fd;
+}
+
+int store_write(const char *path, const void *data, size_t size, mode_t mode) {
+        const StoreAttributes attributes = { .mode = mode, .uid = (uid_t) -1, .gid = (gid_t) -1 };
+        const char *name;
+        CLEANUP(closep) int fd = open_parent(path, &name);
+
+        return fd < 0 ? fd : store_write_at(fd, name, data, size, &attributes);
+}
+
+int store_remove(const char *path) {
+        const char *name;
+        CLEANUP(closep) int fd = open_parent(path, &name);
+
+        if (fd < 0)
+                return fd == -ENOENT ? 0 : fd;
+        if (unlinkat(fd, name, 0) < 0)
+                return errno == ENOENT ? 0 : -errno;
+        return fsync(fd) < 0 ? -errno : 0;
+}

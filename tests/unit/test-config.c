@@ -1,0 +1,270 @@
+#include "test.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "config.h"
+
+static char root[] = "/tmp/test-config-XXXXXX";
+
+static const char *in_root(const char *path) {
+        static char full[512];
+
+        (void) snprintf(full, sizeof(full), "%s/%s", root, path);
+        return full;
+}
+
+static void put(const char *path, const char *text) {
+        FILE *f = fopen(in_root(path), "w");
+
+        assert_non_null(f);
+        assert_true(fputs(text, f) >= 0);
+        assert_int_equal(fclose(f), 0);
+}
+
+static Config *load_text(const char *text) {
+        Config *config = NULL;
+
+        put("one.conf", text);
+        assert_int_equal(config_load(&config, &(ConfigPaths){ .file = in_root("one.conf") }), 0);
+        return config;
+}
+
+static void defaults_are_the_documented_ones(void **state) {
+        CLEANUP(config_freep) Config *c = load_text("");
+
+        assert_null(c->id_scope);
+        assert_string_equal(c->global_endpoint, "https://global.azure-devices-provisioning.net");
+        assert_int_equal(c->hub_key_handle, 0x81000100);
+        assert_string_equal(c->tcti, "device:/dev/tpmrm0");
+        assert_int_equal(c->request_timeout_usec, 60 * USEC_PER_SEC);
+        assert_int_equal(c->retry.operator_long_max_usec, 21600 * USEC_PER_SEC);
+        assert_true(config_hub_allowed(c, "contoso.azure-devices.net"));
+        assert_int_equal(c->problem_count, 0);
+}
+
+static void values_are_checked(void **state) {
+        static const struct {
+                const char *line;
+                bool good;
+        } cases[] = {
+                { "[Provisioning]\nIdScope=0ne00ABC-1", true },
+                { "[Provisioning]\nIdScope=0ne 00", false },
+                { "[Provisioning]\nIdScope=../../x", false },
+                { "[Provisioning]\nGlobalEndpoint=https://dps.example:8443/", true },
+                { "[Provisioning]\nGlobalEndpoint=https://[::1]:8443", true },
+                { "[Provisioning]\nGlobalEndpoint=http://dps.example", false },
+                { "[Provisioning]\nGlobalEndpoint=https://", false },
+                { "[Provisioning]\nGlobalEndpoint=https://user@host", false },
+                { "[Provisioning]\nGlobalEndpoint=https://host/path", false },
+                { "[Provisioning]\nGlobalEndpoint=https://host:0", false },
+                { "[Provisioning]\nGlobalEndpoint=https://host:0x10", false },
+                { "[Provisioning]\nRegistrationId=gw-%H", true },
+                { "[Provisioning]\nRegistrationId=gw-%x", false },
+                { "[Provisioning]\nRegistrationId=gw-%", false },
+                { "[Provisioning]\nRegistrationIdFormat=sha256-base32", true },
+                { "[Provisioning]\nRegistrationIdFormat=sha256", false },
+                { "[Provisioning]\nPayload=relative.json", false },
+                { "[Tpm]\nHubKeyHandle=0x81000002", true },
+                { "[Tpm]\nHubKeyHandle=0x81000001", false },
+                { "[Tpm]\nHubKeyHandle=0x81800000", false },
+                { "[Network]\nProxy=http://u:p@proxy:3128", true },
+                { "[Network]\nProxy=proxy:3128", false },
+                { "[Network]\nConnectTimeoutSec=0", false },
+                { "[Network]\nConnectTimeoutSec=604800", true },
+                { "[Network]\nConnectTimeoutSec=604801", false },
+                { "[Network]\nConnectTimeoutSec=5s", false },
+                { "[HandOff]\nTarget=none", true },
+                { "[HandOff]\nTarget=nothing", false },
+                { "[HandOff]\nReplaceProvisioning=on", true },
+                { "[HandOff]\nReplaceProvisioning=maybe", false },
+                { "[HandOff]\nAllowedHubs=a.example *.b.example:8443", true },
+                { "[HandOff]\nAllowedHubs=a/b", false },
+                { "[Provisioning]\nthis is not an assignment", false },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(config_freep) Config *c = load_text(cases[i].line);
+                Failure f = {};
+
+                if (config_failure(c, &f) == cases[i].good)
+                        fail_msg("%s", cases[i].line);
+                if (!cases[i].good) {
+                        assert_int_equal(f.kind, FAILURE_CONFIG);
+                        assert_non_null(strstr(f.sentence, "one.conf:2: "));
+                }
+        }
+}
+
+static void long_and_indented_lines(void **state) {
+        char text[1000];
+        CLEANUP(config_freep)
+        Config *indented = load_text("[Provisioning]\n  IdScope=a\n\tRegistrationId=b\n");
+        CLEANUP(config_freep) Config *c = NULL;
+        Failure f;
+
+        assert_string_equal(indented->id_scope, "a");
+        assert_string_equal(indented->registration_id, "b");
+        assert_int_equal(indented->problem_count, 0);
+        (void) snprintf(text, sizeof(text), "[HandOff]\nAllowedHubs=%0500d\n[Provisioning]\nIdScope=x\n", 0);
+        c = load_text(text);
+        assert_true(config_failure(c, &f));
+        assert_non_null(strstr(f.sentence, "one.conf:2: the line is longer"));
+        assert_string_equal(c->id_scope, "x");
+}
+
+static void unknown_keys_are_only_warned_about(void **state) {
+        CLEANUP(config_freep)
+        Config *c = load_text("[Provisioning]\nScope=1\nIdScope=a\n[Prov]\nIdScope=b\n");
+        Failure f;
+
+        assert_false(config_failure(c, &f));
+        assert_int_equal(c->problem_count, 2);
+        assert_int_equal(c->problems[0].line, 2);
+        assert_int_equal(c->problems[1].line, 5);
+        assert_string_equal(c->id_scope, "a");
+}
+
+static void an_empty_assignment_resets(void **state) {
+        CLEANUP(config_freep)
+        Config *c = load_text("[Provisioning]\nIdScope=a\nIdScope=\n[Retry]\nMaxSec=7\nMaxSec=\n");
+
+        assert_null(c->id_scope);
+        assert_int_equal(c->retry.max_usec, 600 * USEC_PER_SEC);
+}
+
+static void later_dropins_win_and_higher_directories_mask(void **state) {
+        const ConfigPaths paths = { .root = root, .credentials_dir = in_root("") };
+        CLEANUP(config_freep) Config *c = NULL, *masked = NULL;
+        const char *section, *key, *source;
+        char *value;
+
+        put("etc/dps-provisiond/provisiond.conf", "[Provisioning]\nIdScope=main\n[Retry]\nMaxSec=7\n");
+        put("usr/lib/dps-provisiond/provisiond.conf", "[Provisioning]\nIdScope=vendor\n");
+        put("usr/lib/dps-provisiond/provisiond.conf.d/50-a.conf", "[Provisioning]\nIdScope=low\n");
+        put("etc/dps-provisiond/provisiond.conf.d/50-a.conf", "[Provisioning]\nIdScope=high\n");
+        put("run/dps-provisiond/provisiond.conf.d/40-b.conf", "[Provisioning]\nIdScope=earlier\n");
+        put("etc/dps-provisiond/provisiond.conf.d/60-c.conf.bak", "[Provisioning]\nIdScope=backup\n");
+        assert_int_equal(config_load(&c, &paths), 0);
+        assert_string_equal(c->id_scope, "high");
+        assert_int_equal(c->retry.max_usec, 7 * USEC_PER_SEC);
+        assert_true(config_describe(c, 0, &section, &key, &value, &source));
+        assert_string_equal(value, "high");
+        assert_non_null(strstr(source, "/etc/dps-provisiond/provisiond.conf.d/50-a.conf:2"));
+        free(value);
+
+        assert_int_equal(unlink(in_root("etc/dps-provisiond/provisiond.conf.d/50-a.conf")), 0);
+        assert_int_equal(symlink("/dev/null", in_root("etc/dps-provisiond/provisiond.conf.d/50-a.conf")), 0);
+        assert_int_equal(config_load(&masked, &paths), 0);
+        assert_string_equal(masked->id_scope, "earlier");
+}
+
+static void the_credential_serves_when_no_file_sets_the_scope(void **state) {
+        char dir[512];
+        CLEANUP(config_freep) Config *c = NULL, *wins = NULL, *bad = NULL;
+        Failure f;
+
+        (void) snprintf(dir, sizeof(dir), "%s", in_root("credentials"));
+        put("credentials/dps.id_scope", "0ne00CRED\n");
+        put("empty.conf", "");
+        assert_int_equal(
+                config_load(&c, &(ConfigPaths){ .file = in_root("empty.conf"), .credentials_dir = dir }), 0);
+        assert_string_equal(c->id_scope, "0ne00CRED");
+        put("one.conf", "[Provisioning]\nIdScope=file\n");
+        assert_int_equal(
+                config_load(&wins, &(ConfigPaths){ .file = in_root("one.conf"), .credentials_dir = dir }),
+                0);
+        assert_string_equal(wins->id_scope, "file");
+        put("credentials/dps.id_scope", "no scope");
+        assert_int_equal(
+                config_load(&bad, &(ConfigPaths){ .file = in_root("empty.conf"), .credentials_dir = dir }),
+                0);
+        assert_true(config_failure(bad, &f));
+        assert_non_null(strstr(f.sentence, "credential dps.id_scope"));
+}
+
+static void a_missing_file_is_a_problem_only_when_named(void **state) {
+        CLEANUP(config_freep) Config *c = NULL, *none = NULL;
+        Failure f;
+
+        assert_int_equal(config_load(&c, &(ConfigPaths){ .file = in_root("nosuch.conf") }), 0);
+        assert_true(config_failure(c, &f));
+        assert_int_equal(config_load(&none, &(ConfigPaths){ .root = in_root("nosuch") }), 0);
+        assert_false(config_failure(none, &f));
+}
+
+static void hubs_match_by_labels(void **state) {
+        static const struct {
+                const char *patterns, *hub;
+                bool allowed;
+        } cases[] = {
+                { "*.azure-devices.net", "h.azure-devices.net", true },
+                { "*.azure-devices.net", "a.b.azure-devices.net", true },
+                { "*.azure-devices.net", "H.AZURE-devices.NET:443", true },
+                { "*.azure-devices.net", ".azure-devices.net", false },
+                { "*.azure-devices.net", "azure-devices.net", false },
+                { "*.azure-devices.net", "h.azure-devices.net.evil.example", false },
+                { "*.azure-devices.net", "h.azure-devices.net/x", false },
+                { "*.azure-devices.net", "evil.example?.azure-devices.net", false },
+                { "hub.example:8443", "hub.example:8443", true },
+                { "hub.example:8443", "hub.example", false },
+                { "hub.example", "hub.example:1", true },
+                { "x.example localhost", "localhost:4711", true },
+                { "*", "anything.example", true },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                char text[200];
+                CLEANUP(config_freep) Config *c = NULL;
+
+                (void) snprintf(text, sizeof(text), "[HandOff]\nAllowedHubs=%s\n", cases[i].patterns);
+                c = load_text(text);
+                if (config_hub_allowed(c, cases[i].hub) != cases[i].allowed)
+                        fail_msg("%s %s", cases[i].patterns, cases[i].hub);
+        }
+}
+
+static int make_root(void **state) {
+        static const char *const dirs[] = { "etc",
+                                            "run",
+                                            "usr",
+                                            "usr/lib",
+                                            "etc/dps-provisiond",
+                                            "run/dps-provisiond",
+                                            "usr/lib/dps-provisiond",
+                                            "etc/dps-provisiond/provisiond.conf.d",
+                                            "run/dps-provisiond/provisiond.conf.d",
+                                            "usr/lib/dps-provisiond/provisiond.conf.d",
+                                            "credentials" };
+
+        if (!mkdtemp(root))
+                return -1;
+        for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
+                if (mkdir(in_root(dirs[i]), 0700) < 0)
+                        return -1;
+        return 0;
+}
+
+static int remove_root(void **state) {
+        char command[64];
+
+        (void) snprintf(command, sizeof(command), "rm -r %s", root);
+        return system(command);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(defaults_are_the_documented_ones),
+                cmocka_unit_test(values_are_checked),
+                cmocka_unit_test(long_and_indented_lines),
+                cmocka_unit_test(unknown_keys_are_only_warned_about),
+                cmocka_unit_test(an_empty_assignment_resets),
+                cmocka_unit_test(later_dropins_win_and_higher_directories_mask),
+                cmocka_unit_test(the_credential_serves_when_no_file_sets_the_scope),
+                cmocka_unit_test(a_missing_file_is_a_problem_only_when_named),
+                cmocka_unit_test(hubs_match_by_labels),
+        };
+
+        return cmocka_run_group_tests(tests, make_root, remove_root);
+}

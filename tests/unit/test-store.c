@@ -1,0 +1,114 @@
+#include "test.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "store.h"
+
+static char dir[] = "/tmp/test-store-XXXXXX";
+
+static const char *in_dir(const char *name) {
+        static char path[256];
+
+        (void) snprintf(path, sizeof(path), "%s/%s", dir, name);
+        return path;
+}
+
+static unsigned entries(void) {
+        DIR *d = opendir(dir);
+        unsigned n = 0;
+
+        assert_non_null(d);
+        while (readdir(d))
+                n++;
+        closedir(d);
+        return n - 2;
+}
+
+static void assert_content(const char *name, const char *expected) {
+        CLEANUP(freep) char *text = NULL;
+
+        assert_int_equal(read_file(in_dir(name), 100, &text, NULL), 0);
+        assert_string_equal(text, expected);
+}
+
+static void writes_replaces_and_removes(void **state) {
+        struct stat st;
+
+        assert_int_equal(store_write(in_dir("a"), "one", 3, 0640), 0);
+        assert_content("a", "one");
+        assert_int_equal(store_write(in_dir("a"), "two!", 4, 0600), 0);
+        assert_content("a", "two!");
+        assert_int_equal(stat(in_dir("a"), &st), 0);
+        assert_int_equal(st.st_mode & 07777, 0600);
+        assert_int_equal(entries(), 1);
+        assert_int_equal(store_remove(in_dir("a")), 0);
+        assert_int_equal(store_remove(in_dir("a")), 0);
+        assert_int_equal(entries(), 0);
+}
+
+static void failures_keep_the_old_file(void **state) {
+        assert_int_equal(store_write(in_dir("a"), "old", 3, 0600), 0);
+        assert_int_equal(mkdir(in_dir("d"), 0700), 0);
+        assert_int_equal(store_write(in_dir("d"), "x", 1, 0600), -EISDIR);
+        assert_int_equal(store_write(in_dir("no/such"), "x", 1, 0600), -ENOENT);
+        assert_int_equal(store_write(in_dir(""), "x", 1, 0600), -EINVAL);
+        assert_content("a", "old");
+        assert_int_equal(entries(), 2); /* no temporary file stays */
+        assert_int_equal(rmdir(in_dir("d")), 0);
+        assert_int_equal(store_remove(in_dir("a")), 0);
+}
+
+static void what_a_power_cut_left_is_removed(void **state) {
+        int fd;
+
+        for (const char *const *name = (const char *[]){ ".a.x9YzQw", ".ab.x9YzQw", ".a.b", NULL }; *name;
+             name++) {
+                fd = open(in_dir(*name), O_CREAT | O_WRONLY, 0600);
+                assert_true(fd >= 0);
+                close(fd);
+        }
+        assert_int_equal(store_write(in_dir("a"), "new", 3, 0600), 0);
+        assert_int_equal(access(in_dir(".a.x9YzQw"), F_OK), -1);
+        assert_int_equal(access(in_dir(".ab.x9YzQw"), F_OK), 0);
+        assert_int_equal(access(in_dir(".a.b"), F_OK), 0);
+        assert_int_equal(store_remove(in_dir("a")), 0);
+        assert_int_equal(store_remove(in_dir(".ab.x9YzQw")), 0);
+        assert_int_equal(store_remove(in_dir(".a.b")), 0);
+}
+
+static void a_symlink_is_replaced_not_followed(void **state) {
+        struct stat st;
+
+        assert_int_equal(store_write(in_dir("target"), "t", 1, 0600), 0);
+        assert_int_equal(symlink("target", in_dir("link")), 0);
+        assert_int_equal(store_write(in_dir("link"), "new", 3, 0600), 0);
+        assert_content("target", "t");
+        assert_int_equal(lstat(in_dir("link"), &st), 0);
+        assert_true(S_ISREG(st.st_mode));
+        assert_int_equal(store_remove(in_dir("link")), 0);
+        assert_int_equal(store_remove(in_dir("target")), 0);
+}
+
+static int make_dir(void **state) {
+        return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state) {
+        return rmdir(dir);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(writes_replaces_and_removes),
+                cmocka_unit_test(failures_keep_the_old_file),
+                cmocka_unit_test(what_a_power_cut_left_is_removed),
+                cmocka_unit_test(a_symlink_is_replaced_not_followed),
+        };
+
+        return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
