@@ -1,0 +1,338 @@
+#include "dps.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#include <json-c/json.h>
+
+#include "identity.h"
+
+#define DEPTH_MAX        16
+#define OPERATION_ID_MAX 512
+#define HUB_MAX          260
+#define SUBSTATUS_MAX    64
+#define MESSAGE_MAX      400
+#define HUB_CHARS        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.:"
+/* what IoT Hub allows in a device ID */
+#define DEVICE_ID_CHARS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:%+!*()=@$',?#"
+#define PRINTABLE       " \"&;</>[\\]^`{|}~" DEVICE_ID_CHARS
+
+void dps_reply_deinit(DpsReply *reply) {
+        bytes_deinit(&reply->challenge);
+        bytes_deinit(&reply->hub_key);
+        free(reply->operation_id);
+        free(reply->registration_id);
+        free(reply->hub);
+        free(reply->device_id);
+        free(reply->substatus);
+        free(reply->payload);
+        *reply = (DpsReply){};
+}
+
+/* What a reply is parsed with, for the sentences. */
+typedef struct Context {
+        const char *id_scope, *registration_id;
+        const DpsRawReply *raw;
+        json_object *root; /* NULL: the body is not a JSON object */
+        Failure *reterr;
+} Context;
+
+/* The one place where a string of the reply is checked. 0: absent or null (then *ret is NULL) or good. */
+static int get_string(json_object *object, const char *key, const char *allowed, size_t max,
+                      const char **ret) {
+        json_object *value;
+        const char *text;
+
+        *ret = NULL;
+        if (!object || !json_object_object_get_ex(object, key, &value) || !value)
+                return 0;
+        if (!json_object_is_type(value, json_type_string))
+                return -EBADMSG;
+        text = json_object_get_string(value);
+        if (strlen(text) != (size_t) json_object_get_string_len(value)) /* a NUL inside */
+                return -EBADMSG;
+        if (!chars_valid(text, allowed, 1, max))
+                return -EBADMSG;
+        *ret = text;
+        return 0;
+}
+
+static json_object *get_object(json_object *object, const char *key) {
+        json_object *value;
+
+        if (!object || !json_object_object_get_ex(object, key, &value) ||
+            !json_object_is_type(value, json_type_object))
+                return NULL;
+        return value;
+}
+
+/* 1: decoded, 0: absent or null, negative: present and unusable. */
+static int get_blob(json_object *object, const char *key, Bytes *ret) {
+        json_object *value;
+        int r;
+
+        if (!object || !json_object_object_get_ex(object, key, &value) || !value)
+                return 0;
+        if (!json_object_is_type(value, json_type_string) ||
+            strlen(json_object_get_string(value)) != (size_t) json_object_get_string_len(value))
+                return -EBADMSG;
+        r = base64_decode(ret, json_object_get_string(value), DPS_CHALLENGE_MAX);
+        if (r < 0)
+                return r;
+        return ret->size > 0 ? 1 : -EBADMSG;
+}
+
+static json_object *parse_object(const char *body, size_t size) {
+        json_tokener *tokener;
+        json_object *root;
+
+        if (size == 0 || size > DPS_BODY_MAX || strlen(body) != size)
+                return NULL;
+        tokener = json_tokener_new_ex(DEPTH_MAX);
+        if (!tokener)
+                return NULL;
+        json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+        root = json_tokener_parse_ex(tokener, body, (int) size + 1); /* with the NUL: the text is complete */
+        if (json_tokener_get_error(tokener) != json_tokener_success ||
+            !json_object_is_type(root, json_type_object)) {
+                json_object_put(root);
+                root = NULL;
+        }
+        json_tokener_free(tokener);
+        return root;
+}
+
+/* errorCode, an integer, as text; "HTTP 404" where there is none. */
+static const char *error_code(char *buffer, size_t size, json_object *object, unsigned status) {
+        json_object *code;
+
+        if (object && json_object_object_get_ex(object, "errorCode", &code) &&
+            json_object_is_type(code, json_type_int))
+                (void) snprintf(buffer, size, "%lld", (long long) json_object_get_int64(code));
+        else
+                (void) snprintf(buffer, size, "HTTP %u", status);
+        return buffer;
+}
+
+/* "…: MESSAGE (tracking ID …)" as far as the service said. The message is for people, so it is taken as it
+ * comes and cut; failure_set() makes it printable. */
+static int fail(const Context *c, FailureKind kind, json_object *details, const char *message_key,
+                const char *sentence) {
+        json_object *value;
+        char code[32], message[MESSAGE_MAX] = "";
+        const char *tracking = NULL;
+        int r;
+
+        if (details && json_object_object_get_ex(details, message_key, &value) &&
+            json_object_is_type(value, json_type_string))
+                (void) snprintf(message, sizeof(message), "%s", json_object_get_string(value));
+        if (get_string(c->root, "trackingId", PRINTABLE, 64, &tracking) < 0 || !tracking)
+                tracking = c->raw->request_id;
+        if (tracking && strlen(tracking) > 64)
+                tracking = NULL;
+        r = failure_set(c->reterr, kind, error_code(code, sizeof(code), details, c->raw->status),
+                        "%s%s%.160s%s%s%s", sentence, message[0] ? "; it says: " : "", message,
+                        tracking ? " (tracking ID " : "", tracking ? tracking : "", tracking ? ")" : "");
+        if (c->reterr)
+                c->reterr->retry_after_usec = c->raw->retry_after_usec;
+        return r;
+}
+
+static int malformed(const Context *c, const char *what) {
+        char sentence[280];
+
+        (void) snprintf(sentence, sizeof(sentence),
+                        "The service's reply to the registration '%.80s' is malformed: %.100s",
+                        c->registration_id, what);
+        return fail(c, FAILURE_PROTOCOL, c->root, "message", sentence);
+}
+
+/* Branches on the HTTP status alone: which six-digit codes come with it is not documented, so they are shown
+ * only. */
+static int parse_error(const Context *c, DpsRequest request) {
+        unsigned status = c->raw->status;
+        char s[360];
+
+        if (status == 429) {
+                (void) snprintf(s, sizeof(s), "The service throttles the registration '%.80s'",
+                                c->registration_id);
+                return fail(c, FAILURE_HTTP_THROTTLED, c->root, "message", s);
+        }
+        if (status >= 500) {
+                (void) snprintf(s, sizeof(s),
+                                "The service failed with HTTP status %u on the registration '%.80s'", status,
+                                c->registration_id);
+                return fail(c, FAILURE_HTTP_SERVER, c->root, "message", s);
+        }
+        if (status == 401 || status == 403) {
+                /* Which of its causes the service means by 401 can't be told from outside. */
+                (void) snprintf(
+                        s, sizeof(s),
+                        request == DPS_REQUEST_REGISTER
+                                ? "The service gave the registration '%.80s' no challenge: its enrolment is "
+                                  "for "
+                                  "another endorsement key, or is missing, or the ID scope '%.64s' is wrong"
+                                : "The service did not accept the token of the registration '%.80s' in the "
+                                  "ID "
+                                  "scope '%.64s'",
+                        c->registration_id, c->id_scope);
+                return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message", s);
+        }
+        if (status == 404) {
+                /* Also what a wrong scope gives; the commoner cause names the kind, the sentence has both.
+                 */
+                (void) snprintf(
+                        s, sizeof(s),
+                        "The service has no enrolment '%.80s' in the ID scope '%.64s', or no such scope",
+                        c->registration_id, c->id_scope);
+                return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message", s);
+        }
+        (void) snprintf(s, sizeof(s), "The service refused the registration '%.80s' with HTTP status %u",
+                        c->registration_id, status);
+        return fail(c, FAILURE_PROTOCOL, c->root, "message", s);
+}
+
+static int copy_optional(char **ret, const char *text) {
+        return text ? string_replace(ret, text) : 0;
+}
+
+static int copy_payload(DpsReply *reply, json_object *state) {
+        json_object *payload;
+        const char *text;
+
+        if (!json_object_object_get_ex(state, "payload", &payload) || !payload)
+                return 0;
+        text = json_object_to_json_string_ext(payload,
+                                              JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+        if (!text)
+                return -ENOMEM;
+        return strlen(text) > DPS_PAYLOAD_MAX ? -EBADMSG : string_replace(&reply->payload, text);
+}
+
+static int parse_assigned(DpsReply *reply, const Context *c, json_object *state) {
+        const char *hub, *device_id, *substatus, *id;
+        int r;
+
+        if (!state)
+                return malformed(c, "it says assigned, without registrationState");
+        if (get_string(state, "assignedHub", HUB_CHARS, HUB_MAX, &hub) < 0 || !hub)
+                return malformed(c, "assignedHub is missing or not a host name");
+        if (get_string(state, "deviceId", DEVICE_ID_CHARS, 128, &device_id) < 0 || !device_id)
+                return malformed(c, "deviceId is missing or not a device ID");
+        if (get_string(state, "substatus", PRINTABLE, SUBSTATUS_MAX, &substatus) < 0)
+                return malformed(c, "substatus is not a word");
+        if (get_string(state, "registrationId", DEVICE_ID_CHARS, REGISTRATION_ID_MAX, &id) < 0)
+                return malformed(c, "registrationId is not a registration ID");
+        if (id && strcasecmp(id, c->registration_id) != 0)
+                return malformed(c, "it is about another registration");
+        r = get_blob(get_object(state, "tpm"), "authenticationKey", &reply->hub_key);
+        if (r < 0)
+                return malformed(c, "the hub's authenticationKey is unusable");
+        r = copy_payload(reply, state);
+        if (r == -EBADMSG)
+                return malformed(c, "the payload is too large");
+        if (r < 0 || copy_optional(&reply->hub, hub) < 0 ||
+            copy_optional(&reply->device_id, device_id) < 0 ||
+            copy_optional(&reply->substatus, substatus) < 0 ||
+            copy_optional(&reply->registration_id, id) < 0)
+                return -ENOMEM;
+        reply->type = DPS_REPLY_ASSIGNED;
+        return 0;
+}
+
+static int parse_pending(DpsReply *reply, const Context *c, DpsRequest request) {
+        const char *operation_id;
+        usec_t wait = c->raw->retry_after_usec;
+
+        if (get_string(c->root, "operationId", PRINTABLE, OPERATION_ID_MAX, &operation_id) < 0)
+                return malformed(c, "operationId is unusable");
+        if (!operation_id && request == DPS_REQUEST_CONFIRM)
+                return malformed(c, "operationId is missing");
+        if (copy_optional(&reply->operation_id, operation_id) < 0)
+                return -ENOMEM;
+        if (wait == 0)
+                wait = DPS_POLL_DEFAULT_USEC;
+        reply->poll_usec = wait < USEC_PER_SEC        ? USEC_PER_SEC
+                           : wait > DPS_POLL_MAX_USEC ? DPS_POLL_MAX_USEC
+                                                      : wait;
+        reply->type = DPS_REPLY_PENDING;
+        return 0;
+}
+
+static int parse_status(DpsReply *reply, const Context *c, DpsRequest request) {
+        json_object *state = get_object(c->root, "registrationState");
+        const char *status;
+        char s[360];
+
+        if (get_string(c->root, "status", PRINTABLE, 32, &status) < 0)
+                return malformed(c, "status is not a word");
+        if (!status && get_string(state, "status", PRINTABLE, 32, &status) < 0)
+                return malformed(c, "status is not a word");
+        if (!status)
+                return malformed(c, "status is missing");
+
+        if (streq(status, "assigned"))
+                return parse_assigned(reply, c, state);
+        if (streq(status, "assigning") || streq(status, "unassigned"))
+                return parse_pending(reply, c, request);
+        if (streq(status, "failed")) {
+                (void) snprintf(s, sizeof(s),
+                                "The service could not assign the registration '%.80s' to a hub",
+                                c->registration_id);
+                return fail(c, FAILURE_ASSIGNMENT_FAILED, state, "errorMessage", s);
+        }
+        if (streq(status, "disabled")) {
+                (void) snprintf(s, sizeof(s), "The enrolment of the registration '%.80s' is disabled",
+                                c->registration_id);
+                return fail(c, FAILURE_DISABLED, state, "errorMessage", s);
+        }
+        (void) snprintf(s, sizeof(s), "the status '%s' is unknown", status);
+        return malformed(c, s);
+}
+
+static int parse_reply(DpsReply *reply, DpsRequest request, const Context *c) {
+        unsigned status = c->raw->status;
+        int r;
+
+        if (status == 401 && request == DPS_REQUEST_REGISTER && c->root) {
+                r = get_blob(c->root, "authenticationKey", &reply->challenge);
+                if (r < 0)
+                        return malformed(c, "the challenge is unusable");
+                if (r > 0) {
+                        reply->type = DPS_REPLY_CHALLENGE;
+                        return 0;
+                }
+        }
+        if (status != 200 && status != 202)
+                return parse_error(c, request);
+        if (request == DPS_REQUEST_REGISTER)
+                /* TPM attestation has to prove something: a reply without a challenge is not the service's.
+                 */
+                return malformed(c, "it asks for no proof");
+        if (!c->root)
+                return malformed(c, "it is not a JSON object");
+        return parse_status(reply, c, request);
+}
+
+int dps_parse_reply(DpsReply *ret, DpsRequest request, const char *id_scope, const char *registration_id,
+                    const DpsRawReply *raw, Failure *reterr) {
+        Context context = {
+                .id_scope = id_scope, .registration_id = registration_id, .raw = raw, .reterr = reterr
+        };
+        DpsReply reply = {};
+        int r;
+
+        context.root = parse_object(raw->body, raw->size);
+        r = parse_reply(&reply, request, &context);
+        json_object_put(context.root);
+        if (r < 0) {
+                dps_reply_deinit(&reply);
+                if (r == -ENOMEM)
+                        (void) failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
+                                                 "The reply can't be read");
+                return r;
+        }
+        *ret = reply;
+        return 0;
+}

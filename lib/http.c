@@ -1,0 +1,524 @@
+#include "http.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <sys/epoll.h>
+
+#include <curl/curl.h>
+
+#include "http-failure.h"
+#include "project.h"
+
+#define HEADER_VALUE_MAX 256
+#define PROBE_TIMEOUT_MS 15000L
+#define HEADERS_MAX      100 /* lines of a reply; curl bounds the length of each */
+
+struct Http {
+        sd_event *event;
+        sd_event_source *timer; /* curl's own timeouts; also what starts a request */
+        CURLM *multi;
+        CURL *easy, *probe;
+        struct curl_slist *headers;
+        struct HttpSocket *sockets;
+
+        char *proxy, *ca_file;
+        usec_t connect_timeout_usec, request_timeout_usec;
+        size_t body_max;
+        uint64_t build_time;
+
+        /* the request under way */
+        bool busy;
+        HttpDone done;
+        void *userdata;
+        char *authorization, *body, *url;
+        char error[CURL_ERROR_SIZE];
+        Failure failure; /* while the probe finds out more */
+
+        /* its reply */
+        char *reply;
+        size_t reply_size;
+        bool too_large;
+        unsigned header_count;
+        char request_id[HEADER_VALUE_MAX], retry_after[HEADER_VALUE_MAX];
+        uint64_t date;
+};
+
+/* curl tells which descriptors to watch; each has its event source. */
+typedef struct HttpSocket {
+        Http *http;
+        sd_event_source *source;
+        struct HttpSocket *next;
+} HttpSocket;
+
+static void end_probe(Http *http);
+static void finish(Http *http);
+
+static void socket_free(Http *http, HttpSocket *s) {
+        for (HttpSocket **p = &http->sockets; *p; p = &(*p)->next)
+                if (*p == s) {
+                        *p = s->next;
+                        break;
+                }
+        (void) sd_event_source_disable_unref(s->source);
+        free(s);
+}
+
+static int on_socket(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        HttpSocket *s = userdata;
+        Http *http = s->http;
+        int running, mask = 0;
+
+        if (revents & (EPOLLIN | EPOLLHUP))
+                mask |= CURL_CSELECT_IN;
+        if (revents & EPOLLOUT)
+                mask |= CURL_CSELECT_OUT;
+        if (revents & EPOLLERR)
+                mask |= CURL_CSELECT_ERR;
+        (void) curl_multi_socket_action(http->multi, fd, mask, &running);
+        finish(http); /* may free s and http */
+        return 0;
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Http *http = userdata;
+        int running;
+
+        (void) curl_multi_socket_action(http->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+        finish(http);
+        return 0;
+}
+
+static uint32_t events_of(int what) {
+        return (what != CURL_POLL_OUT ? EPOLLIN : 0u) | (what != CURL_POLL_IN ? EPOLLOUT : 0u);
+}
+
+static int socket_new(Http *http, curl_socket_t fd, int what) {
+        HttpSocket *s = calloc(1, sizeof(*s));
+        int r;
+
+        if (!s)
+                return -ENOMEM;
+        *s = (HttpSocket){ .http = http, .next = http->sockets };
+        http->sockets = s;
+        r = sd_event_add_io(http->event, &s->source, fd, events_of(what), on_socket, s);
+        if (r < 0) {
+                socket_free(http, s);
+                return r;
+        }
+        (void) sd_event_source_set_description(s->source, "http-socket");
+        (void) curl_multi_assign(http->multi, fd, s);
+        return 0;
+}
+
+/* CURLMOPT_SOCKETFUNCTION */
+static int curl_wants_socket(CURL *easy, curl_socket_t fd, int what, void *userdata, void *socket) {
+        Http *http = userdata;
+        HttpSocket *s = socket;
+
+        if (what == CURL_POLL_REMOVE) {
+                if (s)
+                        socket_free(http, s);
+                return 0;
+        }
+        if (!s)
+                return socket_new(http, fd, what) < 0 ? -1 : 0;
+        return sd_event_source_set_io_events(s->source, events_of(what)) < 0 ? -1 : 0;
+}
+
+/* CURLMOPT_TIMERFUNCTION */
+static int curl_wants_timer(CURLM *multi, long timeout_ms, void *userdata) {
+        Http *http = userdata;
+
+        if (timeout_ms < 0)
+                return sd_event_source_set_enabled(http->timer, SD_EVENT_OFF) < 0 ? -1 : 0;
+        if (sd_event_source_set_time_relative(http->timer, (uint64_t) timeout_ms * USEC_PER_MSEC) < 0)
+                return -1;
+        return sd_event_source_set_enabled(http->timer, SD_EVENT_ONESHOT) < 0 ? -1 : 0;
+}
+
+/* CURLOPT_WRITEFUNCTION: bounded while it arrives. */
+static size_t on_body(char *data, size_t size, size_t count, void *userdata) {
+        Http *http = userdata;
+        char *longer;
+
+        size *= count;
+        if (size > http->body_max - http->reply_size) {
+                http->too_large = true;
+                return 0; /* ends the transfer */
+        }
+        longer = realloc(http->reply, http->reply_size + size + 1);
+        if (!longer)
+                return 0;
+        http->reply = longer;
+        memcpy(longer + http->reply_size, data, size);
+        http->reply_size += size;
+        longer[http->reply_size] = '\0';
+        return size;
+}
+
+static bool take_header(const char *line, size_t size, const char *name, char *value) {
+        size_t n = strlen(name);
+
+        if (size <= n || strncasecmp(line, name, n) != 0 || line[n] != ':')
+                return false;
+        line += n + 1;
+        size -= n + 1;
+        while (size > 0 && strchr(" \t", *line)) {
+                line++;
+                size--;
+        }
+        while (size > 0 && strchr(" \t\r\n", line[size - 1]))
+                size--;
+        if (size < HEADER_VALUE_MAX && !memchr(line, '\0', size)) {
+                memcpy(value, line, size);
+                value[size] = '\0';
+        }
+        return true;
+}
+
+static void forget_headers(Http *http) {
+        http->request_id[0] = http->retry_after[0] = '\0';
+        http->date = 0;
+}
+
+/* CURLOPT_HEADERFUNCTION: one line at a time, also those of a proxy's reply to CONNECT and of 1xx replies.
+ */
+static size_t on_header(char *line, size_t size, size_t count, void *userdata) {
+        Http *http = userdata;
+        char date[HEADER_VALUE_MAX] = "";
+
+        size *= count;
+        if (++http->header_count > HEADERS_MAX) {
+                http->too_large = true;
+                return 0;
+        }
+        if (size > 5 && strncmp(line, "HTTP/", 5) == 0)
+                forget_headers(http); /* another reply begins */
+        else if (take_header(line, size, "Date", date)) {
+                time_t t = date[0] ? curl_getdate(date, NULL) : -1;
+
+                http->date = t > 0 ? (uint64_t) t : 0;
+        } else if (!take_header(line, size, "x-ms-request-id", http->request_id))
+                (void) take_header(line, size, "Retry-After", http->retry_after);
+        return size;
+}
+
+static int setup(Http *http) {
+        CURL *e = http->easy;
+        CURLcode c = CURLE_OK;
+
+        (void) curl_multi_setopt(http->multi, CURLMOPT_SOCKETFUNCTION, curl_wants_socket);
+        (void) curl_multi_setopt(http->multi, CURLMOPT_SOCKETDATA, http);
+        (void) curl_multi_setopt(http->multi, CURLMOPT_TIMERFUNCTION, curl_wants_timer);
+        (void) curl_multi_setopt(http->multi, CURLMOPT_TIMERDATA, http);
+
+        /* Each of these protects: not one may be missing from the build of libcurl. */
+        c = c ?: curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "https");
+        c = c ?: curl_easy_setopt(e, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+        c = c ?: curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 1L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
+        c = c ?: curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_USERAGENT, "dps-provisiond/" PROJECT_VERSION);
+        c = c ?: curl_easy_setopt(e, CURLOPT_ERRORBUFFER, http->error);
+        c = c ?: curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body);
+        c = c ?: curl_easy_setopt(e, CURLOPT_WRITEDATA, http);
+        c = c ?: curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header);
+        c = c ?: curl_easy_setopt(e, CURLOPT_HEADERDATA, http);
+        c = c
+                    ?: curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
+                                        (long) (http->connect_timeout_usec / USEC_PER_MSEC));
+        c = c
+                    ?: curl_easy_setopt(e, CURLOPT_TIMEOUT_MS,
+                                        (long) (http->request_timeout_usec / USEC_PER_MSEC));
+        if (http->proxy)
+                c = c ?: curl_easy_setopt(e, CURLOPT_PROXY, http->proxy);
+        if (http->ca_file)
+                c = c ?: curl_easy_setopt(e, CURLOPT_CAINFO, http->ca_file);
+        return c == CURLE_OK ? 0 : c == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EOPNOTSUPP;
+}
+
+int http_new(Http **ret, sd_event *event, const HttpSettings *settings) {
+        CLEANUP(http_freep) Http *http = NULL;
+        int r;
+
+        if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+                return -EOPNOTSUPP;
+        http = calloc(1, sizeof(*http));
+        if (!http) {
+                curl_global_cleanup();
+                return -ENOMEM;
+        }
+        *http = (Http){ .connect_timeout_usec = settings->connect_timeout_usec,
+                        .request_timeout_usec = settings->request_timeout_usec,
+                        .body_max = settings->body_max,
+                        .build_time = settings->build_time,
+                        .event = sd_event_ref(event) };
+        http->multi = curl_multi_init();
+        http->easy = curl_easy_init();
+        if (!http->multi || !http->easy || string_replace(&http->proxy, settings->proxy) < 0 ||
+            string_replace(&http->ca_file, settings->ca_file) < 0)
+                return -ENOMEM;
+        r = sd_event_add_time_relative(event, &http->timer, CLOCK_MONOTONIC, 0, 1, on_timer, http);
+        if (r < 0)
+                return r;
+        (void) sd_event_source_set_description(http->timer, "http-timer");
+        r = sd_event_source_set_enabled(http->timer, SD_EVENT_OFF);
+        if (r >= 0)
+                r = setup(http);
+        if (r < 0)
+                return r;
+        *ret = TAKE(http);
+        return 0;
+}
+
+static void forget_request(Http *http) {
+        http->busy = false;
+        secret_freep(&http->authorization);
+        free(TAKE(http->body));
+        free(TAKE(http->url));
+}
+
+static void forget_reply(Http *http) {
+        if (http->reply) /* it may hold the hub's key */
+                explicit_bzero(http->reply, http->reply_size);
+        free(TAKE(http->reply));
+        http->reply_size = 0;
+        http->too_large = false;
+        http->header_count = 0;
+        http->error[0] = '\0';
+        forget_headers(http);
+}
+
+/* The list holds a copy of the token. */
+static void forget_request_headers(Http *http) {
+        (void) curl_easy_setopt(http->easy, CURLOPT_HTTPHEADER, NULL);
+        for (struct curl_slist *line = http->headers; line; line = line->next)
+                explicit_bzero(line->data, strlen(line->data));
+        curl_slist_free_all(http->headers);
+        http->headers = NULL;
+}
+
+Http *http_free(Http *http) {
+        if (!http)
+                return NULL;
+        end_probe(http);
+        if (http->busy)
+                (void) curl_multi_remove_handle(http->multi, http->easy);
+        if (http->easy) {
+                forget_request_headers(http);
+                curl_easy_cleanup(http->easy);
+        }
+        if (http->multi)
+                (void) curl_multi_cleanup(http->multi);
+        while (http->sockets)
+                socket_free(http, http->sockets);
+        (void) sd_event_source_disable_unref(http->timer);
+        (void) sd_event_unref(http->event);
+        forget_request(http);
+        forget_reply(http);
+        secret_freep(&http->proxy);
+        free(http->ca_file);
+        free(http);
+        curl_global_cleanup();
+        return NULL;
+}
+
+void http_freep(Http **http) {
+        *http = http_free(*http);
+}
+
+static int set_request_headers(Http *http) {
+        const char *const lines[] = { "Content-Type: application/json; charset=utf-8",
+                                      "Accept: application/json", "Expect:" /* no 100-continue */,
+                                      http->authorization };
+
+        forget_request_headers(http);
+        for (size_t i = 0; i < ARRAY_SIZE(lines) && lines[i]; i++) {
+                struct curl_slist *longer = curl_slist_append(http->headers, lines[i]);
+
+                if (!longer)
+                        return -ENOMEM;
+                http->headers = longer;
+        }
+        return curl_easy_setopt(http->easy, CURLOPT_HTTPHEADER, http->headers) == CURLE_OK ? 0 : -ENOMEM;
+}
+
+static int set_request(Http *http, const HttpRequest *request) {
+        CURL *e = http->easy;
+        CURLcode c = CURLE_OK;
+        int r;
+
+        if (request->authorization &&
+            asprintf(&http->authorization, "Authorization: %s", request->authorization) < 0) {
+                http->authorization = NULL;
+                return -ENOMEM;
+        }
+        r = set_request_headers(http);
+        if (r < 0 || string_replace(&http->body, request->body) < 0 ||
+            string_replace(&http->url, request->url) < 0)
+                return -ENOMEM;
+
+        c = c ?: curl_easy_setopt(e, CURLOPT_URL, http->url);
+        c = c ?: curl_easy_setopt(e, CURLOPT_POSTFIELDS, NULL);
+        c = c ?: curl_easy_setopt(e, CURLOPT_HTTPGET, 1L);
+        if (http->body) {
+                c = c ?: curl_easy_setopt(e, CURLOPT_POST, 1L);
+                c = c ?: curl_easy_setopt(e, CURLOPT_POSTFIELDS, http->body);
+                c = c ?: curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE, (long) strlen(http->body));
+        }
+        c = c ?: curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, request->method);
+        return c == CURLE_OK ? 0 : c == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EINVAL;
+}
+
+int http_start(Http *http, const HttpRequest *request, HttpDone done, void *userdata) {
+        int r;
+
+        if (http->busy)
+                return -EBUSY;
+        forget_reply(http);
+        r = set_request(http, request);
+        if (r < 0) {
+                forget_request(http);
+                return r;
+        }
+        if (curl_multi_add_handle(http->multi, http->easy) != CURLM_OK) {
+                forget_request(http);
+                return -EIO;
+        }
+        http->busy = true;
+        http->done = done;
+        http->userdata = userdata;
+        return 0;
+}
+
+void http_cancel(Http *http) {
+        if (!http->busy)
+                return;
+        end_probe(http);
+        (void) curl_multi_remove_handle(http->multi, http->easy); /* closes the connection it was using */
+        forget_request(http);
+        forget_reply(http);
+}
+
+void http_disconnect(Http *http) {
+        if (http->busy)
+                return;
+        /* The pool of connections belongs to the multi handle; making it small empties it. */
+        (void) curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, 0L);
+        (void) curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, 1L);
+}
+
+/* curl does not give the chain of a handshake that failed, so who issued the certificate is found out by a
+ * second handshake, over which nothing is sent: an intercepting proxy shows itself. */
+static int start_probe(Http *http) {
+        CURLcode c = CURLE_OK;
+
+        http->probe = curl_easy_init();
+        if (!http->probe)
+                return -ENOMEM;
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_URL, http->url);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROTOCOLS_STR, "https");
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_CONNECT_ONLY, 1L);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_CERTINFO, 1L);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYPEER, 0L);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYHOST, 0L);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_NOSIGNAL, 1L);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_TIMEOUT_MS, PROBE_TIMEOUT_MS);
+        if (http->proxy)
+                c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROXY, http->proxy);
+        if (c == CURLE_OK && curl_multi_add_handle(http->multi, http->probe) == CURLM_OK)
+                return 0;
+        curl_easy_cleanup(TAKE(http->probe));
+        return -EIO;
+}
+
+static void end_probe(Http *http) {
+        if (!http->probe)
+                return;
+        (void) curl_multi_remove_handle(http->multi, http->probe);
+        curl_easy_cleanup(TAKE(http->probe));
+}
+
+static void add_issuer(Http *http) {
+        const Failure failure = http->failure;
+        struct curl_certinfo *chain = NULL;
+
+        if (curl_easy_getinfo(http->probe, CURLINFO_CERTINFO, &chain) != CURLE_OK || !chain ||
+            chain->num_of_certs < 1)
+                return;
+        for (const struct curl_slist *line = chain->certinfo[0]; line; line = line->next)
+                if (strncmp(line->data, "Issuer:", 7) == 0)
+                        (void) failure_set(&http->failure, failure.kind, failure.code,
+                                           "%.250s; its issuer is '%.200s'", failure.sentence,
+                                           line->data + 7);
+}
+
+static void report_failure(Http *http) {
+        Failure failure = http->failure;
+
+        end_probe(http);
+        forget_request(http);
+        http->done(http->userdata, NULL, &failure);
+}
+
+static void request_failed(Http *http, CURLcode code) {
+        long proxy_status = 0;
+
+        (void) curl_easy_getinfo(http->easy, CURLINFO_HTTP_CONNECTCODE, &proxy_status);
+        http_set_failure(&http->failure, &(HttpOutcome){ .code = code,
+                                                         .error = http->error,
+                                                         .url = http->url,
+                                                         .proxy_status = proxy_status,
+                                                         .too_large = http->too_large,
+                                                         .body_max = http->body_max,
+                                                         .build_time = http->build_time });
+        if (http->failure.kind != FAILURE_TLS_TRUST || start_probe(http) < 0)
+                report_failure(http);
+}
+
+static void request_succeeded(Http *http) {
+        HttpReply reply;
+        long status = 0;
+
+        (void) curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
+        forget_request(http);
+        reply = (HttpReply){ .status = (unsigned) status,
+                             .body = http->reply ? http->reply : "",
+                             .size = http->reply_size,
+                             .request_id = http->request_id[0] ? http->request_id : NULL,
+                             .retry_after = http->retry_after[0] ? http->retry_after : NULL,
+                             .date = http->date };
+        http->done(http->userdata, &reply, NULL);
+}
+
+/* Looks whether the transfer has ended. done() may start another one or free http. */
+static void finish(Http *http) {
+        CURLMsg *message;
+        CURLcode code;
+        CURL *easy;
+        int left;
+
+        do
+                message = curl_multi_info_read(http->multi, &left);
+        while (message && message->msg != CURLMSG_DONE);
+        if (!message || !http->busy)
+                return;
+        easy = message->easy_handle;
+        code = message->data.result;
+
+        if (easy == http->probe) {
+                if (code == CURLE_OK)
+                        add_issuer(http);
+                report_failure(http);
+                return;
+        }
+        (void) curl_multi_remove_handle(http->multi, easy);
+        if (code != CURLE_OK)
+                request_failed(http, code);
+        else
+                request_succeeded(http);
+}

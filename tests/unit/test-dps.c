@@ -1,0 +1,204 @@
+#include "test.h"
+
+#include <errno.h>
+
+#include "dps.h"
+
+#define ASSIGNED                                                                                            \
+        "{\"operationId\":\"5.1\",\"status\":\"assigned\",\"registrationState\":{\"tpm\":{"                 \
+        "\"authenticationKey\":\"AAEC\"},"                                                                  \
+        "\"registrationId\":\"GW-7\",\"assignedHub\":\"h.azure-devices.net\",\"deviceId\":\"gw-7\","        \
+        "\"status\":\"assigned\",\"substatus\":\"initialAssignment\",\"etag\":\"x\",\"payload\":{\"a\":[1]" \
+        "}}}"
+
+static int parse(DpsReply *ret, DpsRequest request, unsigned status, const char *body, usec_t retry_after,
+                 Failure *f) {
+        const DpsRawReply raw = { .status = status,
+                                  .body = body,
+                                  .size = strlen(body),
+                                  .request_id = "req-1",
+                                  .retry_after_usec = retry_after };
+
+        return dps_parse_reply(ret, request, "0ne00X", "gw-7", &raw, f);
+}
+
+static void urls_are_encoded(void **state) {
+        CLEANUP(freep) char *reg = NULL, *op = NULL;
+
+        assert_int_equal(dps_register_url(&reg, "https://h:1", "0ne00X", "a:b"), 0);
+        assert_string_equal(reg, "https://h:1/0ne00X/registrations/a%3Ab/register?api-version=2021-06-01");
+        assert_int_equal(dps_operation_url(&op, "https://h", "s", "r", "5.a/../b?"), 0);
+        assert_string_equal(op,
+                            "https://h/s/registrations/r/operations/5.a%2F..%2Fb%3F?api-version=2021-06-01");
+}
+
+static void body_and_token(void **state) {
+        uint8_t key[SHA256_SIZE] = { 0xff, 0xfe };
+        const Bytes ek = { (uint8_t *) "\x01", 1 }, srk = { (uint8_t *) "\x02", 1 };
+        CLEANUP(freep) char *body = NULL, *sign = NULL, *token = NULL;
+        char *unset = NULL;
+
+        assert_int_equal(dps_register_body(&body, "gw-7", &ek, &srk, "{\"site\":\"a/b\"}"), 0);
+        assert_string_equal(body, "{\"tpm\":{\"endorsementKey\":\"AQ==\",\"storageRootKey\":\"Ag==\"},"
+                                  "\"registrationId\":\"gw-7\",\"payload\":{\"site\":\"a/b\"}}");
+        assert_int_equal(dps_register_body(&unset, "gw-7", &ek, &srk, "{"), -EINVAL);
+        assert_int_equal(dps_string_to_sign(&sign, "0ne00X", "gw-7", 1700000000), 0);
+        assert_string_equal(sign, "0ne00X%2Fregistrations%2Fgw-7\n1700000000");
+        assert_int_equal(dps_token(&token, "0ne00X", "gw-7", 1700000000, key), 0);
+        assert_string_equal(
+                token, "SharedAccessSignature sr=0ne00X%2Fregistrations%2Fgw-7&sig="
+                       "%2F%2F4AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA%3D&se=1700000000&skn=registration");
+}
+
+static void the_challenge_is_taken_from_a_401(void **state) {
+        CLEANUP(dps_reply_deinit) DpsReply reply = {};
+        Failure f;
+
+        assert_int_equal(parse(&reply, DPS_REQUEST_REGISTER, 401,
+                               "{\"message\":\"x\",\"authenticationKey\":\"AAEC\","
+                               "\"unencryptedAuthenticationKey\":null,\"keyName\":\"registration\"}",
+                               0, &f),
+                         0);
+        assert_int_equal(reply.type, DPS_REPLY_CHALLENGE);
+        assert_int_equal(reply.challenge.size, 3);
+}
+
+static void assigned_with_everything(void **state) {
+        CLEANUP(dps_reply_deinit) DpsReply reply = {};
+        Failure f;
+
+        assert_int_equal(parse(&reply, DPS_REQUEST_POLL, 200, ASSIGNED, 0, &f), 0);
+        assert_int_equal(reply.type, DPS_REPLY_ASSIGNED);
+        assert_string_equal(reply.hub, "h.azure-devices.net");
+        assert_string_equal(reply.device_id, "gw-7");
+        assert_string_equal(reply.substatus, "initialAssignment");
+        assert_string_equal(reply.payload, "{\"a\":[1]}");
+        assert_int_equal(reply.hub_key.size, 3);
+}
+
+static void polls_are_clamped(void **state) {
+        static const struct {
+                usec_t asked, expected;
+        } cases[] = {
+                { 0, 3 }, { 1, 1 }, { 5, 5 }, { 300, 300 }, { 4000, 300 },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(dps_reply_deinit) DpsReply reply = {};
+                Failure f;
+
+                assert_int_equal(parse(&reply, DPS_REQUEST_CONFIRM, 202,
+                                       "{\"operationId\":\"5.a-b\",\"status\":\"assigning\"}",
+                                       cases[i].asked * USEC_PER_SEC, &f),
+                                 0);
+                assert_int_equal(reply.type, DPS_REPLY_PENDING);
+                assert_string_equal(reply.operation_id, "5.a-b");
+                assert_int_equal(reply.poll_usec, cases[i].expected * USEC_PER_SEC);
+        }
+}
+
+static void refusals_are_told_apart(void **state) {
+        static const struct {
+                DpsRequest request;
+                unsigned status;
+                const char *body;
+                FailureKind kind;
+                const char *code, *says;
+        } cases[] = {
+                { DPS_REQUEST_REGISTER, 401,
+                  "{\"errorCode\":401002,\"trackingId\":\"t-1\",\"message\":\"Unauthorized\"}",
+                  FAILURE_IDENTITY_MISMATCH, "401002", "Unauthorized (tracking ID t-1)" },
+                { DPS_REQUEST_REGISTER, 401, "", FAILURE_IDENTITY_MISMATCH, "HTTP 401",
+                  "tracking ID req-1" },
+                { DPS_REQUEST_REGISTER, 401, "{\"authenticationKey\":null}", FAILURE_IDENTITY_MISMATCH,
+                  "HTTP 401", "scope '0ne00X'" },
+                { DPS_REQUEST_REGISTER, 401, "{\"authenticationKey\":\"%%%\"}", FAILURE_PROTOCOL, "HTTP 401",
+                  "challenge" },
+                { DPS_REQUEST_REGISTER, 401, "{\"authenticationKey\":7}", FAILURE_PROTOCOL, "HTTP 401",
+                  "challenge" },
+                { DPS_REQUEST_CONFIRM, 401, "{\"authenticationKey\":\"AAEC\"}", FAILURE_IDENTITY_MISMATCH,
+                  "HTTP 401", "token" },
+                { DPS_REQUEST_REGISTER, 404, "{\"errorCode\":404201,\"message\":\"no\"}",
+                  FAILURE_ENROLLMENT_MISSING, "404201", "'gw-7' in the ID scope '0ne00X'" },
+                { DPS_REQUEST_REGISTER, 200, ASSIGNED, FAILURE_PROTOCOL, "HTTP 200", "no proof" },
+                { DPS_REQUEST_REGISTER, 202, "{}", FAILURE_PROTOCOL, "HTTP 202", "no proof" },
+                { DPS_REQUEST_REGISTER, 302, "", FAILURE_PROTOCOL, "HTTP 302", "302" },
+                { DPS_REQUEST_REGISTER, 400, "", FAILURE_PROTOCOL, "HTTP 400", "400" },
+                { DPS_REQUEST_REGISTER, 429, "", FAILURE_HTTP_THROTTLED, "HTTP 429", "throttles" },
+                { DPS_REQUEST_POLL, 503, "<html>", FAILURE_HTTP_SERVER, "HTTP 503", "503" },
+                { DPS_REQUEST_POLL, 200, "<html>", FAILURE_PROTOCOL, "HTTP 200", "not a JSON object" },
+                { DPS_REQUEST_POLL, 200, "[]", FAILURE_PROTOCOL, "HTTP 200", "not a JSON object" },
+                { DPS_REQUEST_POLL, 200, "{} {}", FAILURE_PROTOCOL, "HTTP 200", "not a JSON object" },
+                { DPS_REQUEST_POLL, 200, "{}", FAILURE_PROTOCOL, "HTTP 200", "status is missing" },
+                { DPS_REQUEST_POLL, 200, "{\"status\":\"blacklisted\"}", FAILURE_PROTOCOL, "HTTP 200",
+                  "'blacklisted'" },
+                { DPS_REQUEST_CONFIRM, 202, "{\"status\":\"assigning\"}", FAILURE_PROTOCOL, "HTTP 202",
+                  "operationId" },
+                { DPS_REQUEST_POLL, 200, "{\"status\":\"assigned\"}", FAILURE_PROTOCOL, "HTTP 200",
+                  "registrationState" },
+                { DPS_REQUEST_POLL, 200,
+                  "{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"a/"
+                  "b\",\"deviceId\":\"x\"}}",
+                  FAILURE_PROTOCOL, "HTTP 200", "assignedHub" },
+                { DPS_REQUEST_POLL, 200,
+                  "{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"a\",\"deviceId\":"
+                  "\"x\\u0000y\"}}",
+                  FAILURE_PROTOCOL, "HTTP 200", "deviceId" },
+                { DPS_REQUEST_POLL, 200,
+                  "{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"a\",\"deviceId\":\"x\","
+                  "\"registrationId\":\"other\"}}",
+                  FAILURE_PROTOCOL, "HTTP 200", "another registration" },
+                { DPS_REQUEST_POLL, 200,
+                  "{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"a\",\"deviceId\":\"x\","
+                  "\"tpm\":{\"authenticationKey\":\"\"}}}",
+                  FAILURE_PROTOCOL, "HTTP 200", "authenticationKey" },
+                { DPS_REQUEST_POLL, 200,
+                  "{\"status\":\"failed\",\"registrationState\":{\"errorCode\":400208,\"errorMessage\":\"{"
+                  "\\\"Message\\\":"
+                  "\\\"no hub\\\"}\"}}",
+                  FAILURE_ASSIGNMENT_FAILED, "400208", "no hub" },
+                { DPS_REQUEST_POLL, 200, "{\"status\":\"disabled\"}", FAILURE_DISABLED, "HTTP 200",
+                  "disabled" },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                DpsReply reply = {};
+                Failure f = {};
+
+                assert_true(parse(&reply, cases[i].request, cases[i].status, cases[i].body, 7, &f) < 0);
+                assert_string_equal(failure_kind_to_string(f.kind), failure_kind_to_string(cases[i].kind));
+                assert_string_equal(f.code, cases[i].code);
+                if (!strstr(f.sentence, cases[i].says))
+                        fail_msg("%s", f.sentence);
+                assert_int_equal(f.retry_after_usec, 7);
+                assert_null(reply.hub);
+        }
+}
+
+static void retry_after_comes_in_two_forms(void **state) {
+        const uint64_t noon = 1445428800; /* Wed, 21 Oct 2015 12:00:00 GMT */
+
+        assert_int_equal(dps_parse_retry_after("120", 0, noon), 120 * USEC_PER_SEC);
+        assert_int_equal(dps_parse_retry_after("Wed, 21 Oct 2015 12:01:00 GMT", noon, 7), 60 * USEC_PER_SEC);
+        assert_int_equal(dps_parse_retry_after("Wed, 21 Oct 2015 12:01:00 GMT", 0, noon - 5),
+                         65 * USEC_PER_SEC);
+        assert_int_equal(dps_parse_retry_after("Wed, 21 Oct 2015 11:00:00 GMT", noon, 7), 0);
+        for (const char *const *bad =
+                     (const char *[]){ "", "soon", "-1", "1.5", "99999999999999999999", NULL };
+             *bad; bad++)
+                assert_int_equal(dps_parse_retry_after(*bad, noon, noon), 0);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(urls_are_encoded),
+                cmocka_unit_test(body_and_token),
+                cmocka_unit_test(the_challenge_is_taken_from_a_401),
+                cmocka_unit_test(assigned_with_everything),
+                cmocka_unit_test(polls_are_clamped),
+                cmocka_unit_test(refusals_are_told_apart),
+                cmocka_unit_test(retry_after_comes_in_two_forms),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
