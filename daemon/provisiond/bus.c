@@ -1,0 +1,299 @@
+/* org.dps.Provisioning1. Reading is open to all; the methods need root or polkit's word. */
+#include "bus.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "daemon.h"
+#include "project.h"
+
+#define ERROR_NO_SCOPE     PROVISIONING_NAME ".NoScope"
+#define ERROR_NOT_WAITING  PROVISIONING_NAME ".NotWaiting"
+#define ERROR_TOO_EARLY    PROVISIONING_NAME ".TooEarly"
+#define POLKIT_NAME        "org.freedesktop.PolicyKit1"
+#define POLKIT_PATH        "/org/freedesktop/PolicyKit1/Authority"
+#define POLKIT_INTERFACE   "org.freedesktop.PolicyKit1.Authority"
+#define POLKIT_INTERACTIVE 1u
+
+/* --- properties --- */
+
+static const char *text_property(const Daemon *d, const char *name) {
+        const struct {
+                const char *name, *value;
+        } texts[] = {
+                { "State", state_to_string(d->machine.state) },
+                { "Step", daemon_step_text(d) },
+                { "IdScope", d->config->id_scope },
+                { "GlobalEndpoint", d->config->global_endpoint },
+                { "RegistrationId", d->registration_id },
+                { "EndorsementKey", d->ek_base64 },
+                { "AssignedHub", d->record.proven_hub },
+                { "DeviceId", d->record.proven_device_id },
+                { "Substatus", d->record.substatus },
+                { "Version", PROJECT_VERSION },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+                if (streq(texts[i].name, name))
+                        return texts[i].value ? texts[i].value : "";
+        return "";
+}
+
+static int get_text(sd_bus *bus, const char *path, const char *interface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        return sd_bus_message_append(reply, "s", text_property(userdata, property));
+}
+
+static int get_attempts(sd_bus *bus, const char *path, const char *interface, const char *property,
+                        sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        const Daemon *d = userdata;
+
+        return sd_bus_message_append(reply, "u", d->machine.retry.attempts);
+}
+
+static int get_time(sd_bus *bus, const char *path, const char *interface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        const Daemon *d = userdata;
+
+        return sd_bus_message_append(reply, "t",
+                                     streq(property, "NextAttemptUSec") ? d->record.next_attempt_usec
+                                                                        : d->record.last_success_usec);
+}
+
+static int get_last_error(sd_bus *bus, const char *path, const char *interface, const char *property,
+                          sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        const Failure *f = &((const Daemon *) userdata)->failure;
+
+        return sd_bus_message_append(reply, "(ssss)", failure_kind_to_string(f->kind), f->code, f->sentence,
+                                     failure_remedy(f->kind));
+}
+
+static int get_warnings(sd_bus *bus, const char *path, const char *interface, const char *property,
+                        sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        const Daemon *d = userdata;
+        int r;
+
+        r = sd_bus_message_open_container(reply, 'a', "(sss)");
+        for (size_t i = 0; r >= 0 && i < d->warning_count; i++)
+                r = sd_bus_message_append(reply, "(sss)", failure_kind_to_string(d->warnings[i].kind),
+                                          d->warnings[i].sentence, failure_remedy(d->warnings[i].kind));
+        return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
+/* --- who may call --- */
+
+typedef struct Permission {
+        Daemon *daemon;
+        sd_bus_message *call;
+        int (*action)(Daemon *daemon, sd_bus_message *call, sd_bus_error *error);
+} Permission;
+
+static void permission_free(Permission *p) {
+        (void) sd_bus_message_unref(p->call);
+        free(p);
+}
+
+static void act(const Permission *p) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+
+        if (p->action(p->daemon, p->call, &error) < 0 || sd_bus_error_is_set(&error))
+                (void) sd_bus_reply_method_error(p->call, &error);
+}
+
+static int on_polkit(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        Permission *p = userdata;
+        int authorized = 0, challenge;
+
+        if (!sd_bus_message_is_method_error(reply, NULL) &&
+            sd_bus_message_enter_container(reply, 'r', "bba{ss}") >= 0)
+                (void) sd_bus_message_read(reply, "bb", &authorized, &challenge);
+        if (authorized)
+                act(p);
+        else
+                (void) sd_bus_reply_method_errorf(p->call, SD_BUS_ERROR_ACCESS_DENIED,
+                                                  "Only root, or whom polkit allows it, may call this");
+        permission_free(p);
+        return 0;
+}
+
+static int ask_polkit(Permission *p, const char *action_id) {
+        uint32_t flags =
+                sd_bus_message_get_allow_interactive_authorization(p->call) > 0 ? POLKIT_INTERACTIVE : 0;
+
+        return sd_bus_call_method_async(p->daemon->bus, NULL, POLKIT_NAME, POLKIT_PATH, POLKIT_INTERFACE,
+                                        "CheckAuthorization", on_polkit, p, "(sa{sv})sa{ss}us",
+                                        "system-bus-name", 1, "name", "s",
+                                        sd_bus_message_get_sender(p->call), action_id, 0, flags, "");
+}
+
+static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error, const char *action_id,
+                           int (*action)(Daemon *, sd_bus_message *, sd_bus_error *)) {
+        CLEANUP(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
+        Permission *p;
+        uid_t uid;
+        int r;
+
+        r = sd_bus_query_sender_creds(call, SD_BUS_CREDS_EUID, &creds);
+        if (r >= 0)
+                r = sd_bus_creds_get_euid(creds, &uid);
+        if (r < 0)
+                return sd_bus_error_set_errnof(error, r, "The caller can't be identified");
+        if (uid == 0)
+                return action(d, call, error);
+
+        p = malloc(sizeof(*p));
+        if (!p)
+                return -ENOMEM;
+        *p = (Permission){ .daemon = d, .call = sd_bus_message_ref(call), .action = action };
+        r = ask_polkit(p, action_id);
+        if (r < 0) {
+                permission_free(p);
+                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED, "Only root may call this");
+        }
+        return 1;
+}
+
+/* --- methods --- */
+
+void bus_answer_reprovision(Daemon *d) {
+        if (!d->reprovision || d->machine.state != STATE_ATTESTING || d->machine.restart)
+                return;
+        (void) sd_bus_reply_method_return(d->reprovision, NULL);
+        d->reprovision = sd_bus_message_unref(d->reprovision);
+}
+
+static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
+        Failure failure;
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+
+        if (config_failure(d->config, &failure))
+                return bus_error_set_failure(error, &failure);
+        if (!d->config->id_scope)
+                return sd_bus_error_setf(error, ERROR_NO_SCOPE,
+                                         "No ID scope is set; set it with 'dps-provision set-scope ID'");
+        if (d->reprovision) /* asked twice: one answer for both would need a list, so the first gets it now
+                             */
+                (void) sd_bus_reply_method_return(d->reprovision, NULL);
+        (void) sd_bus_message_unref(d->reprovision);
+        d->reprovision = sd_bus_message_ref(call);
+        log_notice("Reprovisioning was asked for");
+        daemon_feed(d, &(Event){ .type = EVENT_REATTEST,
+                                 .forced = true,
+                                 .delay_usec = d->wait_ends_usec > now ? d->wait_ends_usec - now : 0 });
+        return 1;
+}
+
+static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+        time_t when = (time_t) (d->record.next_attempt_usec / USEC_PER_SEC);
+        char text[64] = "";
+        struct tm tm;
+
+        if (!d->machine.waiting || d->failure.kind == FAILURE_NONE)
+                return sd_bus_error_setf(error, ERROR_NOT_WAITING,
+                                         "There is no wait to end: the state is %s, the step %s",
+                                         state_to_string(d->machine.state), daemon_step_text(d));
+        if (machine_throttled(&d->machine) || d->failure.retry_after_usec > now - d->wait_began_usec) {
+                if (gmtime_r(&when, &tm))
+                        (void) strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", &tm);
+                return sd_bus_error_setf(error, ERROR_TOO_EARLY,
+                                         "The service asked to wait; next attempt at %s", text);
+        }
+        daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
+        retry_reset(&d->machine.retry);
+        return sd_bus_reply_method_return(call, NULL);
+}
+
+static int method_reprovision(sd_bus_message *call, void *userdata, sd_bus_error *error) {
+        return with_permission(userdata, call, error, "org.dps.provisioning.reprovision", reprovision);
+}
+
+static int method_retry(sd_bus_message *call, void *userdata, sd_bus_error *error) {
+        return with_permission(userdata, call, error, "org.dps.provisioning.retry", retry);
+}
+
+#define CHANGES SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE
+
+static const sd_bus_vtable vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_METHOD("Reprovision", NULL, NULL, method_reprovision, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD("Retry", NULL, NULL, method_retry, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_PROPERTY("State", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("Step", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("IdScope", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("GlobalEndpoint", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("RegistrationId", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("EndorsementKey", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("AssignedHub", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("DeviceId", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("Substatus", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("Attempts", "u", get_attempts, 0, CHANGES),
+        SD_BUS_PROPERTY("NextAttemptUSec", "t", get_time, 0, CHANGES),
+        SD_BUS_PROPERTY("LastError", "(ssss)", get_last_error, 0, CHANGES),
+        SD_BUS_PROPERTY("Warnings", "a(sss)", get_warnings, 0, CHANGES),
+        SD_BUS_PROPERTY("LastSuccessUSec", "t", get_time, 0, CHANGES),
+        SD_BUS_PROPERTY("Version", "s", get_text, 0, CHANGES),
+        SD_BUS_VTABLE_END,
+};
+
+/* --- what has changed --- */
+
+/* A property's value as text, only to compare it with the one that was announced last. */
+static char *fingerprint(const Daemon *d, const char *name) {
+        char *text = NULL;
+        int r;
+
+        if (streq(name, "Attempts"))
+                r = asprintf(&text, "%u", d->machine.retry.attempts);
+        else if (streq(name, "NextAttemptUSec"))
+                r = asprintf(&text, "%llu", (unsigned long long) d->record.next_attempt_usec);
+        else if (streq(name, "LastSuccessUSec"))
+                r = asprintf(&text, "%llu", (unsigned long long) d->record.last_success_usec);
+        else if (streq(name, "LastError"))
+                r = asprintf(&text, "%d %s %s", d->failure.kind, d->failure.code, d->failure.sentence);
+        else if (streq(name, "Warnings")) {
+                size_t size = 0;
+                FILE *f = open_memstream(&text, &size);
+
+                if (!f)
+                        return NULL;
+                for (size_t i = 0; i < d->warning_count; i++)
+                        (void) fprintf(f, "%d %s\n", d->warnings[i].kind, d->warnings[i].sentence);
+                r = fclose(f) == 0 ? 0 : -1;
+        } else
+                r = asprintf(&text, "%s", text_property(d, name));
+        return r < 0 ? NULL : text;
+}
+
+void bus_publish(Daemon *d) {
+        static const char *const names[] = {
+                "State",           "Step",        "IdScope",  "GlobalEndpoint", "RegistrationId",
+                "EndorsementKey",  "AssignedHub", "DeviceId", "Substatus",      "Attempts",
+                "NextAttemptUSec", "LastError",   "Warnings", "LastSuccessUSec"
+        };
+        char *changed[ARRAY_SIZE(names) + 1];
+        size_t n = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+                char *text = fingerprint(d, names[i]);
+
+                if (!text || (d->published[i] && streq(d->published[i], text))) {
+                        free(text);
+                        continue;
+                }
+                free(d->published[i]);
+                d->published[i] = text;
+                changed[n++] = (char *) names[i];
+        }
+        changed[n] = NULL;
+        if (n > 0)
+                (void) sd_bus_emit_properties_changed_strv(d->bus, PROVISIONING_PATH, PROVISIONING_NAME,
+                                                           changed);
+}
+
+int bus_export(Daemon *d) {
+        int r;
+
+        r = sd_bus_add_object_vtable(d->bus, NULL, PROVISIONING_PATH, PROVISIONING_NAME, vtable, d);
+        return r < 0 ? r : sd_bus_request_name(d->bus, PROVISIONING_NAME, 0);
+}

@@ -1,0 +1,455 @@
+#include "daemon.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "bus.h"
+
+#define CLOCK_TOLERANCE_SEC 20u
+
+static uint64_t random_number(void) {
+        uint64_t n = 0;
+
+        if (getrandom(&n, sizeof(n), GRND_NONBLOCK) != sizeof(n))
+                n = now_usec(CLOCK_MONOTONIC) * 0x9e3779b97f4a7c15u; /* early at boot: any jitter will do */
+        return n;
+}
+
+bool daemon_adopts(const Daemon *d) {
+        return d->config->identity == IDENTITY_ADOPT;
+}
+
+/* --- time --- */
+
+void daemon_set_server_time(Daemon *d, uint64_t date) {
+        if (date == 0)
+                return;
+        d->server_time = d->record.server_time = date;
+        d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
+}
+
+uint64_t daemon_server_time(const Daemon *d) {
+        if (d->server_time == 0)
+                return now_usec(CLOCK_REALTIME) / USEC_PER_SEC;
+        return d->server_time + (now_usec(CLOCK_BOOTTIME) - d->server_time_at_usec) / USEC_PER_SEC;
+}
+
+bool daemon_clock_behind(const Daemon *d, Failure *ret) {
+        uint64_t local = now_usec(CLOCK_REALTIME) / USEC_PER_SEC, server = daemon_server_time(d);
+
+        if (local + CLOCK_TOLERANCE_SEC >= server)
+                return false;
+        (void) failure_set(
+                ret, FAILURE_CLOCK_BEHIND, NULL,
+                "The local clock is %llu s behind the service's, so IoT Edge's tokens would be refused",
+                (unsigned long long) (server - local));
+        return true;
+}
+
+/* --- warnings --- */
+
+static Failure *find_warning(Daemon *d, FailureKind kind) {
+        for (size_t i = 0; i < d->warning_count; i++)
+                if (d->warnings[i].kind == kind)
+                        return &d->warnings[i];
+        return NULL;
+}
+
+void daemon_warn(Daemon *d, FailureKind kind, const char *format, ...) {
+        Failure *warning = find_warning(d, kind);
+        char text[sizeof(warning->sentence)];
+        va_list ap;
+
+        va_start(ap, format);
+        (void) vsnprintf(text, sizeof(text), format, ap);
+        va_end(ap);
+        if (!warning) {
+                if (d->warning_count >= WARNINGS_MAX)
+                        return;
+                warning = &d->warnings[d->warning_count++];
+        } else if (streq(warning->sentence, text))
+                return;
+        (void) failure_set(warning, kind, NULL, "%s", text);
+        log_event(LOG_WARNING, failure_message_id(kind), NULL, "%s", warning->sentence);
+}
+
+void daemon_unwarn(Daemon *d, FailureKind kind) {
+        Failure *warning = find_warning(d, kind);
+
+        if (warning)
+                *warning = d->warnings[--d->warning_count];
+}
+
+/* --- the wait and the steps --- */
+
+static void run_step(Daemon *d) {
+        static void (*const starters[])(Daemon *) = {
+                [STEP_IDENTITY] = step_identity, [STEP_PREPARE] = step_prepare,
+                [STEP_REGISTER] = step_register, [STEP_ACTIVATE] = step_activate,
+                [STEP_QUIESCE] = step_quiesce,   [STEP_CONFIRM] = step_confirm,
+                [STEP_POLL] = step_poll,         [STEP_IMPORT] = step_import,
+                [STEP_ADOPT] = step_adopt,       [STEP_HANDOFF] = step_handoff,
+                [STEP_VERIFY] = step_verify,
+        };
+        static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
+
+        d->wait_began_usec = d->wait_ends_usec = 0;
+        machine_begin(&d->machine);
+        daemon_publish(d);
+        log_debug("Step %s", step_to_string(d->machine.step));
+        starters[d->machine.step](d);
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        run_step(userdata);
+        return 0;
+}
+
+static void arm(Daemon *d, usec_t delay_usec) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+
+        if (d->wait_began_usec == 0)
+                d->wait_began_usec = now;
+        d->wait_ends_usec = now + delay_usec;
+        (void) sd_event_source_set_time(d->timer, d->wait_ends_usec);
+        (void) sd_event_source_set_enabled(d->timer, SD_EVENT_ONESHOT);
+        d->record.next_attempt_usec = d->machine.waiting && d->failure.kind != FAILURE_NONE
+                                              ? now_usec(CLOCK_REALTIME) + delay_usec
+                                              : 0;
+}
+
+static void disarm(Daemon *d) {
+        (void) sd_event_source_set_enabled(d->timer, SD_EVENT_OFF);
+        d->wait_began_usec = d->wait_ends_usec = 0;
+        d->record.next_attempt_usec = 0;
+}
+
+static void forget_attempt(Daemon *d) {
+        d->http = http_free(d->http);
+        bytes_deinit(&d->challenge);
+        bytes_deinit(&d->hub_key_blob);
+        secret_freep(&d->token);
+        free(TAKE(d->operation_id));
+}
+
+static void act(Daemon *d, const Action *action) {
+        if (!action->start)
+                return;
+        disarm(d);
+        if (action->cancel)
+                forget_attempt(d);
+        if (action->resume)
+                handoff_resume(d);
+        if (action->step == STEP_IDLE)
+                return;
+        /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
+         */
+        arm(d, action->delay_usec);
+}
+
+static void finish_target_none(Daemon *d) {
+        Failure failure;
+
+        daemon_unwarn(d, FAILURE_CLOCK_BEHIND);
+        if (daemon_clock_behind(d, &failure))
+                daemon_warn(d, FAILURE_CLOCK_BEHIND, "%s", failure.sentence);
+        (void) handoff_prove(d);
+}
+
+static void keep_failure(Daemon *d, State state, Step step, const Failure *failure) {
+        forget_attempt(d);
+        if (state == STATE_HANDED_OFF && step == STEP_IDENTITY) {
+                /* what was handed off works on; whether the TPM is still the same can't be told now */
+                daemon_warn(d, failure->kind, "%s", failure->sentence);
+                return;
+        }
+        d->failure = *failure;
+        d->failed_step = step;
+}
+
+void daemon_feed(Daemon *d, const Event *event) {
+        State before = d->machine.state;
+        Step step = d->machine.step;
+        Action action;
+
+        action = machine_feed(&d->machine, event, &d->config->retry, random_number());
+        if (event->type == EVENT_FAILED)
+                keep_failure(d, before, step, event->failure);
+        else if ((event->type < EVENT_CONFIGURED && step >= d->failed_step) ||
+                 (event->type == EVENT_REATTEST && d->machine.failure == FAILURE_NONE))
+                d->failure = (Failure){}; /* it got further than where it failed */
+        if (d->machine.state == STATE_HANDED_OFF && before != STATE_HANDED_OFF) {
+                d->failure = (Failure){};
+                forget_attempt(d);
+                if (d->machine.target_none)
+                        finish_target_none(d);
+        }
+        act(d, &action);
+        if (event->type == EVENT_FAILED && d->machine.waiting)
+                publish_failure(d, step);
+        daemon_publish(d);
+}
+
+void daemon_done(Daemon *d) {
+        daemon_feed(d, &(Event){ .type = EVENT_DONE, .live = d->machine.live, .adopt = d->machine.adopt });
+}
+
+void daemon_failed(Daemon *d, const Failure *failure) {
+        daemon_feed(d, &(Event){ .type = EVENT_FAILED, .failure = failure });
+}
+
+void daemon_shorten_wait(Daemon *d, RetryEvent event) {
+        usec_t now = now_usec(CLOCK_BOOTTIME), left, shorter;
+
+        if (!d->machine.waiting || d->wait_ends_usec <= now || d->failure.kind == FAILURE_NONE)
+                return;
+        left = d->wait_ends_usec - now;
+        shorter = retry_shorten(&d->machine.retry, &d->failure, event, left, now - d->wait_began_usec, now,
+                                random_number());
+        if (shorter >= left)
+                return;
+        log_info("The next attempt is brought forward: %s",
+                 event == RETRY_EVENT_NETWORK ? "the network has changed"
+                 : event == RETRY_EVENT_CLOCK ? "the clock was set"
+                                              : "somebody acted");
+        arm(d, shorter);
+        daemon_publish(d);
+}
+
+/* --- configuration --- */
+
+static bool usable(const Daemon *d, Failure *ret) {
+        if (config_failure(d->config, ret))
+                return false;
+        *ret = (Failure){};
+        return d->config->id_scope != NULL;
+}
+
+static void warn_about_config(Daemon *d) {
+        const Config *c = d->config;
+
+        daemon_unwarn(d, WARNING_CONFIG_IGNORED);
+        for (size_t i = 0; i < c->problem_count; i++)
+                if (!c->problems[i].fatal) {
+                        daemon_warn(d, WARNING_CONFIG_IGNORED, "%s:%u: %s", c->problems[i].file,
+                                    c->problems[i].line, c->problems[i].text);
+                        return; /* the first; the others show when it is mended */
+                }
+}
+
+static bool text_differs(const char *a, const char *b) {
+        return (a == NULL) != (b == NULL) || (a && !streq(a, b));
+}
+
+static void unconfigure(Daemon *d, const Failure *failure) {
+        if (d->machine.state == STATE_ASSIGNED || d->machine.state == STATE_HANDED_OFF)
+                daemon_warn(d, FAILURE_CONFIG, "%s",
+                            failure->kind != FAILURE_NONE
+                                    ? failure->sentence
+                                    : "IdScope= is no longer set; what was handed off stays");
+        else
+                d->failure = *failure;
+        daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
+        if (failure->kind != FAILURE_NONE)
+                log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), NULL, "%s", failure->sentence);
+}
+
+static bool identity_changed(const Daemon *d, const Config *old) {
+        const Config *c = d->config;
+
+        if (d->record.hub && d->machine.state != STATE_ATTESTING &&
+            (text_differs(c->id_scope, d->record.id_scope) ||
+             text_differs(c->global_endpoint, d->record.endpoint)))
+                return true;
+        return text_differs(c->id_scope, old->id_scope) ||
+               text_differs(c->global_endpoint, old->global_endpoint) ||
+               text_differs(c->registration_id, old->registration_id) ||
+               c->registration_id_format != old->registration_id_format;
+}
+
+static usec_t wait_left(const Daemon *d) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+
+        return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
+}
+
+static void act_on_change(Daemon *d, const Config *old) {
+        const Config *c = d->config;
+
+        if (d->machine.state == STATE_UNPROVISIONED) {
+                d->failure = (Failure){};
+                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
+        } else if (d->machine.state == STATE_ASSIGNED && d->machine.step == STEP_IDLE)
+                daemon_feed(
+                        d,
+                        &(Event){
+                                .type = EVENT_RETARGET }); /* it had no usable configuration to go on with */
+        else if (identity_changed(d, old))
+                daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .delay_usec = wait_left(d) });
+        else if (c->hub_key_handle != old->hub_key_handle || c->target != old->target ||
+                 c->identity != old->identity)
+                daemon_feed(d, &(Event){ .type = EVENT_RETARGET });
+        /* whatever it was: it may be the cure */
+        retry_reset(&d->machine.retry);
+        daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
+}
+
+void daemon_reload(Daemon *d) {
+        CLEANUP(config_freep) Config *old = NULL;
+        Config *fresh = NULL;
+        Failure failure;
+        int r;
+
+        r = config_load(&fresh, &d->options->config);
+        if (r < 0) {
+                log_error("The configuration can't be read again: %s", strerror(-r));
+                return;
+        }
+        old = d->config;
+        d->config = fresh;
+        daemon_unwarn(d, FAILURE_CONFIG);
+        warn_about_config(d);
+        if (usable(d, &failure))
+                act_on_change(d, old);
+        else
+                unconfigure(d, &failure);
+        watch_update(d->watch);
+        daemon_publish(d);
+}
+
+/* --- life --- */
+
+static int load_record(Daemon *d) {
+        Failure failure;
+        int r;
+
+        if (asprintf(&d->record_path, "%s/state.json", d->options->state_dir ?: "/var/lib/dps-provisiond") <
+            0) {
+                d->record_path = NULL;
+                return -ENOMEM;
+        }
+        r = record_load(&d->record, d->record_path, &failure);
+        if (r == -ENOENT)
+                return 0;
+        if (r < 0) {
+                /* Beginning anew costs one registration; not beginning costs the gateway. */
+                log_event(LOG_ERR, failure_message_id(failure.kind), NULL, "%s; beginning anew",
+                          failure.sentence);
+                return r == -ENOMEM ? r : 0;
+        }
+        d->server_time = d->record.server_time;
+        d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
+        d->machine.retry = d->record.retry;
+        d->machine.has_assignment = d->record.hub != NULL;
+        d->machine.has_hub_key = d->record.key_private.size > 0;
+        return string_replace(&d->registration_id, d->record.registration_id);
+}
+
+int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus) {
+        CLEANUP(daemon_freep) Daemon *d = calloc(1, sizeof(*d));
+        int r;
+
+        if (!d)
+                return -ENOMEM;
+        d->options = options;
+        d->event = sd_event_ref(event);
+        d->bus = sd_bus_ref(bus);
+        d->logged_state = _STATE_INVALID;
+        r = config_load(&d->config, &options->config);
+        if (r >= 0)
+                r = load_record(d);
+        if (r >= 0)
+                r = sd_event_add_time(event, &d->timer, CLOCK_BOOTTIME, 0, USEC_PER_MSEC, on_timer, d);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(d->timer, SD_EVENT_OFF);
+        if (r < 0)
+                return r;
+        (void) sd_event_source_set_description(d->timer, "wait");
+        *ret = TAKE(d);
+        return 0;
+}
+
+Daemon *daemon_free(Daemon *d) {
+        if (!d)
+                return NULL;
+        forget_attempt(d);
+        d->watch = watch_free(d->watch);
+        (void) sd_bus_slot_unref(d->call);
+        (void) sd_bus_message_unref(d->reprovision);
+        (void) sd_event_source_disable_unref(d->timer);
+        (void) sd_bus_unref(d->bus);
+        (void) sd_event_unref(d->event);
+        bytes_deinit(&d->ek_public);
+        bytes_deinit(&d->srk_public);
+        free(d->registration_id);
+        free(d->ek_base64);
+        free(d->ek_hash);
+        free(d->record_path);
+        free(d->record_on_disk);
+        free(d->status);
+        for (size_t i = 0; i < PROPERTIES_MAX; i++)
+                free(d->published[i]);
+        record_deinit(&d->record);
+        d->config = config_free(d->config);
+        free(d);
+        return NULL;
+}
+
+void daemon_freep(Daemon **d) {
+        *d = daemon_free(*d);
+}
+
+/* The service asked everybody to wait, then the power went: what is left of the wait still counts, so that a
+ * fleet does not come back at once. A clock that went backwards must not make it longer than the policy
+ * allows. */
+static usec_t throttling_left(const Daemon *d) {
+        usec_t now = now_usec(CLOCK_REALTIME), left;
+
+        if (!d->record.throttled || d->record.next_attempt_usec <= now)
+                return 0;
+        left = d->record.next_attempt_usec - now;
+        return left < d->config->retry.throttled_max_usec ? left : d->config->retry.throttled_max_usec;
+}
+
+static bool retargeted(const Daemon *d) {
+        const Record *r = &d->record;
+
+        return r->target && r->identity &&
+               (!streq(r->target, target_to_string(d->config->target)) ||
+                !streq(r->identity, identity_mode_to_string(d->config->identity)) ||
+                r->hub_key_handle != d->config->hub_key_handle);
+}
+
+int daemon_start(Daemon *d) {
+        State state = d->record.state;
+        Action action;
+        bool ready;
+        int r;
+
+        r = watch_new(&d->watch, d);
+        if (r < 0)
+                return r;
+        ready = usable(d, &d->failure);
+        warn_about_config(d);
+        d->machine.target_none = d->config->target == TARGET_NONE;
+        d->machine.adopt = daemon_adopts(d);
+        if (state == STATE_HANDED_OFF && retargeted(d))
+                state = STATE_ASSIGNED;
+
+        action = machine_start(&d->machine, state, ready);
+        if (!ready && d->failure.kind != FAILURE_NONE)
+                log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), NULL, "%s", d->failure.sentence);
+        if (d->machine.state == STATE_ATTESTING && throttling_left(d) > 0) {
+                d->machine.waiting = true;
+                d->machine.failure = FAILURE_HTTP_THROTTLED;
+                action.delay_usec = throttling_left(d);
+                (void) failure_set(&d->failure, FAILURE_HTTP_THROTTLED, NULL,
+                                   "The service asked to wait before the device was switched off");
+        }
+        act(d, &action);
+        daemon_publish(d);
+        return 0;
+}

@@ -1,0 +1,133 @@
+/*
+ * Daemon: owns everything, does what the machine says, tells everybody about it. One outstanding operation
+ * at a time.
+ *
+ * Layers: daemon.c runs actions and publishes the state; step-*.c start one step each and feed its result;
+ * bus.c is the D-Bus interface; watch.c what comes from outside (configuration, network, clock).
+ */
+#pragma once
+
+#include <systemd/sd-bus.h>
+#include <systemd/sd-event.h>
+
+#include "dps.h"
+#include "http.h"
+#include "machine.h"
+#include "options.h"
+#include "record.h"
+
+#define WARNINGS_MAX   12
+#define PROPERTIES_MAX 16
+
+typedef struct Watch Watch;
+
+typedef struct Daemon {
+        const DaemonOptions *options;
+        sd_event *event;
+        sd_bus *bus;
+        Watch *watch;
+
+        Config *config;
+        Machine machine;
+        Record record;
+        char *record_path, *record_on_disk;
+
+        /* the wait */
+        sd_event_source *timer;
+        usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
+
+        /* the operation under way */
+        sd_bus_slot *call; /* a helper's */
+        Http *http;        /* one for an attempt: one TLS connection */
+
+        /* this attempt */
+        Bytes ek_public, srk_public, challenge, hub_key_blob;
+        char *registration_id, *ek_base64, *ek_hash, *token, *operation_id;
+        usec_t polling_since_usec; /* CLOCK_BOOTTIME */
+
+        /* the service's time: Date at the moment of CLOCK_BOOTTIME; 0: never seen */
+        uint64_t server_time;
+        usec_t server_time_at_usec;
+
+        Failure failure; /* the last one; FAILURE_NONE: none */
+        Step failed_step;
+        Failure warnings[WARNINGS_MAX];
+        size_t warning_count;
+
+        /* what was published last */
+        char *published[PROPERTIES_MAX];
+        char *status;
+        State logged_state;
+        sd_bus_message *reprovision; /* a caller that waits for the state "attesting" */
+} Daemon;
+
+int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus);
+Daemon *daemon_free(Daemon *daemon);
+void daemon_freep(Daemon **daemon);
+
+/* Loads the stored state and begins. */
+int daemon_start(Daemon *daemon);
+
+/* The result of the step under way, or what came from outside. */
+void daemon_feed(Daemon *daemon, const Event *event);
+void daemon_done(Daemon *daemon);                           /* EVENT_DONE with nothing to add */
+void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
+
+/* Rereads the configuration and acts on what changed. */
+void daemon_reload(Daemon *daemon);
+
+/* The network came up, the clock was set, somebody wants it now. */
+void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
+
+/* Replaces the warning of the same kind. Logged when it is new. */
+void daemon_warn(Daemon *daemon, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
+void daemon_unwarn(Daemon *daemon, FailureKind kind);
+
+/* publish.c. daemon_publish() persists, logs, tells systemd and the bus what has changed; called after every
+ * change. */
+void daemon_publish(Daemon *daemon);
+int daemon_save(Daemon *daemon, Failure *reterr);
+void publish_failure(Daemon *daemon, Step step); /* one line in the journal for each failed attempt */
+const char *daemon_step_text(const Daemon *daemon);
+
+bool daemon_adopts(const Daemon *daemon); /* Identity=adopt, as configured */
+
+/* Is the local clock more than 20 seconds behind the service's? */
+bool daemon_clock_behind(const Daemon *daemon, Failure *ret);
+void daemon_set_server_time(Daemon *daemon, uint64_t date);
+uint64_t daemon_server_time(
+        const Daemon *daemon); /* seconds since the epoch: the service's, else the local */
+
+/* step-*.c: each starts its step and returns; the result comes through daemon_feed(). */
+void step_identity(Daemon *daemon);
+void step_activate(Daemon *daemon);
+void step_import(Daemon *daemon);
+void step_adopt(Daemon *daemon);
+void step_prepare(Daemon *daemon);
+void step_quiesce(Daemon *daemon);
+void step_handoff(Daemon *daemon);
+void step_verify(Daemon *daemon);
+void step_register(Daemon *daemon);
+void step_confirm(Daemon *daemon);
+void step_poll(Daemon *daemon);
+
+int handoff_prove(Daemon *daemon);          /* what was handed off counts from here on */
+void handoff_resume(Daemon *daemon);        /* asks and does not wait */
+void handoff_renew_quiesce(Daemon *daemon); /* likewise */
+
+/* helper.c: one call to a helper with the step's deadline. build() appends the arguments. done() gets the
+ * reply, or the failure was already fed. */
+typedef int (*HelperBuild)(Daemon *daemon, sd_bus_message *message);
+typedef int (*HelperDone)(Daemon *daemon, sd_bus_message *reply);
+void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
+                 HelperDone done);
+
+/* bus.c */
+int bus_export(Daemon *daemon);
+void bus_publish(Daemon *daemon); /* PropertiesChanged for what changed */
+void bus_answer_reprovision(Daemon *daemon);
+
+/* watch.c */
+int watch_new(Watch **ret, Daemon *daemon);
+Watch *watch_free(Watch *watch);
+void watch_update(Watch *watch); /* after a reload: directories come and go */

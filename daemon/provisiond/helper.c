@@ -1,0 +1,62 @@
+#include <errno.h>
+
+#include "bus.h"
+#include "daemon.h"
+
+static HelperDone under_way; /* one operation at a time */
+
+static bool is_tpm(const Daemon *daemon) {
+        Step s = daemon->machine.step;
+
+        return s == STEP_IDENTITY || s == STEP_ACTIVATE || s == STEP_IMPORT || s == STEP_ADOPT;
+}
+
+/* What it means when the helper itself could not be reached, died or did not answer. */
+static void helper_failed(Daemon *daemon, const sd_bus_error *error) {
+        bool tpm = is_tpm(daemon);
+        Failure failure;
+
+        bus_failure_from_error(&failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
+                               tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd");
+        daemon_failed(daemon, &failure);
+}
+
+static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        Daemon *daemon = userdata;
+        int r;
+
+        daemon->call = sd_bus_slot_unref(daemon->call);
+        if (sd_bus_message_is_method_error(reply, NULL)) {
+                helper_failed(daemon, sd_bus_message_get_error(reply));
+                return 0;
+        }
+        r = under_way(daemon, reply);
+        if (r < 0) {
+                CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+
+                (void) sd_bus_error_set_errnof(&error, r, "its answer is not what was expected");
+                helper_failed(daemon, &error);
+        }
+        return 0;
+}
+
+void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
+                 HelperDone done) {
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *message = NULL;
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        int r;
+
+        r = sd_bus_message_new_method_call(daemon->bus, &message, name, path, name, method);
+        if (r >= 0)
+                r = sd_bus_message_sensitive(message);
+        if (r >= 0 && build)
+                r = build(daemon, message);
+        under_way = done;
+        if (r >= 0)
+                r = sd_bus_call_async(daemon->bus, &daemon->call, message, on_reply, daemon,
+                                      step_deadline_usec(daemon->machine.step));
+        if (r >= 0)
+                return;
+        (void) sd_bus_error_set_errno(&error, r);
+        helper_failed(daemon, &error);
+}

@@ -1,0 +1,147 @@
+/* Telling everybody: the state file, the journal, systemd, the bus. */
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <systemd/sd-daemon.h>
+
+#include "daemon.h"
+
+#define FIELDS_MAX 12
+
+typedef struct Fields {
+        char *list[FIELDS_MAX + 1];
+        size_t count;
+} Fields;
+
+static void add_field(Fields *f, const char *name, const char *value) {
+        if (!value || !value[0] || f->count >= FIELDS_MAX)
+                return;
+        if (asprintf(&f->list[f->count], "%s=%s", name, value) < 0)
+                f->list[f->count] = NULL;
+        else
+                f->count++;
+}
+
+static void fields_deinit(Fields *f) {
+        for (size_t i = 0; i < f->count; i++)
+                free(f->list[i]);
+}
+
+static void add_common_fields(Fields *f, const Daemon *d, Step step) {
+        add_field(f, "DPS_STATE", state_to_string(d->machine.state));
+        add_field(f, "DPS_STEP", step_to_string(step));
+        add_field(f, "DPS_SCOPE_ID", d->config->id_scope);
+        add_field(f, "DPS_REGISTRATION_ID", d->registration_id);
+}
+
+void publish_failure(Daemon *d, Step step) {
+        CLEANUP(fields_deinit) Fields f = {};
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+        unsigned long long wait =
+                d->wait_ends_usec > now ? (d->wait_ends_usec - now + USEC_PER_SEC - 1) / USEC_PER_SEC : 0;
+
+        add_common_fields(&f, d, step);
+        add_field(&f, "DPS_FAILURE", failure_kind_to_string(d->failure.kind));
+        add_field(&f, "DPS_CODE", d->failure.code);
+        add_field(&f, "DPS_REMEDY", failure_remedy(d->failure.kind));
+        log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
+                  "%s. Next attempt in %llu s. %s", d->failure.sentence, wait,
+                  failure_remedy(d->failure.kind));
+}
+
+static void log_state(Daemon *d) {
+        static const char *const message_ids[] = {
+                [STATE_UNPROVISIONED] = "3426cd45e1824030952da4dc0250a901",
+                [STATE_ATTESTING] = "3426cd45e1824030952da4dc0250a902",
+                [STATE_ASSIGNED] = "3426cd45e1824030952da4dc0250a903",
+                [STATE_HANDED_OFF] = "3426cd45e1824030952da4dc0250a904",
+        };
+        static_assert(ARRAY_SIZE(message_ids) == _STATE_MAX, "every state has a message");
+        CLEANUP(fields_deinit) Fields f = {};
+        const char *id = message_ids[d->machine.state];
+        const char *const *fields;
+
+        if (d->logged_state == d->machine.state)
+                return;
+        d->logged_state = d->machine.state;
+        add_common_fields(&f, d, d->machine.step);
+        if (d->machine.state >= STATE_ASSIGNED) {
+                add_field(&f, "DPS_HUB", d->record.hub);
+                add_field(&f, "DPS_DEVICE_ID", d->record.device_id);
+        }
+        fields = (const char *const *) f.list;
+        switch (d->machine.state) {
+        case STATE_ATTESTING:
+                log_event(LOG_NOTICE, id, fields, "Attesting to '%s' in the ID scope '%s'",
+                          d->config->global_endpoint, d->config->id_scope);
+                break;
+        case STATE_ASSIGNED:
+                log_event(LOG_NOTICE, id, fields, "Assigned to '%s' as the device '%s'", d->record.hub,
+                          d->record.device_id);
+                break;
+        case STATE_HANDED_OFF:
+                log_event(LOG_NOTICE, id, fields, "Handed off: the device '%s' on '%s'", d->record.device_id,
+                          d->record.hub);
+                break;
+        default:
+                log_event(LOG_NOTICE, id, fields, "Not provisioned: %s",
+                          d->failure.kind != FAILURE_NONE
+                                  ? "the configuration has to be corrected first"
+                                  : "no ID scope is set; 'dps-provision set-scope ID' sets it");
+        }
+}
+
+/* The wait after a failure is a step of its own for people; the one between two polls is not. */
+const char *daemon_step_text(const Daemon *d) {
+        return d->machine.waiting && d->failure.kind != FAILURE_NONE ? "wait"
+                                                                     : step_to_string(d->machine.step);
+}
+
+static char *status_text(const Daemon *d) {
+        char *text = NULL;
+        int r;
+
+        if (d->failure.kind != FAILURE_NONE)
+                r = asprintf(&text, "%s (%s): %s", state_to_string(d->machine.state), daemon_step_text(d),
+                             d->failure.sentence);
+        else if (d->machine.state == STATE_UNPROVISIONED)
+                r = asprintf(&text, "unprovisioned: no ID scope, set it with 'dps-provision set-scope ID'");
+        else if (d->machine.state == STATE_HANDED_OFF)
+                r = asprintf(&text, "handed-off: '%s' on '%s'", d->record.device_id, d->record.hub);
+        else
+                r = asprintf(&text, "%s (%s)", state_to_string(d->machine.state), daemon_step_text(d));
+        return r < 0 ? NULL : text;
+}
+
+static void notify_systemd(Daemon *d) {
+        CLEANUP(freep) char *text = status_text(d);
+
+        if (!text || (d->status && streq(d->status, text)))
+                return;
+        (void) sd_notifyf(false, "STATUS=%s", text);
+        free(d->status);
+        d->status = TAKE(text);
+}
+
+int daemon_save(Daemon *d, Failure *reterr) {
+        return record_save(&d->record, d->record_path, &d->record_on_disk, reterr);
+}
+
+void daemon_publish(Daemon *d) {
+        Failure failure;
+
+        d->record.state = d->machine.state;
+        d->record.retry = d->machine.retry;
+        d->record.throttled = machine_throttled(&d->machine);
+        if (daemon_save(d, &failure) < 0)
+                /* The work goes on: what is not on disk is done again after a restart. */
+                daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);
+        else
+                daemon_unwarn(d, FAILURE_STORAGE);
+        log_state(d);
+        notify_systemd(d);
+        bus_publish(d);
+        bus_answer_reprovision(d);
+}

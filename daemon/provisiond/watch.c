@@ -1,0 +1,164 @@
+/* What happens outside: files under /etc, addresses and routes, the clock. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <stdlib.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "daemon.h"
+
+#define DIRECTORIES_MAX 8
+#define DEBOUNCE_USEC   (100 * USEC_PER_MSEC) /* an editor makes several events of one change */
+#define WATCHED                                                                                             \
+        (IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_DELETE_SELF |            \
+         IN_MOVE_SELF | IN_ONLYDIR)
+
+struct Watch {
+        Daemon *daemon;
+        sd_event_source *directories[DIRECTORIES_MAX];
+        sd_event_source *debounce, *network, *clock;
+        int netlink_fd, clock_fd;
+};
+
+static int on_debounced(sd_event_source *source, uint64_t usec, void *userdata) {
+        Watch *w = userdata;
+
+        daemon_reload(w->daemon);
+        return 0;
+}
+
+static int on_inotify(sd_event_source *source, const struct inotify_event *event, void *userdata) {
+        Watch *w = userdata;
+
+        (void) sd_event_source_set_time_relative(w->debounce, DEBOUNCE_USEC);
+        (void) sd_event_source_set_enabled(w->debounce, SD_EVENT_ONESHOT);
+        return 0;
+}
+
+/* A directory that does not exist yet is awaited in the nearest one above it that does. */
+static int watch_directory(Watch *w, sd_event_source **ret, char *path) {
+        for (;;) {
+                int r = sd_event_add_inotify(w->daemon->event, ret, path, WATCHED, on_inotify, w);
+                char *slash = strrchr(path, '/');
+
+                if (r != -ENOENT && r != -ENOTDIR)
+                        return r;
+                if (!slash || slash == path)
+                        return 0;
+                *slash = '\0';
+        }
+}
+
+void watch_update(Watch *w) {
+        char **list = NULL;
+        int r;
+
+        for (size_t i = 0; i < DIRECTORIES_MAX; i++)
+                w->directories[i] = sd_event_source_disable_unref(w->directories[i]);
+        if (config_watch_directories(&list, &w->daemon->options->config) < 0)
+                return;
+        for (size_t i = 0; list[i]; i++) {
+                if (i < DIRECTORIES_MAX) {
+                        r = watch_directory(w, &w->directories[i], list[i]);
+                        if (r < 0)
+                                log_warning("'%s' can't be watched for changes (send SIGHUP after one): %s",
+                                            list[i], strerror(-r));
+                }
+                free(list[i]);
+        }
+        free(list);
+}
+
+/* What the messages say does not matter: something about addresses or routes is new. */
+static int on_netlink(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        Watch *w = userdata;
+        uint8_t buffer[8192];
+
+        while (recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT) > 0)
+                ;
+        daemon_shorten_wait(w->daemon, RETRY_EVENT_NETWORK);
+        return 0;
+}
+
+static int watch_network(Watch *w) {
+        const struct sockaddr_nl address = { .nl_family = AF_NETLINK,
+                                             .nl_groups = RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE |
+                                                          RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR };
+
+        w->netlink_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+        if (w->netlink_fd < 0 ||
+            bind(w->netlink_fd, (const struct sockaddr *) &address, sizeof(address)) < 0)
+                return -errno;
+        return sd_event_add_io(w->daemon->event, &w->network, w->netlink_fd, EPOLLIN, on_netlink, w);
+}
+
+/* A timer far in the future that the kernel cancels when the clock is set. */
+static int arm_clock(int fd) {
+        const struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 2000000000 };
+
+        return timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, NULL) < 0 ? -errno : 0;
+}
+
+static int on_clock(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        Watch *w = userdata;
+        uint64_t expirations;
+
+        (void) !read(fd, &expirations, sizeof(expirations)); /* ECANCELED */
+        (void) arm_clock(fd);
+        daemon_shorten_wait(w->daemon, RETRY_EVENT_CLOCK);
+        return 0;
+}
+
+static int watch_clock(Watch *w) {
+        int r;
+
+        w->clock_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (w->clock_fd < 0)
+                return -errno;
+        r = arm_clock(w->clock_fd);
+        return r < 0 ? r : sd_event_add_io(w->daemon->event, &w->clock, w->clock_fd, EPOLLIN, on_clock, w);
+}
+
+int watch_new(Watch **ret, Daemon *daemon) {
+        Watch *w = calloc(1, sizeof(*w));
+        int r;
+
+        if (!w)
+                return -ENOMEM;
+        *w = (Watch){ .daemon = daemon, .netlink_fd = -1, .clock_fd = -1 };
+        r = sd_event_add_time_relative(daemon->event, &w->debounce, CLOCK_MONOTONIC, 0, 1000, on_debounced,
+                                       w);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(w->debounce, SD_EVENT_OFF);
+        if (r < 0) {
+                watch_free(w);
+                return r;
+        }
+        watch_update(w);
+        r = watch_network(w);
+        if (r < 0)
+                log_warning("The network can't be watched: %s", strerror(-r));
+        r = watch_clock(w);
+        if (r < 0)
+                log_warning("The clock can't be watched: %s", strerror(-r));
+        *ret = w;
+        return 0;
+}
+
+Watch *watch_free(Watch *w) {
+        if (!w)
+                return NULL;
+        for (size_t i = 0; i < DIRECTORIES_MAX; i++)
+                (void) sd_event_source_disable_unref(w->directories[i]);
+        (void) sd_event_source_disable_unref(w->debounce);
+        (void) sd_event_source_disable_unref(w->network);
+        (void) sd_event_source_disable_unref(w->clock);
+        closep(&w->netlink_fd);
+        closep(&w->clock_fd);
+        free(w);
+        return NULL;
+}
