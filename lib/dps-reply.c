@@ -1,21 +1,24 @@
 #include "dps.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <strings.h>
 
-#include <json-c/json.h>
-
+#include "dps-json.h"
 #include "identity.h"
 
-#define DEPTH_MAX        16
 #define OPERATION_ID_MAX 512
-#define HUB_MAX          260
+#define HOST_MAX         253
+#define HUB_MAX          (HOST_MAX + 6) /* with a port */
 #define SUBSTATUS_MAX    64
-#define MESSAGE_MAX      400
-#define HUB_CHARS        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.:"
+#define TRACKING_MAX     64
+#define SENTENCE_MAX     320
+#define SAYS             "; it says: "
+#define ALNUM            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+#define HUB_CHARS        ALNUM "-.:"
 /* what IoT Hub allows in a device ID */
-#define DEVICE_ID_CHARS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:%+!*()=@$',?#"
+#define DEVICE_ID_CHARS ALNUM "-._:%+!*()=@$',?#"
 #define PRINTABLE       " \"&;</>[\\]^`{|}~" DEVICE_ID_CHARS
 
 void dps_reply_deinit(DpsReply *reply) {
@@ -58,6 +61,29 @@ static int get_string(json_object *object, const char *key, const char *allowed,
         return 0;
 }
 
+/* "host[:port]" as RFC 1123 has host names; an IPv4 address passes as well. */
+static bool hub_valid(const char *hub) {
+        const char *p = hub;
+        uint64_t port;
+
+        for (;;) {
+                size_t n = strspn(p, ALNUM "-");
+
+                if (n == 0 || n > 63 || p[0] == '-' || p[n - 1] == '-')
+                        return false;
+                p += n;
+                if (*p != '.')
+                        break;
+                p++;
+        }
+        if (p - hub > HOST_MAX)
+                return false;
+        if (*p == '\0')
+                return true;
+        return *p == ':' && chars_valid(p + 1, "0123456789", 1, 5) && parse_uint(p + 1, 65535, &port) >= 0 &&
+               port > 0;
+}
+
 static json_object *get_object(json_object *object, const char *key) {
         json_object *value;
 
@@ -83,23 +109,16 @@ static int get_blob(json_object *object, const char *key, Bytes *ret) {
         return ret->size > 0 ? 1 : -EBADMSG;
 }
 
+/* NULL when the body is not a JSON object. */
 static json_object *parse_object(const char *body, size_t size) {
-        json_tokener *tokener;
-        json_object *root;
+        json_object *root = NULL;
 
-        if (size == 0 || size > DPS_BODY_MAX || strlen(body) != size)
+        if (size > DPS_BODY_MAX || dps_json_parse(&root, body, size) < 0)
                 return NULL;
-        tokener = json_tokener_new_ex(DEPTH_MAX);
-        if (!tokener)
-                return NULL;
-        json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-        root = json_tokener_parse_ex(tokener, body, (int) size + 1); /* with the NUL: the text is complete */
-        if (json_tokener_get_error(tokener) != json_tokener_success ||
-            !json_object_is_type(root, json_type_object)) {
+        if (!json_object_is_type(root, json_type_object)) {
                 json_object_put(root);
-                root = NULL;
+                return NULL;
         }
-        json_tokener_free(tokener);
         return root;
 }
 
@@ -115,82 +134,90 @@ static const char *error_code(char *buffer, size_t size, json_object *object, un
         return buffer;
 }
 
-/* "…: MESSAGE (tracking ID …)" as far as the service said. The message is for people, so it is taken as it
- * comes and cut; failure_set() makes it printable. */
 static int fail(const Context *c, FailureKind kind, json_object *details, const char *message_key,
-                const char *sentence) {
+                const char *format, ...) PRINTF_LIKE(5, 6);
+
+/* "SENTENCE; it says: MESSAGE (tracking ID …)" as far as the service said. The message is for people, so it
+ * is taken as it comes and cut to what the others leave; failure_set() makes it printable. */
+static int fail(const Context *c, FailureKind kind, json_object *details, const char *message_key,
+                const char *format, ...) {
         json_object *value;
-        char code[32], message[MESSAGE_MAX] = "";
-        const char *tracking = NULL;
+        char code[32], sentence[SENTENCE_MAX], trail[TRACKING_MAX + 32] = "";
+        const char *message = "", *tracking = NULL;
+        size_t used;
+        va_list ap;
         int r;
 
+        va_start(ap, format);
+        (void) vsnprintf(sentence, sizeof(sentence), format, ap);
+        va_end(ap);
         if (details && json_object_object_get_ex(details, message_key, &value) &&
             json_object_is_type(value, json_type_string))
-                (void) snprintf(message, sizeof(message), "%s", json_object_get_string(value));
-        if (get_string(c->root, "trackingId", PRINTABLE, 64, &tracking) < 0 || !tracking)
+                message = json_object_get_string(value);
+        if (get_string(c->root, "trackingId", PRINTABLE, TRACKING_MAX, &tracking) < 0 || !tracking)
                 tracking = c->raw->request_id;
-        if (tracking && strlen(tracking) > 64)
-                tracking = NULL;
+        if (tracking && strlen(tracking) <= TRACKING_MAX)
+                (void) snprintf(trail, sizeof(trail), " (tracking ID %s)", tracking);
+        used = strlen(sentence) + strlen(SAYS) + strlen(trail);
         r = failure_set(c->reterr, kind, error_code(code, sizeof(code), details, c->raw->status),
-                        "%s%s%.160s%s%s%s", sentence, message[0] ? "; it says: " : "", message,
-                        tracking ? " (tracking ID " : "", tracking ? tracking : "", tracking ? ")" : "");
+                        "%s%s%.*s%s", sentence, message[0] ? SAYS : "",
+                        (int) (sizeof(c->reterr->sentence) - 1 - used), message, trail);
         if (c->reterr)
                 c->reterr->retry_after_usec = c->raw->retry_after_usec;
         return r;
 }
 
 static int malformed(const Context *c, const char *what) {
-        char sentence[280];
-
-        (void) snprintf(sentence, sizeof(sentence),
-                        "The service's reply to the registration '%.80s' is malformed: %.100s",
-                        c->registration_id, what);
-        return fail(c, FAILURE_PROTOCOL, c->root, "message", sentence);
+        return fail(c, FAILURE_PROTOCOL, c->root, "message",
+                    "The service's reply to the registration '%s' is malformed: %s", c->registration_id,
+                    what);
 }
 
-/* Branches on the HTTP status alone: which six-digit codes come with it is not documented, so they are shown
- * only. */
+/* Which causes a 401 without a challenge has can't be told from outside: the service's six-digit codes are
+ * not documented, and it is not known whether a missing enrolment gives 401 or 404. So the sentence has them
+ * all. */
+static int parse_unauthorized(const Context *c, DpsRequest request) {
+        if (request == DPS_REQUEST_REGISTER)
+                return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
+                            "The service gave '%s' no challenge: its enrolment is missing or for another "
+                            "endorsement key, or the ID scope '%s' is wrong",
+                            c->registration_id, c->id_scope);
+        return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
+                    "The service did not accept the token of '%s' in the ID scope '%s'", c->registration_id,
+                    c->id_scope);
+}
+
+/* 404 is also what a wrong scope gives: the commoner cause gives the kind, the sentence has both. */
+static int parse_not_found(const Context *c, DpsRequest request) {
+        if (request == DPS_REQUEST_POLL)
+                return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message",
+                            "The service forgot the registration '%s' in the ID scope '%s' while it was "
+                            "assigning; its enrolment may have been deleted",
+                            c->registration_id, c->id_scope);
+        return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message",
+                    "The service has no enrolment '%s' in the ID scope '%s', or no such scope",
+                    c->registration_id, c->id_scope);
+}
+
+/* Branches on the HTTP status alone; the service's codes are shown only (see parse_unauthorized()). */
 static int parse_error(const Context *c, DpsRequest request) {
         unsigned status = c->raw->status;
-        char s[360];
 
-        if (status == 429) {
-                (void) snprintf(s, sizeof(s), "The service throttles the registration '%.80s'",
-                                c->registration_id);
-                return fail(c, FAILURE_HTTP_THROTTLED, c->root, "message", s);
-        }
-        if (status >= 500) {
-                (void) snprintf(s, sizeof(s),
-                                "The service failed with HTTP status %u on the registration '%.80s'", status,
-                                c->registration_id);
-                return fail(c, FAILURE_HTTP_SERVER, c->root, "message", s);
-        }
-        if (status == 401 || status == 403) {
-                /* Which of its causes the service means by 401 can't be told from outside. */
-                (void) snprintf(
-                        s, sizeof(s),
-                        request == DPS_REQUEST_REGISTER
-                                ? "The service gave the registration '%.80s' no challenge: its enrolment is "
-                                  "for "
-                                  "another endorsement key, or is missing, or the ID scope '%.64s' is wrong"
-                                : "The service did not accept the token of the registration '%.80s' in the "
-                                  "ID "
-                                  "scope '%.64s'",
-                        c->registration_id, c->id_scope);
-                return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message", s);
-        }
-        if (status == 404) {
-                /* Also what a wrong scope gives; the commoner cause names the kind, the sentence has both.
-                 */
-                (void) snprintf(
-                        s, sizeof(s),
-                        "The service has no enrolment '%.80s' in the ID scope '%.64s', or no such scope",
-                        c->registration_id, c->id_scope);
-                return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message", s);
-        }
-        (void) snprintf(s, sizeof(s), "The service refused the registration '%.80s' with HTTP status %u",
-                        c->registration_id, status);
-        return fail(c, FAILURE_PROTOCOL, c->root, "message", s);
+        if (status == 401)
+                return parse_unauthorized(c, request);
+        if (status == 404)
+                return parse_not_found(c, request);
+        if (status == 429)
+                return fail(c, FAILURE_HTTP_THROTTLED, c->root, "message",
+                            "The service throttles the registration '%s'", c->registration_id);
+        if (status >= 500)
+                return fail(c, FAILURE_HTTP_SERVER, c->root, "message",
+                            "The service failed with HTTP status %u on the registration '%s'", status,
+                            c->registration_id);
+        return fail(c, FAILURE_PROTOCOL, c->root, "message",
+                    status < 400 ? "The registration '%s' was answered with the unexpected HTTP status %u"
+                                 : "The service refused the registration '%s' with HTTP status %u",
+                    c->registration_id, status);
 }
 
 static int copy_optional(char **ret, const char *text) {
@@ -212,11 +239,12 @@ static int copy_payload(DpsReply *reply, json_object *state) {
 
 static int parse_assigned(DpsReply *reply, const Context *c, json_object *state) {
         const char *hub, *device_id, *substatus, *id;
+        json_object *tpm = NULL;
         int r;
 
         if (!state)
                 return malformed(c, "it says assigned, without registrationState");
-        if (get_string(state, "assignedHub", HUB_CHARS, HUB_MAX, &hub) < 0 || !hub)
+        if (get_string(state, "assignedHub", HUB_CHARS, HUB_MAX, &hub) < 0 || !hub || !hub_valid(hub))
                 return malformed(c, "assignedHub is missing or not a host name");
         if (get_string(state, "deviceId", DEVICE_ID_CHARS, 128, &device_id) < 0 || !device_id)
                 return malformed(c, "deviceId is missing or not a device ID");
@@ -226,7 +254,10 @@ static int parse_assigned(DpsReply *reply, const Context *c, json_object *state)
                 return malformed(c, "registrationId is not a registration ID");
         if (id && strcasecmp(id, c->registration_id) != 0)
                 return malformed(c, "it is about another registration");
-        r = get_blob(get_object(state, "tpm"), "authenticationKey", &reply->hub_key);
+        if (json_object_object_get_ex(state, "tpm", &tpm) && tpm &&
+            !json_object_is_type(tpm, json_type_object))
+                return malformed(c, "tpm is not an object");
+        r = get_blob(tpm, "authenticationKey", &reply->hub_key);
         if (r < 0)
                 return malformed(c, "the hub's authenticationKey is unusable");
         r = copy_payload(reply, state);
@@ -263,7 +294,7 @@ static int parse_pending(DpsReply *reply, const Context *c, DpsRequest request) 
 static int parse_status(DpsReply *reply, const Context *c, DpsRequest request) {
         json_object *state = get_object(c->root, "registrationState");
         const char *status;
-        char s[360];
+        char unknown[64];
 
         if (get_string(c->root, "status", PRINTABLE, 32, &status) < 0)
                 return malformed(c, "status is not a word");
@@ -276,19 +307,15 @@ static int parse_status(DpsReply *reply, const Context *c, DpsRequest request) {
                 return parse_assigned(reply, c, state);
         if (streq(status, "assigning") || streq(status, "unassigned"))
                 return parse_pending(reply, c, request);
-        if (streq(status, "failed")) {
-                (void) snprintf(s, sizeof(s),
-                                "The service could not assign the registration '%.80s' to a hub",
-                                c->registration_id);
-                return fail(c, FAILURE_ASSIGNMENT_FAILED, state, "errorMessage", s);
-        }
-        if (streq(status, "disabled")) {
-                (void) snprintf(s, sizeof(s), "The enrolment of the registration '%.80s' is disabled",
-                                c->registration_id);
-                return fail(c, FAILURE_DISABLED, state, "errorMessage", s);
-        }
-        (void) snprintf(s, sizeof(s), "the status '%s' is unknown", status);
-        return malformed(c, s);
+        if (streq(status, "failed"))
+                return fail(c, FAILURE_ASSIGNMENT_FAILED, state, "errorMessage",
+                            "The service could not assign the registration '%s' to a hub",
+                            c->registration_id);
+        if (streq(status, "disabled"))
+                return fail(c, FAILURE_DISABLED, state, "errorMessage",
+                            "The enrolment of the registration '%s' is disabled", c->registration_id);
+        (void) snprintf(unknown, sizeof(unknown), "the status '%s' is unknown", status);
+        return malformed(c, unknown);
 }
 
 static int parse_reply(DpsReply *reply, DpsRequest request, const Context *c) {

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include <json-c/json.h>
+#include "dps-json.h"
 
 #define REGISTRATIONS "registrations"
 
@@ -79,7 +79,7 @@ static int add_base64(json_object *object, const char *key, const Bytes *bytes) 
 
 static int fill_body(json_object *root, const char *registration_id, const Bytes *ek_public,
                      const Bytes *srk_public, const char *payload) {
-        json_object *tpm = json_object_new_object(), *parsed;
+        json_object *tpm = json_object_new_object(), *parsed = NULL;
         int r;
 
         r = add(root, "tpm", tpm);
@@ -91,8 +91,12 @@ static int fill_body(json_object *root, const char *registration_id, const Bytes
                 r = add_base64(tpm, "storageRootKey", srk_public);
         if (r < 0 || !payload)
                 return r;
-        parsed = json_tokener_parse(payload);
-        return parsed ? add(root, "payload", parsed) : -EINVAL;
+        r = dps_json_parse(&parsed, payload, strlen(payload));
+        if (r < 0)
+                return r == -EBADMSG ? -EINVAL : r;
+        if (!parsed) /* "null" is a payload too, and NULL to json-c */
+                return json_object_object_add(root, "payload", NULL) < 0 ? -ENOMEM : 0;
+        return add(root, "payload", parsed);
 }
 
 int dps_register_body(char **ret, const char *registration_id, const Bytes *ek_public,
@@ -156,21 +160,40 @@ int dps_token(char **ret, const char *id_scope, const char *registration_id, uin
         return r < 0 ? -ENOMEM : 0;
 }
 
+/* RFC 9110 section 5.6.7: the form in use, and the two that a recipient has to understand as well.
+ * strptime() goes by the locale for the names; the programs stay in the C locale. */
+static time_t parse_http_date(const char *text) {
+        static const char *const forms[] = {
+                "%a, %d %b %Y %H:%M:%S GMT",
+                "%A, %d-%b-%y %H:%M:%S GMT",
+                "%a %b %e %H:%M:%S %Y",
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
+                struct tm tm = {};
+                const char *end = strptime(text, forms[i], &tm);
+
+                if (end && *end == '\0')
+                        return timegm(&tm);
+        }
+        return -1;
+}
+
 usec_t dps_parse_retry_after(const char *value, uint64_t date, uint64_t now) {
-        struct tm tm = {};
-        const char *end;
-        uint64_t seconds;
+        uint64_t seconds = 0;
         time_t when;
 
-        if (parse_uint(value, UINT64_MAX / USEC_PER_SEC, &seconds) >= 0)
-                return seconds * USEC_PER_SEC;
-        end = strptime(value, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-        if (!end || *end != '\0')
-                return 0;
-        when = timegm(&tm);
-        if (date == 0)
-                date = now;
-        if (when <= 0 || (uint64_t) when <= date || (uint64_t) when - date > UINT64_MAX / USEC_PER_SEC)
-                return 0;
-        return ((uint64_t) when - date) * USEC_PER_SEC;
+        if (value[0] != '\0' && value[strspn(value, "0123456789")] == '\0') {
+                if (parse_uint(value, UINT64_MAX, &seconds) < 0)
+                        seconds = UINT64_MAX; /* too many digits */
+        } else {
+                when = parse_http_date(value);
+                if (date == 0)
+                        date = now;
+                if (when > 0 && (uint64_t) when > date)
+                        seconds = (uint64_t) when - date;
+        }
+        if (seconds > DPS_RETRY_AFTER_MAX_USEC / USEC_PER_SEC)
+                return DPS_RETRY_AFTER_MAX_USEC;
+        return seconds * USEC_PER_SEC;
 }

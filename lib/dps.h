@@ -12,19 +12,20 @@
 
 #define DPS_API_VERSION "2021-06-01"
 #define DPS_BODY_MAX    ((size_t) 64 * 1024) /* a longer reply is refused */
-#define DPS_CHALLENGE_MAX                                                                                   \
-        ((size_t) 4096) /* decoded authenticationKey; the real ones have 920..956 bytes                     \
-                         */
+/* decoded authenticationKey; the real ones have 920..956 bytes */
+#define DPS_CHALLENGE_MAX     ((size_t) 4096)
 #define DPS_PAYLOAD_MAX       ((size_t) 32 * 1024)
 #define DPS_POLL_DEFAULT_USEC (3 * USEC_PER_SEC)
 #define DPS_POLL_MAX_USEC     (300 * USEC_PER_SEC)
+/* No reply can silence a device for longer than this. */
+#define DPS_RETRY_AFTER_MAX_USEC (24 * 3600 * USEC_PER_SEC)
 
 /* Path segments are percent-encoded (RFC 3986 unreserved characters stay). */
 int dps_register_url(char **ret, const char *endpoint, const char *id_scope, const char *registration_id);
 int dps_operation_url(char **ret, const char *endpoint, const char *id_scope, const char *registration_id,
                       const char *operation_id);
 
-/* payload: JSON text, or NULL. -EINVAL when payload is not JSON. */
+/* payload: JSON text, or NULL. -EINVAL when payload is not one JSON value in UTF-8. */
 int dps_register_body(char **ret, const char *registration_id, const Bytes *ek_public,
                       const Bytes *srk_public, const char *payload);
 
@@ -47,11 +48,10 @@ typedef struct DpsReply {
         DpsReplyType type;
         Bytes challenge;
         char *operation_id;
-        usec_t poll_usec; /* how long to wait before the next poll: Retry-After clamped to 1..300 s, or 3 s
-                           */
+        usec_t poll_usec;      /* before the next poll: Retry-After clamped to 1..300 s, or 3 s */
         char *registration_id; /* may be NULL */
-        char *hub, *device_id; /* assigned: both set; hub is "host[:port]" of legal characters,
-                                  device_id 1..128 */
+        char *hub, *device_id; /* assigned: both set; hub is a host name with or without a port, device_id
+                                  has 1..128 characters that a hub allows */
         char *substatus;       /* may be NULL */
         char *payload;         /* JSON text of the returned payload, or NULL */
         Bytes hub_key;         /* the second key's blob; size 0: absent or null */
@@ -79,6 +79,7 @@ int dps_parse_reply(DpsReply *ret, DpsRequest request, const char *id_scope, con
                     const DpsRawReply *raw, Failure *reterr);
 void dps_reply_deinit(DpsReply *reply);
 
-/* Retry-After of RFC 9110 (seconds, or an HTTP date relative to the reply's own Date, or now) as a duration;
- * 0 when it makes no sense. date: the Date header in seconds since the epoch, 0: none. */
+/* Retry-After of RFC 9110 (seconds, or an HTTP date relative to the reply's own Date, or now) as a duration
+ * of at most DPS_RETRY_AFTER_MAX_USEC; 0 when it makes no sense or is over. date: the Date header in seconds
+ * since the epoch, 0: none. */
 usec_t dps_parse_retry_after(const char *value, uint64_t date, uint64_t now);

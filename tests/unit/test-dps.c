@@ -1,6 +1,7 @@
 #include "test.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "dps.h"
 
@@ -36,18 +37,35 @@ static void body_and_token(void **state) {
         uint8_t key[SHA256_SIZE] = { 0xff, 0xfe };
         const Bytes ek = { (uint8_t *) "\x01", 1 }, srk = { (uint8_t *) "\x02", 1 };
         CLEANUP(freep) char *body = NULL, *sign = NULL, *token = NULL;
-        char *unset = NULL;
 
         assert_int_equal(dps_register_body(&body, "gw-7", &ek, &srk, "{\"site\":\"a/b\"}"), 0);
         assert_string_equal(body, "{\"tpm\":{\"endorsementKey\":\"AQ==\",\"storageRootKey\":\"Ag==\"},"
                                   "\"registrationId\":\"gw-7\",\"payload\":{\"site\":\"a/b\"}}");
-        assert_int_equal(dps_register_body(&unset, "gw-7", &ek, &srk, "{"), -EINVAL);
         assert_int_equal(dps_string_to_sign(&sign, "0ne00X", "gw-7", 1700000000), 0);
         assert_string_equal(sign, "0ne00X%2Fregistrations%2Fgw-7\n1700000000");
         assert_int_equal(dps_token(&token, "0ne00X", "gw-7", 1700000000, key), 0);
         assert_string_equal(
                 token, "SharedAccessSignature sr=0ne00X%2Fregistrations%2Fgw-7&sig="
                        "%2F%2F4AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA%3D&se=1700000000&skn=registration");
+}
+
+static void payloads_are_json(void **state) {
+        const Bytes key = { (uint8_t *) "\x01", 1 };
+        char *unset = NULL;
+
+        for (const char *const *good = (const char *[]){ "null", " [1, 2]\n", "\"\u00fc\"", "1.10", NULL };
+             *good; good++) {
+                CLEANUP(freep) char *body = NULL;
+
+                assert_int_equal(dps_register_body(&body, "gw-7", &key, &key, *good), 0);
+                assert_non_null(strstr(body, "\"payload\":"));
+        }
+        for (const char *const *bad = (const char *[]){ "", "{", "{} {}", "{\"a\":NaN}", "-Infinity", "[1,]",
+                                                        "/**/1", "\xff", "\"\xc0\x80\"", "\"\xed\xa0\x80\"",
+                                                        "\"\xf4\x90\x80\x80\"", "\"\xe2\x82", NULL };
+             *bad; bad++)
+                assert_int_equal(dps_register_body(&unset, "gw-7", &key, &key, *bad), -EINVAL);
+        assert_null(unset);
 }
 
 static void the_challenge_is_taken_from_a_401(void **state) {
@@ -61,6 +79,120 @@ static void the_challenge_is_taken_from_a_401(void **state) {
                          0);
         assert_int_equal(reply.type, DPS_REPLY_CHALLENGE);
         assert_int_equal(reply.challenge.size, 3);
+}
+
+/* What the real service sent, captured by the authors of two SDKs. */
+static void real_challenges_are_taken(void **state) {
+        static const struct {
+                const char *path;
+                size_t size;
+        } cases[] = { { TEST_DATA "/challenge-1.b64", 920 }, { TEST_DATA "/challenge-2.b64", 956 } };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(dps_reply_deinit) DpsReply reply = {};
+                CLEANUP(freep) char *blob = NULL, *body = NULL;
+                Failure f;
+
+                assert_int_equal(read_file(cases[i].path, 4096, &blob, NULL), 0);
+                blob[strcspn(blob, "\n")] = '\0';
+                assert_true(asprintf(&body,
+                                     "{\"message\":\"Authorization required, resend request using supplied "
+                                     "key\",\"authenticationKey\":\"%s\","
+                                     "\"unencryptedAuthenticationKey\":null,\"keyName\":\"registration\"}",
+                                     blob) > 0);
+                assert_int_equal(parse(&reply, DPS_REQUEST_REGISTER, 401, body, 0, &f), 0);
+                assert_int_equal(reply.type, DPS_REPLY_CHALLENGE);
+                assert_int_equal(reply.challenge.size, cases[i].size);
+        }
+}
+
+static int parse_state(DpsReply *ret, const char *members, Failure *f) {
+        CLEANUP(freep) char *body = NULL;
+
+        assert_true(asprintf(&body, "{\"status\":\"assigned\",\"registrationState\":{%s}}", members) > 0);
+        return parse(ret, DPS_REQUEST_POLL, 200, body, 0, f);
+}
+
+static void a_hub_is_a_host_name(void **state) {
+        static const char *const good[] = { "h", "h.azure-devices.net", "localhost:8443", "127.0.0.1:1",
+                                            "A-1.b" };
+        static const char *const bad[] = {
+                "",        ".",
+                "a..b",    "-a",
+                "a-",      "a.",
+                ".a",      ":1",
+                "a:",      "a:0",
+                "a:1:2",   "a:0x1",
+                "a:65536", "a:+1",
+                "[::1]",   "a b",
+                "a/b",     "a@b",
+                "a_b",     "\\u00e4",
+                "\\u0000", "a234567890123456789012345678901234567890123456789012345678901234"
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(good) + ARRAY_SIZE(bad); i++) {
+                bool is_good = i < ARRAY_SIZE(good);
+                CLEANUP(dps_reply_deinit) DpsReply reply = {};
+                CLEANUP(freep) char *members = NULL;
+                Failure f;
+
+                assert_true(asprintf(&members, "\"deviceId\":\"d\",\"assignedHub\":\"%s\"",
+                                     is_good ? good[i] : bad[i - ARRAY_SIZE(good)]) > 0);
+                if (is_good != (parse_state(&reply, members, &f) == 0))
+                        fail_msg("%s", members);
+                if (is_good)
+                        assert_string_equal(reply.hub, good[i]);
+                else
+                        assert_int_equal(f.kind, FAILURE_PROTOCOL);
+        }
+}
+
+static void the_hub_key_may_be_missing_but_not_unusable(void **state) {
+        static const struct {
+                const char *member;
+                bool good;
+        } cases[] = {
+                { "\"x\":1", true },
+                { "\"tpm\":null", true },
+                { "\"tpm\":{}", true },
+                { "\"tpm\":{\"authenticationKey\":null}", true },
+                { "\"tpm\":\"AAEC\"", false },
+                { "\"tpm\":[]", false },
+                { "\"tpm\":{\"authenticationKey\":\"\"}", false },
+                { "\"tpm\":{\"authenticationKey\":7}", false },
+                { "\"tpm\":{\"authenticationKey\":\"AAE\"}", false },
+                { "\"tpm\":{\"authenticationKey\":\"AAEC\\u0000\"}", false },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(dps_reply_deinit) DpsReply reply = {};
+                CLEANUP(freep) char *members = NULL;
+                Failure f;
+
+                assert_true(asprintf(&members, "\"deviceId\":\"d\",\"assignedHub\":\"h\",%s",
+                                     cases[i].member) > 0);
+                if (cases[i].good != (parse_state(&reply, members, &f) == 0))
+                        fail_msg("%s", members);
+                assert_int_equal(reply.hub_key.size, 0);
+                if (!cases[i].good)
+                        assert_int_equal(f.kind, FAILURE_PROTOCOL);
+        }
+}
+
+static void a_key_of_any_length_is_bounded(void **state) {
+        CLEANUP(freep) char *members = NULL, *key = malloc(DPS_BODY_MAX);
+        DpsReply reply = {};
+        Failure f;
+
+        assert_non_null(key);
+        (void) memset(key, 'A', DPS_BODY_MAX);
+        key[4 * (DPS_CHALLENGE_MAX / 3 + 2)] = '\0';
+        assert_true(
+                asprintf(&members,
+                         "\"deviceId\":\"d\",\"assignedHub\":\"h\",\"tpm\":{\"authenticationKey\":\"%s\"}",
+                         key) > 0);
+        assert_true(parse_state(&reply, members, &f) < 0);
+        assert_int_equal(f.kind, FAILURE_PROTOCOL);
 }
 
 static void assigned_with_everything(void **state) {
@@ -118,6 +250,14 @@ static void refusals_are_told_apart(void **state) {
                   "challenge" },
                 { DPS_REQUEST_CONFIRM, 401, "{\"authenticationKey\":\"AAEC\"}", FAILURE_IDENTITY_MISMATCH,
                   "HTTP 401", "token" },
+                { DPS_REQUEST_REGISTER, 403, "", FAILURE_PROTOCOL, "HTTP 403", "403" },
+                { DPS_REQUEST_POLL, 404, "", FAILURE_ENROLLMENT_MISSING, "HTTP 404",
+                  "while it was assigning" },
+                { DPS_REQUEST_CONFIRM, 429, "", FAILURE_HTTP_THROTTLED, "HTTP 429", "throttles" },
+                { DPS_REQUEST_CONFIRM, 200, "{\"status\":\"assigned\",\"registrationState\":[]}",
+                  FAILURE_PROTOCOL, "HTTP 200", "registrationState" },
+                { DPS_REQUEST_CONFIRM, 202, "{\"status\":7}", FAILURE_PROTOCOL, "HTTP 202", "status" },
+                { DPS_REQUEST_CONFIRM, 204, "", FAILURE_PROTOCOL, "HTTP 204", "unexpected HTTP status 204" },
                 { DPS_REQUEST_REGISTER, 404, "{\"errorCode\":404201,\"message\":\"no\"}",
                   FAILURE_ENROLLMENT_MISSING, "404201", "'gw-7' in the ID scope '0ne00X'" },
                 { DPS_REQUEST_REGISTER, 200, ASSIGNED, FAILURE_PROTOCOL, "HTTP 200", "no proof" },
@@ -175,6 +315,37 @@ static void refusals_are_told_apart(void **state) {
         }
 }
 
+/* The longest names and the longest message: what identifies the case to the service's support is kept. */
+static void long_sentences_keep_the_tracking_id(void **state) {
+        char id[129], scope[65], message[4000];
+        CLEANUP(freep) char *body = NULL;
+        DpsReply reply = {};
+        Failure f = {};
+
+        (void) memset(id, 'i', sizeof(id));
+        (void) memset(scope, 's', sizeof(scope));
+        (void) memset(message, 'm', sizeof(message));
+        id[sizeof(id) - 1] = scope[sizeof(scope) - 1] = message[sizeof(message) - 1] = '\0';
+        assert_true(asprintf(&body, "{\"errorCode\":401002,\"trackingId\":\"t-1\",\"message\":\"%s\"}",
+                             message) > 0);
+        assert_true(dps_parse_reply(&reply, DPS_REQUEST_REGISTER, scope, id,
+                                    &(DpsRawReply){ .status = 401, .body = body, .size = strlen(body) },
+                                    &f) < 0);
+        assert_non_null(strstr(f.sentence, "' is wrong; it says: mmm"));
+        assert_non_null(strstr(f.sentence, "m (tracking ID t-1)"));
+}
+
+static void a_nul_in_the_body_is_refused(void **state) {
+        static const char body[] = "{\"operationId\":\"1\",\"status\":\"assigning\"}\0{}";
+        DpsReply reply = {};
+        Failure f = {};
+
+        assert_true(dps_parse_reply(&reply, DPS_REQUEST_POLL, "s", "r",
+                                    &(DpsRawReply){ .status = 200, .body = body, .size = sizeof(body) - 1 },
+                                    &f) < 0);
+        assert_int_equal(f.kind, FAILURE_PROTOCOL);
+}
+
 static void retry_after_comes_in_two_forms(void **state) {
         const uint64_t noon = 1445428800; /* Wed, 21 Oct 2015 12:00:00 GMT */
 
@@ -183,20 +354,35 @@ static void retry_after_comes_in_two_forms(void **state) {
         assert_int_equal(dps_parse_retry_after("Wed, 21 Oct 2015 12:01:00 GMT", 0, noon - 5),
                          65 * USEC_PER_SEC);
         assert_int_equal(dps_parse_retry_after("Wed, 21 Oct 2015 11:00:00 GMT", noon, 7), 0);
+        assert_int_equal(dps_parse_retry_after("Wednesday, 21-Oct-15 12:01:00 GMT", noon, 7),
+                         60 * USEC_PER_SEC);
+        assert_int_equal(dps_parse_retry_after("Wed Oct 21 12:01:00 2015", noon, 7), 60 * USEC_PER_SEC);
         for (const char *const *bad =
-                     (const char *[]){ "", "soon", "-1", "1.5", "99999999999999999999", NULL };
+                     (const char *[]){ "", "soon", "-1", "1.5", "0x10", " 5", "0", "Wed, 21 Oct", NULL };
              *bad; bad++)
                 assert_int_equal(dps_parse_retry_after(*bad, noon, noon), 0);
+        for (const char *const *far =
+                     (const char *[]){ "86401", "18446744073709551615", "99999999999999999999",
+                                       "Wed, 21 Oct 9999 12:01:00 GMT", NULL };
+             *far; far++)
+                assert_int_equal(dps_parse_retry_after(*far, noon, noon), DPS_RETRY_AFTER_MAX_USEC);
 }
 
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(urls_are_encoded),
                 cmocka_unit_test(body_and_token),
+                cmocka_unit_test(payloads_are_json),
                 cmocka_unit_test(the_challenge_is_taken_from_a_401),
+                cmocka_unit_test(real_challenges_are_taken),
+                cmocka_unit_test(a_hub_is_a_host_name),
+                cmocka_unit_test(the_hub_key_may_be_missing_but_not_unusable),
+                cmocka_unit_test(a_key_of_any_length_is_bounded),
                 cmocka_unit_test(assigned_with_everything),
                 cmocka_unit_test(polls_are_clamped),
                 cmocka_unit_test(refusals_are_told_apart),
+                cmocka_unit_test(long_sentences_keep_the_tracking_id),
+                cmocka_unit_test(a_nul_in_the_body_is_refused),
                 cmocka_unit_test(retry_after_comes_in_two_forms),
         };
 

@@ -1,0 +1,11 @@
+/* JSON as RFC 8259 has it, where json-c would let more pass. Internal to dps. */
+#pragma once
+
+#include <json-c/json.h>
+
+#include "util.h"
+
+/* One complete value and nothing behind it but white space; *ret is NULL for "null". text is NUL-terminated,
+ * size is without the NUL. -EBADMSG: not JSON, not UTF-8, nested deeper than 32, or a NUL inside. The caller
+ * releases *ret with json_object_put(). */
+int dps_json_parse(json_object **ret, const char *text, size_t size);
