@@ -1,0 +1,217 @@
+/* The daemon's bus interface, from the outside. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "bus.h"
+#include "cli.h"
+
+#define REPROVISION_TIMEOUT_USEC (660 * USEC_PER_SEC) /* a hand-off that is under way ends first */
+
+int client_open(sd_bus **ret) {
+        int r;
+
+        r = sd_bus_open_system(ret);
+        if (r < 0)
+                (void) report_errno(r, "The system bus can't be reached");
+        return r;
+}
+
+static int report_bus_error(const sd_bus_error *error, int r) {
+        if (sd_bus_error_has_name(error, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
+            sd_bus_error_has_name(error, SD_BUS_ERROR_NAME_HAS_NO_OWNER)) {
+                (void) fputs("dps-provision: The daemon does not run.\n"
+                             "Start it with 'systemctl start dps-provisiond', and see 'systemctl status "
+                             "dps-provisiond'.\n",
+                             stderr);
+                return -EHOSTDOWN;
+        }
+        (void) fprintf(stderr, "dps-provision: %s\n", error->message ? error->message : strerror(-r));
+        return r < 0 ? r : -EIO;
+}
+
+static int read_texts(sd_bus_message *m, const char *key, Status *s) {
+        const struct {
+                const char *key;
+                char **target;
+        } texts[] = {
+                { "State", &s->state },
+                { "Step", &s->step },
+                { "IdScope", &s->id_scope },
+                { "GlobalEndpoint", &s->endpoint },
+                { "RegistrationId", &s->registration_id },
+                { "EndorsementKey", &s->endorsement_key },
+                { "AssignedHub", &s->hub },
+                { "DeviceId", &s->device_id },
+                { "Substatus", &s->substatus },
+                { "Version", &s->version },
+        };
+        const char *value;
+        int r;
+
+        for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+                if (streq(texts[i].key, key)) {
+                        r = sd_bus_message_read(m, "v", "s", &value);
+                        if (r >= 0)
+                                r = string_replace(texts[i].target, value);
+                        return r < 0 ? r : 1;
+                }
+        return 0;
+}
+
+static int read_last_error(sd_bus_message *m, Status *s) {
+        const char *kind, *code, *sentence, *remedy;
+        FailureKind k;
+        int r;
+
+        r = sd_bus_message_read(m, "v", "(ssss)", &kind, &code, &sentence, &remedy);
+        if (r < 0)
+                return r;
+        k = kind[0] ? failure_kind_from_string(kind) : FAILURE_NONE;
+        s->failure = (Failure){};
+        if (k > FAILURE_NONE)
+                (void) failure_set(&s->failure, k, code, "%s", sentence);
+        return string_replace(&s->remedy, remedy);
+}
+
+static int add_warning(Status *s, const char *kind, const char *sentence, const char *remedy) {
+        struct StatusWarning *longer = reallocarray(s->warnings, s->warning_count + 1, sizeof(*longer));
+
+        if (!longer)
+                return -ENOMEM;
+        s->warnings = longer;
+        longer[s->warning_count] = (struct StatusWarning){ .kind = strdup(kind),
+                                                           .sentence = strdup(sentence),
+                                                           .remedy = strdup(remedy) };
+        s->warning_count++;
+        return 0;
+}
+
+static int read_warnings(sd_bus_message *m, Status *s) {
+        const char *kind, *sentence, *remedy;
+        int r;
+
+        r = sd_bus_message_enter_container(m, 'v', "a(sss)");
+        if (r >= 0)
+                r = sd_bus_message_enter_container(m, 'a', "(sss)");
+        if (r < 0)
+                return r;
+        while ((r = sd_bus_message_read(m, "(sss)", &kind, &sentence, &remedy)) > 0) {
+                r = add_warning(s, kind, sentence, remedy);
+                if (r < 0)
+                        return r;
+        }
+        if (r >= 0)
+                r = sd_bus_message_exit_container(m);
+        return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static int read_property(sd_bus_message *m, const char *key, Status *s) {
+        int r = read_texts(m, key, s);
+
+        if (r != 0)
+                return r;
+        if (streq(key, "Attempts"))
+                return sd_bus_message_read(m, "v", "u", &s->attempts);
+        if (streq(key, "NextAttemptUSec"))
+                return sd_bus_message_read(m, "v", "t", &s->next_attempt_usec);
+        if (streq(key, "LastSuccessUSec"))
+                return sd_bus_message_read(m, "v", "t", &s->last_success_usec);
+        if (streq(key, "LastError"))
+                return read_last_error(m, s);
+        if (streq(key, "Warnings"))
+                return read_warnings(m, s);
+        return sd_bus_message_skip(m, "v");
+}
+
+static int read_properties(sd_bus_message *m, Status *s) {
+        int r;
+
+        r = sd_bus_message_enter_container(m, 'a', "{sv}");
+        if (r < 0)
+                return r;
+        while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+                const char *key;
+
+                r = sd_bus_message_read(m, "s", &key);
+                if (r >= 0)
+                        r = read_property(m, key, s);
+                if (r >= 0)
+                        r = sd_bus_message_exit_container(m);
+                if (r < 0)
+                        return r;
+        }
+        return r < 0 ? r : s->state && s->step && s->hub && s->device_id && s->version ? 0 : -EBADMSG;
+}
+
+int client_get_status(sd_bus *bus, Status *ret) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        CLEANUP(status_deinit) Status status = {};
+        int r;
+
+        r = sd_bus_call_method(bus, PROVISIONING_NAME, PROVISIONING_PATH, "org.freedesktop.DBus.Properties",
+                               "GetAll", &error, &reply, "s", PROVISIONING_NAME);
+        if (r < 0)
+                return report_bus_error(&error, r);
+        r = read_properties(reply, &status);
+        if (r < 0) {
+                (void) report_errno(r, "The daemon's answer can't be understood");
+                return r;
+        }
+        *ret = status;
+        status = (Status){};
+        return 0;
+}
+
+void status_deinit(Status *s) {
+        free(s->state);
+        free(s->step);
+        free(s->id_scope);
+        free(s->endpoint);
+        free(s->registration_id);
+        free(s->endorsement_key);
+        free(s->hub);
+        free(s->device_id);
+        free(s->substatus);
+        free(s->version);
+        free(s->remedy);
+        for (size_t i = 0; i < s->warning_count; i++) {
+                free(s->warnings[i].kind);
+                free(s->warnings[i].sentence);
+                free(s->warnings[i].remedy);
+        }
+        free(s->warnings);
+        *s = (Status){};
+}
+
+int client_call(sd_bus *bus, const char *method) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = NULL;
+        int r;
+
+        r = sd_bus_message_new_method_call(bus, &call, PROVISIONING_NAME, PROVISIONING_PATH,
+                                           PROVISIONING_NAME, method);
+        if (r >= 0)
+                r = sd_bus_message_set_allow_interactive_authorization(call, true);
+        if (r >= 0)
+                r = sd_bus_call(bus, call, REPROVISION_TIMEOUT_USEC, &error, NULL);
+        if (r >= 0)
+                return EXIT_OK;
+        (void) report_bus_error(&error, r);
+        return EXIT_FAILED;
+}
+
+int client_watch(sd_bus *bus, sd_bus_message_handler_t changed, void *userdata) {
+        int r;
+
+        r = sd_bus_match_signal(bus, NULL, PROVISIONING_NAME, PROVISIONING_PATH,
+                                "org.freedesktop.DBus.Properties", "PropertiesChanged", changed, userdata);
+        if (r >= 0)
+                r = sd_bus_add_match(bus, NULL,
+                                     "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',"
+                                     "arg0='" PROVISIONING_NAME "'",
+                                     changed, userdata);
+        if (r < 0)
+                (void) report_errno(r, "The daemon can't be watched");
+        return r;
+}

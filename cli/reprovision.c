@@ -1,0 +1,178 @@
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+typedef struct Options {
+        bool wait, yes;
+        usec_t timeout_usec; /* USEC_INFINITY: none */
+} Options;
+
+static void print_help(void) {
+        (void) puts("Usage: dps-provision reprovision [--wait] [--timeout=SEC] [--yes]\n\n"
+                    "Makes the device attest again. The service may move it to another hub, or reset its "
+                    "data there.\n"
+                    "Until the new assignment is proven, IoT Edge keeps the old one.\n\n"
+                    "  --wait          show the states as they pass, until handed-off (exit status 0) or "
+                    "until a failure\n"
+                    "                  that somebody has to mend (exit status 1)\n"
+                    "  --timeout=SEC   with --wait: give up after so long (exit status 1); it goes on by "
+                    "itself\n"
+                    "  --yes           do not ask");
+}
+
+static int parse(Options *ret, int argc, char *argv[]) {
+        static const struct option options[] = {
+                { "wait", no_argument, NULL, 'w' },
+                { "timeout", required_argument, NULL, 't' },
+                { "yes", no_argument, NULL, 'y' },
+                { "help", no_argument, NULL, 'h' },
+                {},
+        };
+        uint64_t seconds;
+        int c;
+
+        while ((c = getopt_long(argc, argv, "hy", options, NULL)) >= 0)
+                switch (c) {
+                case 'w':
+                        ret->wait = true;
+                        break;
+                case 't':
+                        if (parse_uint(optarg, 604800, &seconds) < 0 || seconds < 1)
+                                return usage_error(argv[0], "--timeout=%s is not 1 to 604800 seconds",
+                                                   optarg);
+                        ret->timeout_usec = seconds * USEC_PER_SEC;
+                        break;
+                case 'y':
+                        ret->yes = true;
+                        break;
+                case 'h':
+                        print_help();
+                        return -1;
+                default:
+                        return usage_error(argv[0], "this option is not known, or lacks its value");
+                }
+        return optind < argc ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : 0;
+}
+
+/* A working gateway is at stake, and somebody sits there who can be asked. */
+static bool confirmed(const Status *status) {
+        char line[16] = "";
+
+        if (!streq(status->state, "handed-off") || !isatty(STDIN_FILENO))
+                return true;
+        (void) printf("This device works as '%s' on '%s'. The service may move it or reset its data.\n"
+                      "Attest again? [y/N] ",
+                      status->device_id, status->hub);
+        (void) fflush(stdout);
+        return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
+}
+
+static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
+        *(bool *) userdata = true;
+        return 0;
+}
+
+static bool for_the_operator(const Status *s) {
+        return s->failure.kind != FAILURE_NONE && failure_class(s->failure.kind) == FAILURE_CLASS_OPERATOR;
+}
+
+/* One line for each new state, step or failure. Returns an exit status, or -1 to go on. */
+static int show_progress(const Status *s, char *last, size_t size) {
+        char line[700];
+
+        if (s->failure.kind != FAILURE_NONE)
+                (void) snprintf(line, sizeof(line), "%s (%s): %s", s->state, s->step, s->failure.sentence);
+        else if (streq(s->state, "handed-off"))
+                (void) snprintf(line, sizeof(line), "handed-off: '%s' on '%s'", s->device_id, s->hub);
+        else
+                (void) snprintf(line, sizeof(line), "%s (%s)", s->state, s->step);
+        if (!streq(line, last)) {
+                (void) puts(line);
+                (void) fflush(stdout);
+                (void) snprintf(last, size, "%s", line);
+        }
+        if (streq(s->state, "handed-off") && streq(s->step, "idle"))
+                return EXIT_OK;
+        if (for_the_operator(s)) {
+                (void) printf("%s\n", s->remedy);
+                return EXIT_FAILED;
+        }
+        return -1;
+}
+
+static int wait_for_end(sd_bus *bus, bool *changed, usec_t deadline_usec) {
+        char last[700] = "";
+        int r;
+
+        for (;;) {
+                usec_t now = now_usec(CLOCK_MONOTONIC);
+
+                r = sd_bus_process(bus, NULL);
+                if (r < 0)
+                        return report_errno(r, "The connection to the bus is gone");
+                if (r > 0)
+                        continue;
+                if (*changed) {
+                        CLEANUP(status_deinit) Status status = {};
+
+                        *changed = false;
+                        if (client_get_status(bus, &status) < 0)
+                                return EXIT_FAILED;
+                        r = show_progress(&status, last, sizeof(last));
+                        if (r >= 0)
+                                return r;
+                        continue;
+                }
+                if (now >= deadline_usec) {
+                        (void) fputs(
+                                "dps-provision: Not handed off within the time given; the daemon goes on.\n",
+                                stderr);
+                        return EXIT_FAILED;
+                }
+                (void) sd_bus_wait(bus, deadline_usec == USEC_INFINITY ? UINT64_MAX : deadline_usec - now);
+        }
+}
+
+int verb_reprovision(int argc, char *argv[]) {
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        CLEANUP(status_deinit) Status status = {};
+        Options o = { .timeout_usec = USEC_INFINITY };
+        bool changed = true;
+        int r;
+
+        r = parse(&o, argc, argv);
+        if (r != 0)
+                return r < 0 ? EXIT_OK : r;
+        if (client_open(&bus) < 0 || client_get_status(bus, &status) < 0)
+                return EXIT_FAILED;
+        if (!o.yes && !confirmed(&status)) {
+                (void) puts("Nothing was done.");
+                return EXIT_FAILED;
+        }
+        /* before the call, so that no change is missed */
+        if (o.wait && client_watch(bus, on_changed, &changed) < 0)
+                return EXIT_FAILED;
+        r = client_call(bus, "Reprovision");
+        if (r != EXIT_OK || !o.wait)
+                return r;
+        return wait_for_end(bus, &changed,
+                            o.timeout_usec == USEC_INFINITY ? USEC_INFINITY
+                                                            : now_usec(CLOCK_MONOTONIC) + o.timeout_usec);
+}
+
+int verb_retry(int argc, char *argv[]) {
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+
+        if (argc > 1 && (streq(argv[1], "--help") || streq(argv[1], "-h"))) {
+                (void) puts("Usage: dps-provision retry\n\n"
+                            "Ends the wait for the next attempt. A wait that the service has asked for is "
+                            "kept.");
+                return EXIT_OK;
+        }
+        if (argc > 1)
+                return usage_error(argv[0], "'%s' is not an option", argv[1]);
+        return client_open(&bus) < 0 ? EXIT_FAILED : client_call(bus, "Retry");
+}
