@@ -1,0 +1,282 @@
+#include "config-toml.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#include "toml.h"
+
+#define TABLE "provisioning"
+#define SEP   TOML_SEPARATOR
+
+static int parse(Toml *ret, const char *name, const char *text, size_t size, Failure *reterr) {
+        unsigned line = 0;
+        const char *why = "";
+        int r;
+
+        r = toml_parse(ret, text, size, &line, &why);
+        if (r == -EBADMSG)
+                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL, "%s:%u: not TOML: %s", name, line,
+                                   why);
+        return r < 0 ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read", name) : 0;
+}
+
+static bool is_provisioning(const TomlEntry *entry) {
+        return toml_path_below(entry->path, TABLE);
+}
+
+static int take(char **target, const Toml *toml, const char *path) {
+        const TomlValue *value = toml_get(toml, path);
+
+        return value && value->type == TOML_STRING ? string_replace(target, value->text) : 0;
+}
+
+/* An integer in any of TOML's spellings; a quoted one does not count (IoT Edge refuses it itself). */
+static uint64_t integer(const Toml *toml, const char *path, uint64_t fallback) {
+        const TomlValue *value = toml_get(toml, path);
+        char digits[32];
+        size_t n = 0;
+        uint64_t number;
+
+        if (!value || value->type != TOML_BARE)
+                return fallback;
+        for (const char *p = value->text; *p && n < sizeof(digits) - 1; p++)
+                if (*p != '_' && *p != '+')
+                        digits[n++] = *p;
+        digits[n] = '\0';
+        return parse_uint(digits, UINT32_MAX, &number) < 0 ? UINT64_MAX : number;
+}
+
+static int digest(char **ret, const Toml *toml, const char *text) {
+        CLEANUP(freep) char *bytes = NULL;
+        uint8_t hash[SHA256_SIZE];
+        size_t size = 0;
+        FILE *f = open_memstream(&bytes, &size);
+        int r;
+
+        if (!f)
+                return -ENOMEM;
+        for (size_t i = 0; i < toml->entry_count; i++)
+                if (is_provisioning(&toml->entries[i]))
+                        (void) fwrite(text + toml->entries[i].start, 1,
+                                      toml->entries[i].end - toml->entries[i].start, f);
+        if (fclose(f) != 0)
+                return -ENOMEM;
+        r = sha256(bytes, size, hash);
+        return r < 0 ? r : hex_encode(ret, hash, sizeof(hash));
+}
+
+static int extract(ConfigToml *c, const Toml *toml, const char *text) {
+        int r = 0;
+
+        for (size_t i = 0; i < toml->entry_count; i++)
+                c->has_provisioning = c->has_provisioning || is_provisioning(&toml->entries[i]);
+        r = take(&c->source, toml, TABLE SEP "source");
+        if (r >= 0)
+                r = take(&c->endpoint, toml, TABLE SEP "global_endpoint");
+        if (r >= 0)
+                r = take(&c->id_scope, toml, TABLE SEP "id_scope");
+        if (r >= 0)
+                r = take(&c->method, toml, TABLE SEP "attestation" SEP "method");
+        if (r >= 0)
+                r = take(&c->registration_id, toml, TABLE SEP "attestation" SEP "registration_id");
+        if (r >= 0)
+                r = take(&c->payload_uri, toml, TABLE SEP "payload" SEP "uri");
+        if (r >= 0)
+                r = take(&c->parent_hostname, toml, "parent_hostname");
+        if (r >= 0 && !c->parent_hostname)
+                r = take(&c->parent_hostname, toml, "local_gateway_hostname");
+        if (r >= 0)
+                r = take(&c->auto_reprovisioning_mode, toml, "auto_reprovisioning_mode");
+        if (r >= 0)
+                r = take(&c->runtime_uri, toml, "moby_runtime" SEP "uri");
+        c->auth_key_index = integer(toml, "tpm" SEP "auth_key_index", 0x100);
+        return r >= 0 && c->has_provisioning ? digest(&c->digest, toml, text) : r;
+}
+
+int config_toml_read(ConfigToml *ret, const char *name, const char *text, size_t size, Failure *reterr) {
+        CLEANUP(toml_deinit) Toml toml = {};
+        CLEANUP(config_toml_deinit) ConfigToml config = {};
+        int r;
+
+        r = parse(&toml, name, text, size, reterr);
+        if (r < 0)
+                return r;
+        r = extract(&config, &toml, text);
+        if (r < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read", name);
+        *ret = config;
+        config = (ConfigToml){};
+        return 0;
+}
+
+void config_toml_deinit(ConfigToml *c) {
+        free(c->source);
+        free(c->endpoint);
+        free(c->id_scope);
+        free(c->method);
+        free(c->registration_id);
+        free(c->payload_uri);
+        free(c->parent_hostname);
+        free(c->auto_reprovisioning_mode);
+        free(c->runtime_uri);
+        free(c->digest);
+        *c = (ConfigToml){};
+}
+
+static bool same_endpoint(const char *a, const char *b) {
+        size_t n = strlen(a), m = strlen(b);
+
+        if (n > 0 && a[n - 1] == '/')
+                n--;
+        if (m > 0 && b[m - 1] == '/')
+                m--;
+        return n == m && strncasecmp(a, b, n) == 0;
+}
+
+static bool same_or_both_missing(const char *a, const char *b) {
+        return (!a && !b) || (a && b && streq(a, b));
+}
+
+bool config_toml_matches(const ConfigToml *c, const Provisioning *wanted) {
+        return c->source && streq(c->source, "dps") && c->method && streq(c->method, "tpm") && c->endpoint &&
+               same_endpoint(c->endpoint, wanted->endpoint) && c->id_scope &&
+               streq(c->id_scope, wanted->id_scope) && c->registration_id &&
+               strcasecmp(c->registration_id, wanted->registration_id) == 0 &&
+               same_or_both_missing(c->payload_uri, wanted->payload_uri);
+}
+
+/* The values are ours and checked: letters, digits and -._:/ only; a path may have more. */
+static void put_string(FILE *f, const char *value) {
+        (void) fputc('"', f);
+        for (; *value; value++)
+                if (*value == '"' || *value == '\\')
+                        (void) fprintf(f, "\\%c", *value);
+                else if (iscntrl((unsigned char) *value))
+                        (void) fprintf(f, "\\u%04x", (unsigned) (unsigned char) *value);
+                else
+                        (void) fputc(*value, f);
+        (void) fputc('"', f);
+}
+
+static void put_pair(FILE *f, const char *key, const char *value, const char *newline) {
+        (void) fprintf(f, "%s = ", key);
+        put_string(f, value);
+        (void) fputs(newline, f);
+}
+
+static void put_block(FILE *f, const Provisioning *p, const char *newline) {
+        (void) fprintf(f, "[provisioning]%s", newline);
+        put_pair(f, "source", "dps", newline);
+        put_pair(f, "global_endpoint", p->endpoint, newline);
+        put_pair(f, "id_scope", p->id_scope, newline);
+        if (p->payload_uri) {
+                (void) fputs("payload = { uri = ", f);
+                put_string(f, p->payload_uri);
+                (void) fprintf(f, " }%s", newline);
+        }
+        (void) fprintf(f, "%s[provisioning.attestation]%s", newline, newline);
+        put_pair(f, "method", "tpm", newline);
+        put_pair(f, "registration_id", p->registration_id, newline);
+}
+
+/* One definition of provisioning is replaced. More than one, or an array, is not TOML that IoT Edge reads,
+ * and what was meant can't be known. */
+static int check_editable(const Toml *toml, const char *name, Failure *reterr) {
+        const TomlEntry *header = NULL, *root_key = NULL;
+        const TomlValue *value = toml_get(toml, TABLE);
+
+        for (size_t i = 0; i < toml->entry_count; i++) {
+                const TomlEntry *e = &toml->entries[i];
+                bool under_header = false;
+
+                if (!is_provisioning(e))
+                        continue;
+                if (e->type == TOML_ARRAY_TABLE)
+                        return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
+                                           "%s:%u: provisioning is an array of tables", name, e->line);
+                for (size_t j = i; j-- > 0 && e->type == TOML_ASSIGNMENT;)
+                        if (toml->entries[j].type != TOML_ASSIGNMENT) {
+                                under_header = is_provisioning(&toml->entries[j]);
+                                break;
+                        }
+                for (size_t j = 0; e->type == TOML_TABLE && j < i; j++)
+                        if (toml->entries[j].type == TOML_TABLE && streq(toml->entries[j].path, e->path))
+                                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
+                                                   "%s:%u: the table is defined a second time", name,
+                                                   e->line);
+                if (e->type == TOML_TABLE)
+                        header = e;
+                else if (!under_header)
+                        root_key = e;
+        }
+        if (header && root_key)
+                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
+                                   "%s:%u: provisioning is defined here and at line %u", name,
+                                   root_key->line, header->line);
+        if (value && value->type != TOML_INLINE_TABLE)
+                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
+                                   "%s:%u: provisioning is not a table", name, value->line);
+        return 0;
+}
+
+static bool is_blank(const char *text, size_t size) {
+        for (size_t i = 0; i < size; i++)
+                if (!strchr(" \t\r\n", text[i]))
+                        return false;
+        return true;
+}
+
+static int edit(char **ret, const Toml *toml, const char *text, size_t size, const Provisioning *wanted) {
+        CLEANUP(freep) char *edited = NULL;
+        const char *newline = toml->crlf ? "\r\n" : "\n";
+        bool written = false;
+        size_t done = 0, length = 0;
+        FILE *f = open_memstream(&edited, &length);
+
+        if (!f)
+                return -ENOMEM;
+        for (size_t i = 0; i < toml->entry_count; i++) {
+                const TomlEntry *e = &toml->entries[i];
+
+                if (!is_provisioning(e))
+                        continue;
+                /* Blank lines within provisioning go with it, or each edit of our own would leave one more.
+                 */
+                if (done == 0 || !is_blank(text + done, e->start - done))
+                        (void) fwrite(text + done, 1, e->start - done, f);
+                done = e->end;
+                /* A header's place is a good place: up to the next header there are comments only. Where
+                 * assignments at the top are taken out, a table would swallow the ones that follow. */
+                if (e->type == TOML_TABLE && !written) {
+                        put_block(f, wanted, newline);
+                        written = true;
+                }
+        }
+        (void) fwrite(text + done, 1, size - done, f);
+        if (!written) {
+                bool at_line_start = size == 0 || text[size - 1] == '\n';
+
+                (void) fprintf(f, "%s%s", at_line_start ? "" : newline, size > 0 ? newline : "");
+                put_block(f, wanted, newline);
+        }
+        if (fclose(f) != 0)
+                return -ENOMEM;
+        *ret = TAKE(edited);
+        return 0;
+}
+
+int config_toml_edit(char **ret, const char *name, const char *text, size_t size, const Provisioning *wanted,
+                     Failure *reterr) {
+        CLEANUP(toml_deinit) Toml toml = {};
+        int r;
+
+        r = parse(&toml, name, text, size, reterr);
+        if (r >= 0)
+                r = check_editable(&toml, name, reterr);
+        if (r < 0)
+                return r;
+        r = edit(ret, &toml, text, size, wanted);
+        return r < 0 ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be edited", name) : 0;
+}

@@ -1,0 +1,35 @@
+/*
+ * ConfigToml: IoT Edge's /etc/aziot/config.toml: what it says that matters here, and how its provisioning
+ * tables are replaced. Pure code.
+ */
+#pragma once
+
+#include "failure.h"
+
+#define CONFIG_TOML_MAX ((size_t) 1024 * 1024)
+
+/* What we write. payload_uri may be NULL. */
+typedef struct Provisioning {
+        const char *endpoint, *id_scope, *registration_id, *payload_uri;
+} Provisioning;
+
+/* What a file says; NULL: it does not. Everything owned. */
+typedef struct ConfigToml {
+        bool has_provisioning;
+        char *source, *endpoint, *id_scope, *method, *registration_id, *payload_uri;
+        char *parent_hostname, *auto_reprovisioning_mode, *runtime_uri;
+        uint64_t auth_key_index; /* of [tpm]; 0x100 when absent */
+        char *digest; /* hex SHA-256 over the bytes of the provisioning tables; NULL without them */
+} ConfigToml;
+
+/* FAILURE_CONFIG_CONFLICT with the line for a text that is not TOML. name is for the sentence. */
+int config_toml_read(ConfigToml *ret, const char *name, const char *text, size_t size, Failure *reterr);
+void config_toml_deinit(ConfigToml *config);
+
+/* Does it say what we would write? Endpoints are compared without a slash at their end, IDs without case. */
+bool config_toml_matches(const ConfigToml *config, const Provisioning *wanted);
+
+/* The text with its provisioning replaced, every other byte as it was: in the place of [provisioning], else
+ * at the end. FAILURE_CONFIG_CONFLICT with the line for what can't be replaced safely. */
+int config_toml_edit(char **ret, const char *name, const char *text, size_t size, const Provisioning *wanted,
+                     Failure *reterr);
