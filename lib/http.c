@@ -22,7 +22,7 @@ struct Http {
         struct curl_slist *headers;
         struct HttpSocket *sockets;
 
-        char *proxy, *ca_file;
+        char *proxy, *ca_file, *unix_socket;
         usec_t connect_timeout_usec, request_timeout_usec;
         size_t body_max;
         uint64_t build_time;
@@ -234,6 +234,11 @@ static int setup(Http *http) {
         c = c
                     ?: curl_easy_setopt(e, CURLOPT_TIMEOUT_MS,
                                         (long) (http->request_timeout_usec / USEC_PER_MSEC));
+        if (http->unix_socket) {
+                c = c ?: curl_easy_setopt(e, CURLOPT_UNIX_SOCKET_PATH, http->unix_socket);
+                c = c ?: curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http");
+                c = c ?: curl_easy_setopt(e, CURLOPT_PROXY, "");
+        }
         if (http->proxy)
                 c = c ?: curl_easy_setopt(e, CURLOPT_PROXY, http->proxy);
         if (http->ca_file)
@@ -260,7 +265,8 @@ int http_new(Http **ret, sd_event *event, const HttpSettings *settings) {
         http->multi = curl_multi_init();
         http->easy = curl_easy_init();
         if (!http->multi || !http->easy || string_replace(&http->proxy, settings->proxy) < 0 ||
-            string_replace(&http->ca_file, settings->ca_file) < 0)
+            string_replace(&http->ca_file, settings->ca_file) < 0 ||
+            string_replace(&http->unix_socket, settings->unix_socket) < 0)
                 return -ENOMEM;
         r = sd_event_add_time_relative(event, &http->timer, CLOCK_MONOTONIC, 0, 1, on_timer, http);
         if (r < 0)
@@ -322,6 +328,7 @@ Http *http_free(Http *http) {
         forget_reply(http);
         secret_freep(&http->proxy);
         free(http->ca_file);
+        free(http->unix_socket);
         free(http);
         curl_global_cleanup();
         return NULL;

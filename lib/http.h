@@ -2,9 +2,10 @@
  * Http: one request at a time to one service, over one kept connection, on the event loop. The only user of
  * curl.
  *
- * https only, TLS 1.2 or later, peer and host verified, no redirects, replies bounded. done() is called from
- * the loop, never from within http_start(). The request is borrowed until http_start() returns; the reply is
- * the Http's and valid during done() only. In done() a new request may be started or the Http freed.
+ * https only (but for a unix socket), TLS 1.2 or later, peer and host verified, no redirects, replies
+ * bounded. done() is called from the loop, never from within http_start(). The request is borrowed until
+ * http_start() returns; the reply is the Http's and valid during done() only. In done() a new request may be
+ * started or the Http freed.
  */
 #pragma once
 
@@ -17,6 +18,8 @@ typedef struct Http Http;
 typedef struct HttpSettings {
         const char *proxy;   /* URL or NULL: the environment's */
         const char *ca_file; /* PEM or NULL: the system's trust store */
+        const char
+                *unix_socket; /* path or NULL: plain HTTP to a service of this machine, and nothing else */
         usec_t connect_timeout_usec;
         usec_t request_timeout_usec; /* in total, connecting included */
         size_t body_max;
@@ -25,7 +28,7 @@ typedef struct HttpSettings {
 } HttpSettings;
 
 typedef struct HttpRequest {
-        const char *method; /* "GET", "PUT" */
+        const char *method; /* "GET", "PUT", "POST" */
         const char *url;
         const char *authorization; /* or NULL; wiped from Http's own memory after use */
         const char *body;          /* JSON text or NULL */

@@ -8,12 +8,14 @@
 #include "project.h"
 
 #define COMMAND_TIMEOUT_SEC 360
+#define CONFIRM_TIMEOUT_SEC 300
 
 enum {
         OPTION_CONFIG = 256,
         OPTION_STATE_DIR,
         OPTION_ROOT,
         OPTION_COMMAND_TIMEOUT,
+        OPTION_CONFIRM_TIMEOUT,
         OPTION_LOG_TARGET,
         OPTION_LOG_LEVEL,
         OPTION_VERSION,
@@ -32,6 +34,11 @@ static void print_help(const DaemonInfo *info) {
                 (void) printf(
                         "  --command-timeout=SEC end when one TPM command takes longer (default: %d)\n",
                         COMMAND_TIMEOUT_SEC);
+        if (info->has_confirm_timeout)
+                (void) printf(
+                        "  --confirm-timeout=SEC wait this long for the hub to take IoT Edge's identity "
+                        "(default: %d)\n",
+                        CONFIRM_TIMEOUT_SEC);
         (void) puts("  --log-target=TARGET   journal or stderr\n"
                     "  --log-level=LEVEL     err, warning, notice, info or debug\n"
                     "  --help, --version");
@@ -48,9 +55,16 @@ typedef struct Parsed {
         int log_target, log_level;
 } Parsed;
 
-static int parse_option(Parsed *p, const DaemonInfo *info, int option) {
+static int parse_seconds(usec_t *ret, const DaemonInfo *info, const char *option) {
         uint64_t seconds;
 
+        if (parse_uint(optarg, 86400, &seconds) < 0 || seconds < 1)
+                return usage_error(info, option, optarg, "1 to 86400 (seconds)");
+        *ret = seconds * USEC_PER_SEC;
+        return 1;
+}
+
+static int parse_option(Parsed *p, const DaemonInfo *info, int option) {
         switch (option) {
         case OPTION_CONFIG:
                 p->options.config.file = optarg;
@@ -62,10 +76,13 @@ static int parse_option(Parsed *p, const DaemonInfo *info, int option) {
                 p->options.root = optarg;
                 return info->has_root ? 1 : -EINVAL;
         case OPTION_COMMAND_TIMEOUT:
-                if (!info->has_command_timeout || parse_uint(optarg, 86400, &seconds) < 0 || seconds < 1)
-                        return usage_error(info, "command-timeout", optarg, "1 to 86400 (seconds)");
-                p->options.command_timeout_usec = seconds * USEC_PER_SEC;
-                return 1;
+                return info->has_command_timeout
+                               ? parse_seconds(&p->options.command_timeout_usec, info, "command-timeout")
+                               : -EINVAL;
+        case OPTION_CONFIRM_TIMEOUT:
+                return info->has_confirm_timeout
+                               ? parse_seconds(&p->options.confirm_timeout_usec, info, "confirm-timeout")
+                               : -EINVAL;
         case OPTION_LOG_TARGET:
                 p->log_target = log_target_from_string(optarg);
                 return p->log_target < 0 ? usage_error(info, "log-target", optarg, "journal, stderr") : 1;
@@ -92,6 +109,7 @@ int daemon_options_parse(DaemonOptions *ret, const DaemonInfo *info, int argc, c
                 { "state-dir", required_argument, NULL, OPTION_STATE_DIR },
                 { "root", required_argument, NULL, OPTION_ROOT },
                 { "command-timeout", required_argument, NULL, OPTION_COMMAND_TIMEOUT },
+                { "confirm-timeout", required_argument, NULL, OPTION_CONFIRM_TIMEOUT },
                 { "log-target", required_argument, NULL, OPTION_LOG_TARGET },
                 { "log-level", required_argument, NULL, OPTION_LOG_LEVEL },
                 { "version", no_argument, NULL, OPTION_VERSION },
@@ -102,7 +120,8 @@ int daemon_options_parse(DaemonOptions *ret, const DaemonInfo *info, int argc, c
                 .options = { .config = { .credentials_dir = getenv("CREDENTIALS_DIRECTORY") },
                              .state_dir = getenv("STATE_DIRECTORY"),
                              .root = "",
-                             .command_timeout_usec = COMMAND_TIMEOUT_SEC * USEC_PER_SEC },
+                             .command_timeout_usec = COMMAND_TIMEOUT_SEC * USEC_PER_SEC,
+                             .confirm_timeout_usec = CONFIRM_TIMEOUT_SEC * USEC_PER_SEC },
                 .log_target = getenv("JOURNAL_STREAM") ? LOG_TARGET_JOURNAL : LOG_TARGET_STDERR,
                 .log_level = LOG_INFO,
         };

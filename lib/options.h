@@ -8,7 +8,7 @@
 
 typedef struct DaemonInfo {
         const char *name, *description;
-        bool has_state_dir, has_root, has_command_timeout;
+        bool has_state_dir, has_root, has_command_timeout, has_confirm_timeout;
 } DaemonInfo;
 
 /* All pointers are borrowed from argv and the environment. */
@@ -16,7 +16,7 @@ typedef struct DaemonOptions {
         ConfigPaths config;
         const char *state_dir; /* --state-dir=, else $STATE_DIRECTORY, else /var/lib/NAME */
         const char *root;      /* --root=, or "" */
-        usec_t command_timeout_usec;
+        usec_t command_timeout_usec, confirm_timeout_usec;
 } DaemonOptions;
 
 /* Parses the command line, starts the log (to the journal when standard error goes there) and keeps secrets

@@ -140,3 +140,17 @@ int store_remove(const char *path) {
                 return errno == ENOENT ? 0 : -errno;
         return fsync(fd) < 0 ? -errno : 0;
 }
+
+int store_make_directory(const char *path, mode_t mode) {
+        CLEANUP(freep) char *copy = strdup(path);
+
+        if (!copy)
+                return -ENOMEM;
+        for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+                *slash = '\0';
+                if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+                        return -errno;
+                *slash = '/';
+        }
+        return mkdir(copy, mode) < 0 && errno != EEXIST ? -errno : 0;
+}

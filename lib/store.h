@@ -25,3 +25,6 @@ int store_write(const char *path, const void *data, size_t size, mode_t mode);
 
 /* Removes a file and fsyncs its directory; 0 also when there was none. */
 int store_remove(const char *path);
+
+/* Makes a directory with this mode, and those above it with 0755, as far as they are missing. */
+int store_make_directory(const char *path, mode_t mode);

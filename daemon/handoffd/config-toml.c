@@ -78,6 +78,8 @@ static int extract(ConfigToml *c, const Toml *toml, const char *text) {
         if (r >= 0)
                 r = take(&c->id_scope, toml, TABLE SEP "id_scope");
         if (r >= 0)
+                r = take(&c->scope_id, toml, TABLE SEP "scope_id");
+        if (r >= 0)
                 r = take(&c->method, toml, TABLE SEP "attestation" SEP "method");
         if (r >= 0)
                 r = take(&c->registration_id, toml, TABLE SEP "attestation" SEP "registration_id");
@@ -115,6 +117,7 @@ void config_toml_deinit(ConfigToml *c) {
         free(c->source);
         free(c->endpoint);
         free(c->id_scope);
+        free(c->scope_id);
         free(c->method);
         free(c->registration_id);
         free(c->payload_uri);

@@ -129,6 +129,7 @@ class World:
     def __init__(self, polls=0, emulator=(), tcti=None, **config):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="dps-"))
         self.polls = polls
+        self.confirm_timeout = 20
         self.emulator_options = list(emulator)
         self.processes = []
         self.daemon = None
@@ -308,7 +309,8 @@ class World:
     def start_bus(self):
         common = f"--config={self.config_path} --log-target=stderr --log-level=debug"
         for name, command in (("org.dps.Tpm1", f"{BUILD}/daemon/tpmd/dps-tpmd {common}"),
-                              ("org.dps.HandOff1", f"{BUILD}/daemon/handoffd/dps-handoffd {common} --root={self.root}")):
+                              ("org.dps.HandOff1", f"{BUILD}/daemon/handoffd/dps-handoffd {common} --root={self.root}"
+                               f" --confirm-timeout={self.confirm_timeout}")):
             (self.dir / f"services/{name}.service").write_text(
                 f"[D-BUS Service]\nName={name}\nExec={command}\nUser=root\n")
         (self.dir / "bus.conf").write_text(BUS_CONFIG.format(dir=self.dir))
@@ -345,6 +347,33 @@ class World:
     def kill_helper(self, name):
         for pid in self.helper_pids(name):
             os.kill(pid, signal.SIGKILL)
+
+    # --- IoT Edge's stand-ins ---
+
+    def start_standins(self, *options):
+        self.standins = self.start([SOURCE / "tests/standins/aziot.py", f"--root={self.root}",
+                                    f"--log={self.dir}/standin.jsonl", f"--faults={self.dir}/standin-faults.json",
+                                    f"--tcti=swtpm:path={self.dir}/tpm", f"--hub-ca={self.dir}/emulator/ca.pem",
+                                    *options], "stand-ins")
+        self.standins.wait_for_line("^ready")
+
+    def standin_faults(self, **faults):
+        temporary = self.dir / "standin-faults.new"
+        temporary.write_text(json.dumps(faults))
+        temporary.rename(self.dir / "standin-faults.json")
+
+    def standin_events(self, event=None, **where):
+        path = self.dir / "standin.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if event in (None, line["event"]) and
+                all(line.get(k) == v for k, v in where.items())]
+
+    def jobs(self):
+        return [(e["verb"], e["unit"]) for e in self.standin_events("job")]
+
+    @property
+    def config_toml(self):
+        return self.root / "etc/aziot/config.toml"
 
     # --- waiting ---
 

@@ -1,0 +1,35 @@
+/*
+ * DeviceInfo: identityd's own files: device_info (whom it runs as: TOML with hub_name,
+ * local_gateway_hostname and device_id, the same in all releases since 1.2.3) and prev_state (written once
+ * the hub took its token).
+ *
+ * The directory belongs to another user, who could swap anything in it: it is opened once and everything is
+ * relative to that, no link in it is followed, nothing but regular files is read.
+ */
+#pragma once
+
+#include <sys/types.h>
+#include <time.h>
+
+#include "failure.h"
+
+typedef struct DeviceInfo {
+        char *hub, *device_id;
+} DeviceInfo;
+
+/* Tells whether a file was written anew, whatever the clock says. */
+typedef struct FileMark {
+        bool exists;
+        ino_t inode;
+        struct timespec mtime;
+} FileMark;
+
+/* -ENOENT: none; -EBADMSG: one that identityd would not understand either; else why it can't be read. */
+int device_info_read(DeviceInfo *ret, const char *root);
+void device_info_deinit(DeviceInfo *info);
+
+/* Written whole, with owner and group of the directory, 0644. */
+int device_info_write(const char *root, const char *hub, const char *device_id, Failure *reterr);
+
+FileMark prev_state_mark(const char *root);
+bool file_mark_newer(const FileMark *now, const FileMark *before);

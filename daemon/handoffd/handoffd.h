@@ -1,0 +1,111 @@
+/*
+ * Handoffd: the hand-off helper as a whole, and the operation that is under way: one at a time, as a list of
+ * steps. A step that has to wait (for a job of systemd, for identityd, for a timer) says so and the event
+ * that it waited for runs the list on. A failed step ends the list; the recovery steps then start what was
+ * stopped, on every path.
+ */
+#pragma once
+
+#include <systemd/sd-bus.h>
+
+#include "identityd.h"
+#include "options.h"
+#include "situation.h"
+#include "stopped.h"
+#include "units.h"
+
+#define HANDOFF_WARNINGS_MAX 8
+#define HANDOFF_QUEUE_MAX    16
+#define HANDOFF_BUSY         "org.dps.HandOff1.Busy"
+
+typedef struct Handoffd Handoffd;
+typedef struct Operation Operation;
+
+/* 0: go on; FLOW_WAIT; a negative errno with op->failure set. */
+#define FLOW_WAIT 1
+typedef int (*FlowStep)(Operation *op);
+
+/* What the service said, checked. Borrowed from the call. */
+typedef struct Assignment {
+        const char *registration_id, *hub, *device_id, *key_name; /* key_name may be NULL */
+        bool key_changed, adopt, dps_just_answered, force;
+} Assignment;
+
+/* What Apply does and has done. */
+typedef struct Plan {
+        Provisioning wanted;
+        bool adopt, write_config, write_device_info, renew_key, run_apply, restart_edged, first;
+        bool config_written, applied, reprovisioned;
+
+        usec_t deadline;    /* of the confirmation, CLOCK_MONOTONIC */
+        bool moved;         /* IoT Edge's own, newer identity stays */
+        usec_t apply_begun; /* CLOCK_MONOTONIC */
+
+        bool need_new_proof; /* identityd was started anew: only a prev_state newer than this counts */
+        FileMark proof_before;
+        char *hub, *device_id; /* as whom IoT Edge runs, once confirmed */
+} Plan;
+
+struct Operation {
+        Handoffd *h;
+        sd_bus_message *message; /* the call to answer, or NULL */
+        const char *name;
+        const FlowStep *steps, *steps_begun, *recovery; /* the next one; the list it began with */
+        bool failed, changed;
+        Failure failure;
+        char *registration_id;
+        Situation situation;
+        const char *result, *detail; /* of Check and Verify */
+        Assignment assignment;
+        Plan plan;
+        struct {
+                FailureKind kind;
+                char sentence[512];
+        } warnings[HANDOFF_WARNINGS_MAX];
+        size_t warning_count;
+        sd_event_source *timer;
+};
+
+struct Handoffd {
+        const DaemonOptions *options;
+        sd_bus *bus;
+        sd_event *event;
+        Units *units;
+        Identityd *identityd;
+        Stopped stopped; /* what runs again at the end, whatever happens */
+        bool quiesced;   /* stopped stays as it is until a Resume or an Apply */
+        bool resume_due;
+        sd_bus_track *caller;    /* of Quiesce */
+        sd_event_source *expiry; /* of Quiesce */
+        Operation *operation;
+        sd_bus_message *queue[HANDOFF_QUEUE_MAX];
+        size_t queued;
+};
+
+extern const sd_bus_vtable handoffd_vtable[];
+
+int handoffd_start(sd_bus *bus, sd_event *event, void *userdata);
+void handoffd_stop(Handoffd *h);
+bool handoffd_busy(void *userdata);
+void handoffd_next(Handoffd *h); /* begins what is queued, when nothing is under way */
+
+/* Operations. message may be NULL; it is referenced. */
+int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
+                    const FlowStep *recovery, Operation **ret);
+void operation_run(Operation *op);                          /* frees it at the end */
+void operation_fail(Operation *op, const Failure *failure); /* and runs on: the recovery */
+void operation_warn(Operation *op, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
+int operation_jobs(Operation *op, const UnitJob *jobs, size_t count); /* FLOW_WAIT */
+
+/* The steps that operations share. */
+int step_survey(Operation *op);        /* files and units */
+int step_ask_device(Operation *op);    /* identityd, if it runs */
+int step_start_stopped(Operation *op); /* everything in h->stopped */
+
+int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
+
+extern const FlowStep check_steps[], verify_steps[], apply_steps[], apply_recovery_steps[], quiesce_steps[],
+        resume_steps[];
+
+int operation_reply(Operation *op);                            /* bus.c */
+int handoffd_begin_call(Handoffd *h, sd_bus_message *message); /* bus.c: what was queued */

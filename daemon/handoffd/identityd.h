@@ -1,0 +1,32 @@
+/*
+ * Identityd: questions to aziot-identityd over its unix socket (API versions 2020-09-01 and 2021-12-01).
+ *
+ * Connecting starts identityd through its socket unit. One question at a time.
+ */
+#pragma once
+
+#include "http.h"
+
+typedef struct Identityd Identityd;
+
+typedef enum IdentitydQuestion {
+        IDENTITYD_DEVICE,       /* POST /identities/device: hub and device, from its memory */
+        IDENTITYD_PROVISIONING, /* GET /identities/provisioning: what it is configured with */
+        IDENTITYD_EDGE_AGENT,   /* GET /identities/modules/$edgeAgent: asks the hub */
+        IDENTITYD_REPROVISION,  /* POST /identities/device/reprovision: forgets who it is, asks DPS */
+} IdentitydQuestion;
+
+typedef struct IdentitydAnswer {
+        unsigned status;                          /* of HTTP; 0: it could not be reached in time */
+        char hub[256], device_id[256];            /* IDENTITYD_DEVICE with 200; else "" */
+        char id_scope[256], registration_id[256]; /* IDENTITYD_PROVISIONING with 200; else "" */
+        char message[256];                        /* what went wrong, in its words or ours */
+} IdentitydAnswer;
+
+typedef void (*IdentitydDone)(void *userdata, const IdentitydAnswer *answer);
+
+int identityd_new(Identityd **ret, sd_event *event, const char *root);
+Identityd *identityd_free(Identityd *identityd); /* done() is not called */
+
+/* Waits 10 s for an answer, 120 s for IDENTITYD_REPROVISION. done() is called from the loop. */
+int identityd_ask(Identityd *identityd, IdentitydQuestion question, IdentitydDone done, void *userdata);

@@ -1,0 +1,293 @@
+/* How operations run, and the two short ones: Quiesce and Resume. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "handoffd.h"
+#include "log.h"
+#include "paths.h"
+
+#define QUIESCE_USEC (300 * USEC_PER_SEC)
+
+int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
+                    const FlowStep *recovery, Operation **ret) {
+        Operation *op = calloc(1, sizeof(*op));
+
+        if (!op)
+                return -ENOMEM;
+        *op = (Operation){ .h = h,
+                           .message = sd_bus_message_ref(message),
+                           .name = name,
+                           .steps = steps,
+                           .steps_begun = steps,
+                           .recovery = recovery };
+        h->operation = op;
+        *ret = op;
+        return 0;
+}
+
+static void operation_free(Operation *op) {
+        (void) sd_event_source_disable_unref(op->timer);
+        (void) sd_bus_message_unref(op->message);
+        situation_deinit(&op->situation);
+        free(op->registration_id);
+        free(op->plan.hub);
+        free(op->plan.device_id);
+        free(op);
+}
+
+static void operation_end(Operation *op) {
+        Handoffd *h = op->h;
+        int r;
+
+        if (op->failed)
+                log_warning("%s failed: %s", op->name, op->failure.sentence);
+        r = operation_reply(op);
+        if (r < 0)
+                log_warning("%s could not be answered: %s", op->name, strerror(-r));
+        operation_free(op);
+        h->operation = NULL;
+        handoffd_next(h);
+}
+
+static void begin_recovery(Operation *op) {
+        static const FlowStep none[] = { NULL };
+
+        op->failed = true;
+        op->steps = op->recovery ? op->recovery : none;
+        op->recovery = NULL;
+}
+
+void operation_run(Operation *op) {
+        while (*op->steps) {
+                const Failure cause = op->failure;
+                int r = (*op->steps++)(op);
+
+                if (r == FLOW_WAIT)
+                        return; /* and op may be gone */
+                if (r < 0 && !op->failed)
+                        begin_recovery(op);
+                else if (r < 0) { /* does not hide why the recovery was needed */
+                        log_error("While %s was undone: %s", op->name, op->failure.sentence);
+                        op->failure = cause;
+                }
+        }
+        operation_end(op);
+}
+
+void operation_fail(Operation *op, const Failure *failure) {
+        if (op->failed)
+                log_error("While %s was undone: %s", op->name, failure->sentence);
+        else {
+                op->failure = *failure;
+                begin_recovery(op);
+        }
+        operation_run(op);
+}
+
+void operation_warn(Operation *op, FailureKind kind, const char *format, ...) {
+        va_list args;
+
+        if (op->warning_count >= HANDOFF_WARNINGS_MAX)
+                return;
+        op->warnings[op->warning_count].kind = kind;
+        va_start(args, format);
+        (void) vsnprintf(op->warnings[op->warning_count++].sentence, sizeof(op->warnings[0].sentence),
+                         format, args);
+        va_end(args);
+}
+
+static void on_jobs_done(void *userdata, const Failure *failure) {
+        if (failure)
+                operation_fail(userdata, failure);
+        else
+                operation_run(userdata);
+}
+
+int operation_jobs(Operation *op, const UnitJob *jobs, size_t count) {
+        int r = units_run(op->h->units, jobs, count, on_jobs_done, op);
+
+        return r < 0 ? failure_set_errno(&op->failure, FAILURE_RESTART_FAILED, r, "systemd can't be asked")
+                     : FLOW_WAIT;
+}
+
+/* --- what was stopped --- */
+
+static int step_forget_stopped(Operation *op) {
+        Handoffd *h = op->h;
+        Failure ignored;
+
+        h->stopped = (Stopped){};
+        if (stopped_save(&h->stopped, h->options->root, &ignored) < 0)
+                log_warning("%s",
+                            ignored.sentence); /* they are started once more at the next start: harmless */
+        return 0;
+}
+
+static void on_stopped_started(void *userdata, const Failure *failure) {
+        Operation *op = userdata;
+
+        if (!failure)
+                (void) step_forget_stopped(op);
+        on_jobs_done(op, failure);
+}
+
+int step_start_stopped(Operation *op) {
+        Handoffd *h = op->h;
+        UnitJob jobs[STOPPED_MAX];
+        size_t n = stopped_start_jobs(&h->stopped, jobs);
+        int r;
+
+        h->quiesced = false;
+        h->caller = sd_bus_track_unref(h->caller);
+        h->expiry = sd_event_source_disable_unref(h->expiry);
+        if (n == 0)
+                return step_forget_stopped(op);
+        r = units_run(h->units, jobs, n, on_stopped_started, op);
+        return r < 0 ? failure_set_errno(&op->failure, FAILURE_RESTART_FAILED, r, "systemd can't be asked")
+                     : FLOW_WAIT;
+}
+
+const FlowStep resume_steps[] = { step_start_stopped, NULL };
+
+/* Nobody asked: Quiesce's caller is gone, its time is over, or this process takes over from one that died.
+ */
+static void resume(Handoffd *h, const char *why) {
+        Operation *op;
+
+        log_notice("What was stopped of IoT Edge is started again: %s", why);
+        if (h->operation) {
+                h->resume_due = true;
+                return;
+        }
+        if (operation_begin(h, NULL, "Resume", resume_steps, NULL, &op) >= 0)
+                operation_run(op);
+}
+
+static int on_caller_gone(sd_bus_track *track, void *userdata) {
+        resume(userdata, "who asked for it has left the bus");
+        return 0;
+}
+
+static int on_expired(sd_event_source *source, uint64_t usec, void *userdata) {
+        resume(userdata, "nobody has renewed the request");
+        return 0;
+}
+
+static int step_hold(Operation *op) {
+        Handoffd *h = op->h;
+        int r;
+
+        h->caller = sd_bus_track_unref(h->caller);
+        h->expiry = sd_event_source_disable_unref(h->expiry);
+        r = sd_bus_track_new(h->bus, &h->caller, on_caller_gone, h);
+        if (r >= 0)
+                r = sd_bus_track_add_sender(h->caller, op->message);
+        if (r >= 0)
+                r = sd_event_add_time_relative(h->event, &h->expiry, CLOCK_BOOTTIME, QUIESCE_USEC,
+                                               USEC_PER_SEC, on_expired, h);
+        return r < 0 ? failure_set_errno(&op->failure, FAILURE_APPLY_FAILED, r, "Quiesce can't be watched")
+                     : 0;
+}
+
+static int step_quiesce(Operation *op) {
+        Handoffd *h = op->h;
+        Situation *s = &op->situation;
+        const struct {
+                const char *unit;
+                const UnitState *state;
+        } all[] = { { UNIT_IDENTITYD_SOCKET, &s->identityd_socket },
+                    { UNIT_IDENTITYD, &s->identityd },
+                    { UNIT_TPMD_SOCKET, &s->tpmd_socket },
+                    { UNIT_TPMD, &s->tpmd } };
+        UnitJob jobs[ARRAY_SIZE(all)];
+        size_t n = 0;
+        int r;
+
+        r = situation_read_units(s, h->units, &op->failure);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+                if (all[i].state->active) {
+                        stopped_add(&h->stopped, all[i].unit);
+                        jobs[n++] = (UnitJob){ UNIT_STOP, all[i].unit };
+                }
+        if (n == 0)
+                return 0;
+        r = stopped_save(&h->stopped, h->options->root, &op->failure);
+        return r < 0 ? r : operation_jobs(op, jobs, n);
+}
+
+static int step_quiesced(Operation *op) {
+        op->h->quiesced = true;
+        return 0;
+}
+
+const FlowStep quiesce_steps[] = { step_hold, step_quiesce, step_quiesced, NULL };
+
+/* --- one at a time --- */
+
+void handoffd_next(Handoffd *h) {
+        if (h->operation)
+                return;
+        if (h->resume_due) {
+                h->resume_due = false;
+                resume(h, "it was due while something else was under way");
+                return;
+        }
+        while (h->queued > 0 && !h->operation) {
+                CLEANUP(sd_bus_message_unrefp) sd_bus_message *message = h->queue[0];
+
+                memmove(h->queue, h->queue + 1, --h->queued * sizeof(h->queue[0]));
+                (void) handoffd_begin_call(h, message);
+        }
+}
+
+bool handoffd_busy(void *userdata) {
+        const Handoffd *h = userdata;
+
+        return h->operation || h->queued > 0 || h->quiesced;
+}
+
+static int make_state_directory(const char *root) {
+        CLEANUP(freep) char *path = NULL;
+        int r;
+
+        r = path_under(&path, root, PATH_STATE);
+        if (r >= 0)
+                r = store_make_directory(path, 0700);
+        if (r < 0)
+                log_error("'%s%s' can't be made: %s", root, PATH_STATE, strerror(-r));
+        return r;
+}
+
+int handoffd_start(sd_bus *bus, sd_event *event, void *userdata) {
+        Handoffd *h = userdata;
+        int r;
+
+        h->bus = bus;
+        h->event = event;
+        r = make_state_directory(h->options->root);
+        if (r >= 0)
+                r = units_new(&h->units, bus, event);
+        if (r >= 0)
+                r = identityd_new(&h->identityd, event, h->options->root);
+        if (r < 0)
+                return r;
+        stopped_load(&h->stopped, h->options->root);
+        if (stopped_any(&h->stopped))
+                resume(h, "the helper had ended before it could do so");
+        return 0;
+}
+
+void handoffd_stop(Handoffd *h) {
+        if (h->operation)
+                operation_free(h->operation);
+        h->operation = NULL;
+        while (h->queued > 0)
+                (void) sd_bus_message_unref(h->queue[--h->queued]);
+        h->caller = sd_bus_track_unref(h->caller);
+        h->expiry = sd_event_source_disable_unref(h->expiry);
+        h->identityd = identityd_free(h->identityd);
+        h->units = units_free(h->units);
+}

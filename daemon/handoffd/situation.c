@@ -1,0 +1,138 @@
+#include "situation.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "paths.h"
+
+#define APPLIED_MAX ((size_t) 64 * 1024)
+
+static int read_config_toml(Situation *s, const char *root, Failure *reterr) {
+        CLEANUP(freep) char *path = NULL;
+        struct stat st;
+        int r;
+
+        if (path_under(&path, root, PATH_CONFIG) < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
+                                         "'" PATH_CONFIG "' can't be read");
+        if (lstat(path, &st) < 0) {
+                if (errno == ENOENT)
+                        return 0;
+                return failure_set_errno(reterr, FAILURE_STORAGE, -errno, "'%s' can't be read", path);
+        }
+        if (!S_ISREG(st.st_mode))
+                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
+                                   "'%s' is a %s, not a file, and is not replaced", path,
+                                   S_ISLNK(st.st_mode)   ? "symbolic link"
+                                   : S_ISDIR(st.st_mode) ? "directory"
+                                                         : "special file");
+        r = read_file(path, CONFIG_TOML_MAX, &s->text, &s->text_size);
+        if (r < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read", path);
+        s->attributes = (StoreAttributes){ .mode = st.st_mode & 07777, .uid = st.st_uid, .gid = st.st_gid };
+        return config_toml_read(&s->toml, path, s->text, s->text_size, reterr);
+}
+
+/* One that can't be read is as good as none: it is written again. */
+static void read_applied(Situation *s, const char *root) {
+        CLEANUP(freep) char *path = NULL, *text = NULL;
+        size_t size;
+
+        if (path_under(&path, root, PATH_APPLIED) < 0 || read_file(path, APPLIED_MAX, &text, &size) < 0)
+                return;
+        s->applied_exists = true;
+        if (config_toml_read(&s->applied, path, text, size, NULL) < 0)
+                return;
+        free(s->applied.id_scope);
+        s->applied.id_scope = TAKE(s->applied.scope_id);
+}
+
+int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr) {
+        int r;
+
+        r = config_load(&s->config, paths);
+        if (r < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, r, "The configuration can't be read");
+        if (config_failure(s->config, reterr))
+                return failure_to_errno(reterr->kind);
+        if (!s->config->id_scope)
+                return failure_set(reterr, FAILURE_CONFIG, NULL, "IdScope= is not set");
+        if (s->config->payload && asprintf(&s->payload_uri, "file://%s", s->config->payload) < 0) {
+                s->payload_uri = NULL;
+                return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
+                                         "The configuration can't be read");
+        }
+        r = handoff_record_load(&s->record, root, reterr);
+        if (r >= 0)
+                r = read_config_toml(s, root, reterr);
+        if (r < 0)
+                return r;
+        s->attributes = s->text ? s->attributes : (StoreAttributes){ .mode = 0600 };
+        read_applied(s, root);
+        (void) device_info_read(&s->device_info, root);
+        s->prev_state = prev_state_mark(root);
+        return 0;
+}
+
+int situation_read_units(Situation *s, Units *units, Failure *reterr) {
+        const struct {
+                const char *unit;
+                UnitState *state;
+        } all[] = {
+                { UNIT_EDGED, &s->edged },
+                { UNIT_EDGED_MGMT, &s->edged_mgmt },
+                { UNIT_EDGED_WORKLOAD, &s->edged_workload },
+                { UNIT_IDENTITYD, &s->identityd },
+                { UNIT_IDENTITYD_SOCKET, &s->identityd_socket },
+                { UNIT_TPMD, &s->tpmd },
+                { UNIT_TPMD_SOCKET, &s->tpmd_socket },
+                { UNIT_APPLY, &s->apply },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+                int r = units_query(units, all[i].unit, all[i].state, reterr);
+
+                if (r < 0)
+                        return r;
+        }
+        s->units_known = true;
+        return 0;
+}
+
+void situation_deinit(Situation *s) {
+        s->config = config_free(s->config);
+        handoff_record_deinit(&s->record);
+        free(s->text);
+        config_toml_deinit(&s->toml);
+        config_toml_deinit(&s->applied);
+        device_info_deinit(&s->device_info);
+        free(s->payload_uri);
+        *s = (Situation){};
+}
+
+Provisioning situation_wanted(const Situation *s, const char *registration_id) {
+        return (Provisioning){ .endpoint = s->config->global_endpoint,
+                               .id_scope = s->config->id_scope,
+                               .registration_id = registration_id,
+                               .payload_uri = s->payload_uri };
+}
+
+static bool equal(const char *a, const char *b) {
+        return a && b && streq(a, b);
+}
+
+bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted) {
+        return !s->toml.has_provisioning || config_toml_matches(&s->toml, wanted) ||
+               equal(s->toml.digest, s->record.digest) || equal(s->toml.digest, s->record.previous_digest);
+}
+
+bool situation_moved(const Situation *s) {
+        const Record *rec = &s->record;
+        const DeviceInfo *info = &s->device_info;
+        bool ours = equal(s->toml.digest, rec->digest) || equal(s->toml.digest, rec->previous_digest);
+
+        return ours && rec->hub && info->hub &&
+               !(equal(info->hub, rec->hub) && equal(info->device_id, rec->device_id)) &&
+               !(equal(info->hub, rec->previous_hub) && equal(info->device_id, rec->previous_device_id));
+}

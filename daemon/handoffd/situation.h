@@ -1,0 +1,47 @@
+/*
+ * Situation: everything that decides what a hand-off may and must do: our configuration and record, IoT
+ * Edge's files and units. Read anew for each call; nothing is changed by it.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "config-toml.h"
+#include "config.h"
+#include "device-info.h"
+#include "identityd.h"
+#include "record.h"
+#include "store.h"
+#include "units.h"
+
+typedef struct Situation {
+        Config *config;
+        Record record;
+        char *text; /* of config.toml; NULL: there is none */
+        size_t text_size;
+        StoreAttributes attributes;
+        ConfigToml toml; /* of config.toml */
+        bool applied_exists;
+        ConfigToml applied;     /* of the copy that `iotedge config apply` gave identityd */
+        DeviceInfo device_info; /* members NULL: none that is valid */
+        FileMark prev_state;
+        bool units_known;
+        UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
+        IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
+        char *payload_uri;
+} Situation;
+
+/* Files only. */
+int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr);
+int situation_read_units(Situation *s, Units *units, Failure *reterr);
+void situation_deinit(Situation *s);
+
+/* What config.toml has to say for this registration ID. Borrows from both. */
+Provisioning situation_wanted(const Situation *s, const char *registration_id);
+
+/* May config.toml's provisioning be replaced? It has none, says what we want, or we wrote it. */
+bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted);
+
+/* config.toml is ours, but identityd runs as somebody whom we have not made it: it registered by itself.
+ * Compared by content, never by time. */
+bool situation_moved(const Situation *s);

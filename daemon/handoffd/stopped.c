@@ -1,0 +1,75 @@
+#include "stopped.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "paths.h"
+#include "store.h"
+
+static const char *const units[STOPPED_MAX] = {
+        UNIT_TPMD_SOCKET, UNIT_IDENTITYD_SOCKET, UNIT_EDGED_MGMT, UNIT_EDGED_WORKLOAD,
+        UNIT_TPMD,        UNIT_IDENTITYD,        UNIT_EDGED,
+};
+
+static size_t find(const char *unit) {
+        size_t i = 0;
+
+        while (i < STOPPED_MAX && !streq(units[i], unit))
+                i++;
+        return i;
+}
+
+void stopped_load(Stopped *s, const char *root) {
+        CLEANUP(freep) char *path = NULL, *text = NULL;
+        char *rest = NULL;
+
+        *s = (Stopped){};
+        if (path_under(&path, root, PATH_STOPPED) < 0 || read_file(path, 4096, &text, NULL) < 0)
+                return;
+        for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+                if (find(line) < STOPPED_MAX)
+                        s->units[find(line)] = true;
+}
+
+int stopped_save(const Stopped *s, const char *root, Failure *reterr) {
+        CLEANUP(freep) char *path = NULL;
+        char text[512] = "";
+        size_t n = 0;
+        int r;
+
+        for (size_t i = 0; i < STOPPED_MAX; i++)
+                if (s->units[i])
+                        n += (size_t) snprintf(text + n, sizeof(text) - n, "%s\n", units[i]);
+        r = path_under(&path, root, PATH_STOPPED);
+        if (r >= 0)
+                r = n > 0 ? store_write(path, text, n, 0600) : store_remove(path);
+        return r < 0 ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be written",
+                                         path ? path : PATH_STOPPED)
+                     : 0;
+}
+
+bool stopped_any(const Stopped *s) {
+        for (size_t i = 0; i < STOPPED_MAX; i++)
+                if (s->units[i])
+                        return true;
+        return false;
+}
+
+void stopped_add(Stopped *s, const char *unit) {
+        assert(find(unit) < STOPPED_MAX);
+        s->units[find(unit)] = true;
+}
+
+void stopped_remove(Stopped *s, const char *unit) {
+        assert(find(unit) < STOPPED_MAX);
+        s->units[find(unit)] = false;
+}
+
+size_t stopped_start_jobs(const Stopped *s, UnitJob jobs[static STOPPED_MAX]) {
+        size_t n = 0;
+
+        for (size_t i = 0; i < STOPPED_MAX; i++)
+                if (s->units[i])
+                        jobs[n++] = (UnitJob){ UNIT_START, units[i] };
+        return n;
+}

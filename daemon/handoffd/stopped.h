@@ -1,0 +1,24 @@
+/*
+ * Stopped: which units run again at the end of an operation, whatever becomes of it. The list is on disk
+ * before a unit is stopped, so that it outlives this process.
+ */
+#pragma once
+
+#include "units.h"
+
+#define STOPPED_MAX 7
+
+typedef struct Stopped {
+        bool units[STOPPED_MAX]; /* of the fixed list, in the order in which they are started */
+} Stopped;
+
+/* root: prefix of the file's path. An unreadable list is as good as none. */
+void stopped_load(Stopped *s, const char *root);
+int stopped_save(const Stopped *s, const char *root, Failure *reterr); /* an empty one removes the file */
+
+bool stopped_any(const Stopped *s);
+void stopped_add(Stopped *s, const char *unit); /* one that this module knows */
+void stopped_remove(Stopped *s, const char *unit);
+
+/* The jobs that start what is on the list; returns their number. */
+size_t stopped_start_jobs(const Stopped *s, UnitJob jobs[static STOPPED_MAX]);

@@ -1,0 +1,55 @@
+/*
+ * Units: systemd over D-Bus: the state of a unit, and jobs one after the other.
+ */
+#pragma once
+
+#include <systemd/sd-bus.h>
+
+#include "failure.h"
+
+#define UNIT_EDGED            "aziot-edged.service"
+#define UNIT_EDGED_MGMT       "aziot-edged.mgmt.socket"
+#define UNIT_EDGED_WORKLOAD   "aziot-edged.workload.socket"
+#define UNIT_IDENTITYD        "aziot-identityd.service"
+#define UNIT_IDENTITYD_SOCKET "aziot-identityd.socket"
+#define UNIT_KEYD             "aziot-keyd.service"
+#define UNIT_KEYD_SOCKET      "aziot-keyd.socket"
+#define UNIT_CERTD            "aziot-certd.service"
+#define UNIT_CERTD_SOCKET     "aziot-certd.socket"
+#define UNIT_TPMD             "aziot-tpmd.service"
+#define UNIT_TPMD_SOCKET      "aziot-tpmd.socket"
+#define UNIT_APPLY            "dps-iotedge-apply.service"
+#define UNIT_LEGACY           "iotedge.service"
+#define UNIT_SNAP             "snap.azure-iot-edge.aziot-edged.service"
+
+typedef struct Units Units;
+
+typedef struct UnitState {
+        bool exists, masked, active, failed;
+        uint64_t active_enter_usec; /* CLOCK_MONOTONIC, 0: never */
+        char result[32];            /* "success", "exit-code", … of a service; else "" */
+} UnitState;
+
+typedef enum UnitVerb {
+        UNIT_START,
+        UNIT_STOP,
+        UNIT_RESTART,
+} UnitVerb;
+
+typedef struct UnitJob {
+        UnitVerb verb;
+        const char *unit; /* a constant */
+} UnitJob;
+
+typedef void (*UnitsDone)(void *userdata, const Failure *failure); /* NULL: every job was done */
+
+int units_new(Units **ret, sd_bus *bus, sd_event *event);
+Units *units_free(Units *units);
+
+/* Waits for systemd's answer, at most 5 s. */
+int units_query(Units *units, const char *unit, UnitState *ret, Failure *reterr);
+
+/* Runs the jobs in order; the first that fails or takes longer than 100 s (UNIT_APPLY: 300 s) ends it. Units
+ * that don't exist are passed over when they are stopped, and sockets also when they are started. jobs is
+ * copied. done() is called from the loop. -EBUSY: jobs are under way. */
+int units_run(Units *units, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata);

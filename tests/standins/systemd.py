@@ -1,0 +1,175 @@
+"""Stand-in for systemd's manager: the part of org.freedesktop.systemd1 that a hand-off uses. Not the real thing."""
+import asyncio
+import time
+
+from dbus_next import Message, MessageType, Variant
+from dbus_next.aio import MessageBus
+
+NAME = "org.freedesktop.systemd1"
+PATH = "/org/freedesktop/systemd1"
+MANAGER = f"{NAME}.Manager"
+
+
+class Unit:
+    """start() and stop() are coroutines or None; an exception of start() is a failed unit."""
+
+    def __init__(self, name, start, stop, sockets=(), service=None, oneshot=False):
+        self.name = name
+        self.do_start = start
+        self.do_stop = stop
+        self.sockets = sockets  # PartOf= this service
+        self.service = service  # the one that this socket starts
+        self.oneshot = oneshot
+        self.state = "inactive"
+        self.result = "success"
+        self.entered = 0
+
+    @property
+    def path(self):
+        return f"{PATH}/unit/" + "".join(c if c.isalnum() else f"_{ord(c):02x}" for c in self.name)
+
+
+class JobFailed(Exception):
+    pass
+
+
+class Manager:
+    def __init__(self, world):
+        self.world = world
+        self.units = {}
+        self.jobs = 0
+        self.bus = None
+        self.lock = asyncio.Lock()
+        self.tasks = set()
+
+    def add(self, unit):
+        self.units[unit.name] = unit
+
+    def fault(self, unit):
+        return (self.world.fault("units") or {}).get(unit, {})
+
+    def spawn(self, coroutine):
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # --- units ---
+
+    async def start(self, unit):
+        if unit.state == "active":
+            return
+        if unit.service and self.units[unit.service].state == "active":
+            raise JobFailed("Socket service already active, refusing")  # so does the real one
+        how = self.fault(unit.name).get("start")
+        self.world.log("start", unit=unit.name)
+        try:
+            if how == "fail":
+                raise JobFailed("told to fail")
+            if unit.do_start:
+                await unit.do_start()
+        except Exception as error:
+            unit.state, unit.result = "failed", "exit-code"
+            self.world.log("failed", unit=unit.name, error=str(error))
+            raise JobFailed(str(error)) from error
+        unit.state, unit.result = ("inactive" if unit.oneshot else "active"), "success"
+        unit.entered = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+        if how == "flap":
+            unit.state, unit.result = "failed", "exit-code"
+
+    async def stop(self, unit):
+        for name in unit.sockets:
+            await self.stop(self.units[name])
+        if unit.state == "active":
+            self.world.log("stop", unit=unit.name)
+            if unit.do_stop:
+                await unit.do_stop()
+        if unit.state != "failed":
+            unit.state = "inactive"
+
+    async def run(self, verb, name):
+        """A job to its end, from within; True if it was done."""
+        unit = self.units[name]
+        sockets = [s for s in unit.sockets if self.units[s].state == "active"]
+        try:
+            if verb in ("stop", "restart"):
+                await self.stop(unit)
+            for socket in sockets if verb == "restart" else ():
+                await self.start(self.units[socket])  # PartOf= restarts them as well
+            if verb in ("start", "restart"):
+                await self.start(unit)
+        except JobFailed:
+            return False
+        return True
+
+    def trigger(self, name):
+        """A connection to a socket starts its service."""
+        if self.units[name].state == "inactive":
+            self.spawn(self.run("start", name))
+
+    def died(self, name, restart):
+        """A service ended by itself; Restart=on-failure."""
+        self.units[name].state, self.units[name].result = "failed", "exit-code"
+        self.world.log("died", unit=name)
+
+        async def again():
+            await asyncio.sleep(restart)
+            if self.units[name].state == "failed":
+                await self.run("start", name)
+        self.spawn(again())
+
+    # --- the bus ---
+
+    async def serve(self, address):
+        self.bus = await MessageBus(address).connect()
+        self.bus.add_message_handler(self.on_message)
+        await self.bus.request_name(NAME)
+
+    def on_message(self, message):
+        if message.message_type != MessageType.METHOD_CALL or message.destination not in (NAME, self.bus.unique_name):
+            return None
+        if message.interface == MANAGER:
+            return self.on_manager(message)
+        if message.interface == "org.freedesktop.DBus.Properties" and message.member == "Get":
+            return self.on_get(message)
+        return None
+
+    def on_manager(self, message):
+        verbs = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
+        if message.member == "Subscribe":
+            return Message.new_method_return(message)
+        name = message.body[0]
+        unit = self.units.get(name)
+        load = self.fault(name).get("load")
+        if message.member == "LoadUnit":  # also gives an object for units that do not exist
+            return Message.new_method_return(message, "o", [(unit or Unit(name, None, None)).path])
+        if message.member not in verbs:
+            return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownMethod", message.member)
+        if not unit or load == "not-found":
+            return Message.new_error(message, f"{NAME}.NoSuchUnit", f"Unit {name} not found.")
+        if load == "masked":
+            return Message.new_error(message, f"{NAME}.UnitMasked", f"Unit {name} is masked.")
+        self.jobs += 1
+        job = f"{PATH}/job/{self.jobs}"
+        self.spawn(self.job(self.jobs, job, verbs[message.member], name))
+        return Message.new_method_return(message, "o", [job])
+
+    async def job(self, number, path, verb, name):
+        if verb != "stop" and self.fault(name).get("start") == "hang":
+            return
+        async with self.lock:
+            done = await self.run(verb, name)
+        self.world.log("job", verb=verb, unit=name, done=done)
+        await self.bus.send(Message.new_signal(PATH, MANAGER, "JobRemoved", "uoss",
+                                               [number, path, name, "done" if done else "failed"]))
+
+    def on_get(self, message):
+        unit = next((u for u in self.units.values() if u.path == message.path), None)
+        load = self.fault(unit.name).get("load", "loaded") if unit else "not-found"
+        values = {"LoadState": Variant("s", load),
+                  "ActiveState": Variant("s", unit.state if unit and load == "loaded" else "inactive"),
+                  "ActiveEnterTimestampMonotonic": Variant("t", unit.entered if unit else 0),
+                  "Result": Variant("s", unit.result if unit else "success")}
+        value = values.get(message.body[1])
+        if not value:
+            return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownProperty", message.body[1])
+        return Message.new_method_return(message, "v", [value])
