@@ -75,8 +75,17 @@ static int refuse_runtime(const Situation *s, Units *units, const char *root, Fa
                            s->edged.exists ? UNIT_IDENTITYD : UNIT_EDGED);
 }
 
+static int refuse_edit(const Situation *s, const Provisioning *wanted, Failure *reterr) {
+        CLEANUP(freep) char *edited = NULL;
+
+        if (!s->text || config_toml_matches(&s->toml, wanted))
+                return 0;
+        return config_toml_edit(&edited, PATH_CONFIG, s->text, s->text_size, wanted, reterr);
+}
+
 static int refuse_config(const Situation *s, const Provisioning *wanted, const char *root, Failure *reterr) {
         uint64_t index = s->config->hub_key_handle - TPM_PERSISTENT_FIRST;
+        int r;
 
         if (!s->text && exists(root, PATH_LEGACY))
                 return failure_set(
@@ -94,6 +103,9 @@ static int refuse_config(const Situation *s, const Provisioning *wanted, const c
                                    "HubKeyHandle= is 0x%08x; make them the same",
                                    root, PATH_CONFIG, (unsigned long long) s->toml.auth_key_index,
                                    s->config->hub_key_handle);
+        r = refuse_edit(s, wanted, reterr); /* known now what it would refuse later, with its line */
+        if (r < 0)
+                return r;
         if (!situation_provisioning_ours(s, wanted) && !s->config->replace_provisioning)
                 return failure_set(reterr, FAILURE_CONFIG_CONFLICT, s->toml.source,
                                    "'%s%s' is provisioned by somebody else (source \"%s\"%s%s)", root,
@@ -140,13 +152,6 @@ static int refuse_apply(const Situation *s, const char *root, Failure *reterr) {
                      : 0;
 }
 
-/* What an edit would refuse is known now. */
-static int refuse_edit(const Situation *s, const Provisioning *wanted, Failure *reterr) {
-        CLEANUP(freep) char *edited = NULL;
-
-        return s->text ? config_toml_edit(&edited, PATH_CONFIG, s->text, s->text_size, wanted, reterr) : 0;
-}
-
 int check_refusals(Operation *op) {
         const char *root = op->h->options->root;
         Situation *s = &op->situation;
@@ -162,9 +167,7 @@ int check_refusals(Operation *op) {
                 return r;
         plan->write_config = !s->text || !config_toml_matches(&s->toml, &plan->wanted);
         plan->run_apply = plan->write_config || !config_toml_matches(&s->applied, &plan->wanted);
-        if (plan->write_config)
-                r = refuse_edit(s, &plan->wanted, &op->failure);
-        if (r >= 0 && plan->run_apply)
+        if (plan->run_apply)
                 r = refuse_apply(s, root, &op->failure);
 
         itself = s->toml.auto_reprovisioning_mode &&

@@ -185,7 +185,8 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
 
 static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         usec_t now = now_usec(CLOCK_BOOTTIME);
-        time_t when = (time_t) (d->record.next_attempt_usec / USEC_PER_SEC);
+        usec_t allowed;
+        time_t when;
         char text[64] = "";
         struct tm tm;
 
@@ -193,11 +194,13 @@ static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
                 return sd_bus_error_setf(error, ERROR_NOT_WAITING,
                                          "There is no wait to end: the state is %s, the step %s",
                                          state_to_string(d->machine.state), daemon_step_text(d));
-        if (machine_throttled(&d->machine) || d->failure.retry_after_usec > now - d->wait_began_usec) {
+        allowed = machine_throttled(&d->machine) ? d->wait_ends_usec
+                                                 : d->wait_began_usec + d->failure.retry_after_usec;
+        if (allowed > now) {
+                when = (time_t) ((now_usec(CLOCK_REALTIME) + allowed - now) / USEC_PER_SEC) + 1;
                 if (gmtime_r(&when, &tm))
                         (void) strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", &tm);
-                return sd_bus_error_setf(error, ERROR_TOO_EARLY,
-                                         "The service asked to wait; next attempt at %s", text);
+                return sd_bus_error_setf(error, ERROR_TOO_EARLY, "The service asked to wait until %s", text);
         }
         daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
         retry_reset(&d->machine.retry);

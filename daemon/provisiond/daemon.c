@@ -244,6 +244,12 @@ static bool text_differs(const char *a, const char *b) {
         return (a == NULL) != (b == NULL) || (a && !streq(a, b));
 }
 
+static void log_config_failure(const Failure *failure) {
+        static const char *const fields[] = { "DPS_FAILURE=config", NULL };
+
+        log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), fields, "%s", failure->sentence);
+}
+
 static void unconfigure(Daemon *d, const Failure *failure) {
         if (d->machine.state == STATE_ASSIGNED || d->machine.state == STATE_HANDED_OFF)
                 daemon_warn(d, FAILURE_CONFIG, "%s",
@@ -254,18 +260,18 @@ static void unconfigure(Daemon *d, const Failure *failure) {
                 d->failure = *failure;
         daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
         if (failure->kind != FAILURE_NONE)
-                log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), NULL, "%s", failure->sentence);
+                log_config_failure(failure);
 }
 
 static bool identity_changed(const Daemon *d, const Config *old) {
         const Config *c = d->config;
 
-        if (d->record.hub && d->machine.state != STATE_ATTESTING &&
-            (text_differs(c->id_scope, d->record.id_scope) ||
-             text_differs(c->global_endpoint, d->record.endpoint)))
-                return true;
-        return text_differs(c->id_scope, old->id_scope) ||
-               text_differs(c->global_endpoint, old->global_endpoint) ||
+        bool assigned = d->record.hub && d->machine.state != STATE_ATTESTING;
+
+        /* What was assigned counts, not what the file said in between: a scope that comes back is no change.
+         */
+        return text_differs(c->id_scope, assigned ? d->record.id_scope : old->id_scope) ||
+               text_differs(c->global_endpoint, assigned ? d->record.endpoint : old->global_endpoint) ||
                text_differs(c->registration_id, old->registration_id) ||
                c->registration_id_format != old->registration_id_format;
 }
@@ -441,7 +447,7 @@ int daemon_start(Daemon *d) {
 
         action = machine_start(&d->machine, state, ready);
         if (!ready && d->failure.kind != FAILURE_NONE)
-                log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), NULL, "%s", d->failure.sentence);
+                log_config_failure(&d->failure);
         if (d->machine.state == STATE_ATTESTING && throttling_left(d) > 0) {
                 d->machine.waiting = true;
                 d->machine.failure = FAILURE_HTTP_THROTTLED;

@@ -104,8 +104,9 @@ static int check_handle(const Daemon *d, const Identity *id, Failure *reterr) {
                 return 0;
         /* With IoT Edge, Check() decides whether an HMAC key may go: aziot-tpmd would evict it as well. */
         if (streq(id->hub_key_state, "hmac") &&
-            (d->config->target == TARGET_IOTEDGE || d->config->replace_provisioning))
-                return 0;
+            (d->config->target == TARGET_IOTEDGE || d->config->replace_provisioning ||
+             (d->machine.state == STATE_ASSIGNED && d->machine.has_hub_key)))
+                return 0; /* ADOPT compares the keys themselves: a power cut may have hidden our own name */
         return failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, NULL, "The TPM handle 0x%08x holds %s",
                            d->config->hub_key_handle,
                            streq(id->hub_key_state, "hmac") ? "an HMAC key that is not ours"

@@ -33,6 +33,7 @@ BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Config
   <auth>EXTERNAL</auth>
   <servicedir>{dir}/services</servicedir>
   <policy context="default">
+    <allow user="*"/>
     <allow send_destination="*" eavesdrop="true"/>
     <allow eavesdrop="true"/>
     <allow own="*"/>
@@ -329,6 +330,17 @@ class World:
             self.environment = before
         wait_for("the daemon on the bus", self.on_bus)
 
+    def set_clock(self, offset):
+        """How wrong the daemon's clock is, in seconds; start it with environment=world.clock()."""
+        (self.dir / "clock").mkdir(exist_ok=True)
+        temporary = self.dir / "clock.new"
+        temporary.write_text(str(offset))
+        temporary.rename(self.dir / "clock/offset")
+
+    def clock(self):
+        return {"LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_FILE": f"{self.dir}/clock/offset",
+                "ASAN_OPTIONS": self.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
+
     def on_bus(self):
         assert self.daemon.running(), "the daemon has ended:\n" + "\n".join(self.daemon.lines)
         with contextlib.suppress(BusError):
@@ -367,6 +379,34 @@ class World:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if event in (None, line["event"]) and
                 all(line.get(k) == v for k, v in where.items())]
+
+    def start_gateway(self, **enrollment):
+        """IoT Edge's stand-ins, an enrolment and the daemon; waits until the gateway is handed off."""
+        self.start_standins()
+        self.enroll(self.enrollment(**{"capabilities": {"iotEdge": True}, **enrollment}))
+        self.start_daemon()
+        return self.wait_for_state("handed-off")
+
+    def move(self, hub="hub-b.localhost", **enrollment):
+        """Gives the enrolment another hub; returns its name."""
+        name = f"{hub}:{self.port}"
+        self.enroll(self.enrollment(**{"capabilities": {"iotEdge": True}, "iotHubHostName": name, **enrollment}))
+        return name
+
+    def retry(self):
+        """Retry, once the service's Retry-After allows it."""
+        def accepted():
+            try:
+                self.bus.call("Retry")
+                return True
+            except BusError as error:
+                assert "asked to wait" in str(error) or "no wait" in str(error), error
+                return "no wait" in str(error)
+        wait_for("Retry", accepted)
+
+    def registrations(self):
+        """How many registrations the service let pass."""
+        return len(self.requests(kind="confirm", status=202))
 
     def jobs(self):
         return [(e["verb"], e["unit"]) for e in self.standin_events("job")]

@@ -62,6 +62,7 @@ class Manager:
             raise JobFailed("Socket service already active, refusing")  # so does the real one
         how = self.fault(unit.name).get("start")
         self.world.log("start", unit=unit.name)
+        await asyncio.sleep(self.fault(unit.name).get("delay", 0))
         try:
             if how == "fail":
                 raise JobFailed("told to fail")
@@ -128,6 +129,10 @@ class Manager:
         if message.message_type != MessageType.METHOD_CALL or message.destination not in (NAME, self.bus.unique_name):
             return None
         if message.interface == MANAGER:
+            slow = self.world.fault("slow")
+            if slow:
+                asyncio.get_running_loop().call_later(slow, lambda: self.spawn(self.bus.send(self.on_manager(message))))
+                return True
             return self.on_manager(message)
         if message.interface == "org.freedesktop.DBus.Properties" and message.member == "Get":
             return self.on_get(message)

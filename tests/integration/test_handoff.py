@@ -1,0 +1,544 @@
+"""Suite "handoff": what happens to IoT Edge, with systemd and IoT Edge played by tests/standins."""
+import asyncio
+import os
+import subprocess
+import tomllib
+
+import dbus_next
+import dbus_next.aio
+import pytest
+from harness import SCOPE, BusError, wait_for
+
+OPERATORS = """# The operator's own file.
+hostname = "gw-17"   # kept
+
+[agent]
+name = "edgeAgent"
+config = { image = "example/agent:1.5" }
+
+[agent.env]
+# provisioning of modules
+provisioning = "[provisioning] is not here"
+"""
+MANUAL = OPERATORS + """
+[provisioning]
+source = "manual"
+connection_string = "HostName=x"
+
+[edge_ca]
+subject = "CN=x"
+"""
+
+
+def ours(world, registration_id):
+    return f"""[provisioning]
+source = "dps"
+global_endpoint = "https://localhost:{world.port}"
+id_scope = "{SCOPE}"
+[provisioning.attestation]
+method = "tpm"
+registration_id = "{registration_id}"
+"""
+
+
+def write_config_toml(world, text, mode=0o600):
+    world.config_toml.parent.mkdir(parents=True, exist_ok=True)
+    world.config_toml.write_text(text)
+    world.config_toml.chmod(mode)
+
+
+def edge(world, **changes):
+    return world.enrollment(capabilities={"iotEdge": True}, **changes)
+
+
+def prepared(new_world, text=None, standins=(), **settings):
+    w = new_world(**settings)
+    if text is not None:
+        write_config_toml(w, text)
+    w.start_standins(*standins)
+    w.enroll(edge(w))
+    return w
+
+
+def refused(world, kind, sentence):
+    """A refusal costs no request and touches nothing."""
+    before = world.config_toml.read_bytes() if world.config_toml.is_file() else None
+    world.start_daemon()
+    p = world.wait_for_failure(kind)
+    assert sentence in p["LastError"][2], p["LastError"]
+    assert not world.requests() and not world.jobs() and world.hub_key() is None
+    assert before == (world.config_toml.read_bytes() if world.config_toml.is_file() else None)
+    assert not list(world.config_toml.parent.glob("config.toml?*"))
+
+
+# --- whose config.toml it is ---
+
+def test_no_config_toml(new_world):
+    w = new_world()
+    w.start_gateway()
+    written = tomllib.loads(w.config_toml.read_text())
+    assert written == tomllib.loads(ours(w, w.bus.properties()["RegistrationId"]))
+    assert w.config_toml.stat().st_mode & 0o777 == 0o600
+    assert (w.root / "var/lib/aziot/identityd/device_info").stat().st_mode & 0o777 == 0o644
+
+
+def test_config_toml_without_provisioning(new_world):
+    w = prepared(new_world, OPERATORS)
+    w.config_toml.chmod(0o640)
+    os.chown(w.config_toml, 1234, 1234)
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    text = w.config_toml.read_text()
+    assert text.startswith(OPERATORS)
+    assert tomllib.loads(text)["provisioning"]["id_scope"] == SCOPE
+    status = w.config_toml.stat()
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, 1234, 1234)
+    assert w.config_toml.with_name("config.toml.before-dps-provisiond").read_text() == OPERATORS
+
+
+def test_config_toml_of_somebody_else(new_world):
+    w = prepared(new_world, MANUAL)
+    refused(w, "config-conflict", "provisioned by somebody else")
+    w.write_config(HandOff={"ReplaceProvisioning": "yes"})
+    w.wait_for_state("handed-off")
+    before, after = tomllib.loads(MANUAL), tomllib.loads(w.config_toml.read_text())
+    assert after.pop("provisioning")["source"] == "dps"
+    del before["provisioning"]
+    assert before == after
+
+
+def test_our_config_toml_after_the_scope_changed(new_world):
+    w = new_world()
+    w.start_gateway()
+    text = w.config_toml.read_text().replace(SCOPE, "0neOther")
+    w.write_config(Provisioning={"RegistrationId": "renamed"})
+    w.enroll(edge(w))
+    w.wait("the new name", lambda p: p["State"] == "handed-off" and p["RegistrationId"] == "renamed")
+    assert tomllib.loads(w.config_toml.read_text())["provisioning"]["attestation"]["registration_id"] == "renamed"
+    assert text != w.config_toml.read_text()
+
+
+@pytest.mark.parametrize("text, kind, sentence", [
+    ('parent_hostname = "up"\n', "config-conflict", "parent_hostname"),
+    ("[tpm]\nauth_key_index = 0x200\n", "config-conflict", "auth_key_index"),
+    ("a = \n", "config-conflict", "config.toml:1:"),
+    ('[[provisioning]]\nsource = "dps"\n', "config-conflict", "config.toml:1:"),
+])
+def test_what_can_not_be_used_is_refused(new_world, text, kind, sentence):
+    w = prepared(new_world, text)
+    refused(w, kind, sentence)
+    w.config_toml.unlink()
+    w.retry()
+    w.wait_for_state("handed-off")
+
+
+def test_symbolic_link_is_refused(new_world):
+    w = prepared(new_world)
+    (w.root / "etc/aziot/real.toml").write_text("a = 1\n")
+    w.config_toml.symlink_to("real.toml")
+    w.start_daemon()
+    p = w.wait_for_failure("config-conflict")
+    assert "symbolic link" in p["LastError"][2] and not w.requests()
+    assert w.config_toml.is_symlink()
+
+
+@pytest.mark.parametrize("fault, sentence", [("not-found", "not installed"), ("masked", "is masked")])
+@pytest.mark.parametrize("unit", ["aziot-edged.service", "aziot-identityd.service"])
+def test_missing_runtime(new_world, unit, fault, sentence):
+    w = new_world()
+    w.standin_faults(units={unit: {"load": fault}})
+    w.start_standins()
+    w.enroll(edge(w))
+    refused(w, "runtime-missing", sentence)
+    w.standin_faults()
+    w.retry()
+    w.wait_for_state("handed-off")
+
+
+def test_legacy_runtime(new_world):
+    w = prepared(new_world)
+    (w.root / "etc/iotedge").mkdir(parents=True)
+    (w.root / "etc/iotedge/config.yaml").write_text("provisioning:\n")
+    refused(w, "config-conflict", "iotedge config import")
+
+
+def test_without_systemd(new_world):
+    w = new_world()
+    w.enroll(edge(w))
+    w.start_daemon()
+    w.wait_for_failure("restart-failed")
+    assert not w.requests()
+    w.start_standins()
+    w.wait_for_state("handed-off")
+
+
+# --- whom IoT Edge runs as ---
+
+def test_gateway_that_works_already(new_world):
+    """Our package is installed beside an IoT Edge that was provisioned without us."""
+    w = new_world()
+    w.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek.pub")
+    w.tpm2("createprimary", "-C", "o", "-G", "rsa2048:aes128cfb", "-c", "srk.ctx",
+           "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt")
+    w.tpm2("evictcontrol", "-c", "srk.ctx", "0x81000001")
+    w.tpm2("flushcontext", "-t")
+    enrollment = edge(w)
+    w.enroll(enrollment)
+    write_config_toml(w, ours(w, enrollment["registrationId"]))
+    w.start_standins("--configured")
+    wait_for("IoT Edge's own registration", lambda: w.standin_events("hub", status=200))
+    requests, jobs, key = len(w.service_requests()), len(w.jobs()), w.hub_key()
+    text = w.config_toml.read_bytes()
+    w.start_daemon()
+    p = w.wait_for_state("handed-off")
+    assert p["AssignedHub"] == f"localhost:{w.port}" and p["DeviceId"] == enrollment["registrationId"]
+    assert len(w.service_requests()) == requests and len(w.jobs()) == jobs
+    assert w.hub_key() == key and w.config_toml.read_bytes() == text
+    w.restart_daemon()
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert len(w.service_requests()) == requests and len(w.jobs()) == jobs
+
+
+def marks(world):
+    paths = [world.config_toml, world.root / "etc/aziot/identityd/config.d/00-super.toml",
+             world.root / "var/lib/dps-handoffd/record.json"]
+    return [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths]
+
+
+def test_reprovisioned_to_the_same(new_world):
+    w = new_world(polls=1)
+    w.start_gateway()
+    before, jobs, key = marks(w), len(w.jobs()), w.hub_key()
+    w.bus.call("Reprovision")
+    wait_for("a registration", lambda: w.registrations() == 2)
+    w.wait_for_state("handed-off")
+    assert marks(w) == before and w.hub_key() == key
+    assert {unit for _, unit in w.jobs()[jobs:]} == {"aziot-identityd.socket", "aziot-identityd.service",
+                                                     "aziot-tpmd.socket", "aziot-tpmd.service"}
+    assert not w.standin_events("registers-itself")
+
+
+def test_moved_to_another_hub(new_world):
+    w = new_world(polls=1)
+    w.start_gateway()
+    jobs, old = len(w.jobs()), w.hub_key()
+    hub = w.move()
+    w.bus.call("Reprovision")
+    w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
+    assert w.hub_key() != old
+    assert w.requests(kind="hub", hub=hub, authorized=True)
+    assert w.jobs()[jobs:].count(("restart", "aziot-edged.service")) == 1
+    assert not w.standin_events("registers-itself")
+
+
+def test_network_gone_before_the_move(new_world):
+    w = new_world(polls=1)
+    w.start_gateway()
+    before, key, jobs = marks(w), w.hub_key(), len(w.jobs())
+    w.move()
+    w.stop_emulator()
+    w.bus.call("Reprovision")
+    w.wait_for_failure("connect")
+    assert marks(w) == before and w.hub_key() == key and len(w.jobs()) == jobs
+
+
+def test_iot_edge_registered_by_itself_since(new_world):
+    w = new_world()
+    w.start_gateway()
+    w.stop_daemon()
+    hub = w.move()
+    w.tpm2("evictcontrol", "-c", "0x81000100")  # the hub will refuse what is signed without it
+    asyncio.run(call_systemd(w, "StopUnit", "aziot-tpmd.service"))
+    asyncio.run(call_systemd(w, "RestartUnit", "aziot-identityd.service"))
+    wait_for("its own registration", lambda: w.standin_events("hub", hub=hub, status=200))
+    requests, key = len(w.service_requests()), w.hub_key()
+    w.start_daemon()
+    p = w.wait("the other hub", lambda p: p["AssignedHub"] == hub)
+    assert p["State"] == "handed-off" and p["Warnings"][0][0] == "adoption-refused"
+    assert len(w.service_requests()) == requests and w.hub_key() == key
+
+
+async def call_systemd(world, method, *arguments):
+    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+    seen = len(world.jobs())
+    reply = await bus.call(dbus_next.Message("org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+                                             "org.freedesktop.systemd1.Manager", method, signature="ss",
+                                             body=[*arguments, "replace"]))
+    assert reply.message_type == dbus_next.MessageType.METHOD_RETURN, reply.body
+    wait_for("the job", lambda: len(world.jobs()) > seen)
+    bus.disconnect()
+
+
+@pytest.mark.parametrize("what", ["config", "device_info", "applied", "all"])
+def test_lost_hand_off_is_written_again_offline(new_world, what):
+    w = new_world()
+    w.start_gateway()
+    w.stop_daemon()
+    paths = {"config": [w.config_toml], "device_info": [w.root / "var/lib/aziot/identityd/device_info"],
+             "applied": [w.root / "etc/aziot/identityd/config.d/00-super.toml"]}
+    for path in paths.get(what) or sum(paths.values(), []):
+        path.unlink()
+    requests = len(w.service_requests())
+    w.start_daemon()
+    w.daemon.wait_for_line("is written again")
+    w.wait_for_state("handed-off")
+    for path in sum(paths.values(), []):
+        assert path.exists()
+    assert len(w.service_requests()) == requests and not w.standin_events("registers-itself")
+
+
+def test_hub_out_of_reach(new_world):
+    w = new_world()
+    w.start_standins()
+    w.enroll(edge(w, iotHubHostName="hub-x.localhost:1"))
+    set_confirm_timeout(w, 2)
+    w.start_daemon()
+    w.wait_for_failure("hub-unreachable")
+    assert w.registrations() == 1 and not w.standin_events("registers-itself")
+    w.wait("another look", lambda p: p["Attempts"] >= 2)
+    assert w.registrations() == 1
+    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+def set_confirm_timeout(world, seconds):
+    path = world.dir / "services/org.dps.HandOff1.service"
+    path.write_text(path.read_text().replace("--confirm-timeout=20", f"--confirm-timeout={seconds}"))
+
+
+def test_identityd_that_never_answers(new_world):
+    w = prepared(new_world)
+    set_confirm_timeout(w, 1)
+    w.standin_faults(identityd="silent")
+    w.start_daemon()
+    w.wait_for_failure("confirm-timeout", 60)
+    w.standin_faults()
+    w.wait_for_state("handed-off")
+
+
+def test_enrolment_without_the_edge_flag(new_world):
+    w = new_world()
+    p = w.start_gateway(capabilities={"iotEdge": False})
+    assert [warning[0] for warning in p["Warnings"]] == ["edge-flag-missing"]
+    w.enroll(edge(w))
+    w.bus.call("Reprovision")
+    wait_for("a registration", lambda: w.registrations() == 2)
+    assert w.wait_for_state("handed-off")["Warnings"] == []
+
+
+def test_always_on_startup_registers_by_itself(new_world):
+    w = prepared(new_world, 'auto_reprovisioning_mode = "AlwaysOnStartup"\n')
+    w.start_daemon()
+    p = w.wait_for_state("handed-off")
+    assert "reprovisions-itself" in [warning[0] for warning in p["Warnings"]]
+    assert w.standin_events("registers-itself")
+
+
+def test_service_without_hub_key(new_world):
+    w = prepared(new_world)
+    w.faults("no-hub-key:poll", "no-hub-key:confirm")
+    w.start_daemon()
+    w.wait("assigned", lambda p: p["State"] != "attesting")
+    w.faults()
+    w.wait_for_state("handed-off")
+    assert w.standin_events("registers-itself")
+
+
+def test_register_to_another_hub(new_world):
+    w = new_world(HandOff={"Identity": "register"})
+    w.start_gateway()
+    hub = w.move()
+    w.bus.call("Reprovision")
+    w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
+    assert w.standin_events("told-to-reprovision")
+
+
+def test_payload_reaches_iot_edge(new_world):
+    w = new_world()
+    (w.dir / "payload.json").write_text('{"site": "north"}')
+    w.write_config(Provisioning={"Payload": w.dir / "payload.json"})
+    w.start_gateway()
+    assert tomllib.loads(w.config_toml.read_text())["provisioning"]["payload"] == {
+        "uri": f"file://{w.dir}/payload.json"}
+
+
+# --- units that fail ---
+
+@pytest.mark.parametrize("how", ["fail", "flap"])
+def test_edged_that_does_not_start(new_world, how):
+    w = prepared(new_world)
+    w.standin_faults(units={"aziot-edged.service": {"start": how}})
+    w.start_daemon()
+    p = w.wait_for_failure("restart-failed")
+    assert "aziot-edged.service" in p["LastError"][2] and p["State"] == "assigned"
+    w.standin_faults()
+    w.wait_for_state("handed-off")
+    assert w.registrations() == 1
+
+
+def test_apply_that_fails(new_world):
+    w = prepared(new_world, OPERATORS)
+    w.standin_faults(apply="told to fail")
+    w.start_daemon()
+    p = w.wait_for_failure("apply-failed")
+    assert "dps-iotedge-apply.service" in p["LastError"][2]
+    sockets = [e for e in w.standin_events("start") if e["unit"] == "aziot-identityd.socket"]
+    assert len(sockets) >= 2  # stopped, and started again although it failed
+    w.standin_faults()
+    w.wait_for_state("handed-off")
+    assert w.registrations() == 1
+
+
+def test_failed_apply_puts_the_old_config_back(new_world):
+    w = new_world(HandOff={"Identity": "register"})
+    w.start_gateway()
+    before = w.config_toml.read_text()
+    w.standin_faults(apply="told to fail")
+    w.write_config(Provisioning={"RegistrationId": "renamed"})
+    w.enroll(edge(w))
+    p = w.wait_for_failure("apply-failed")
+    assert "put back" in p["LastError"][2]
+    assert w.config_toml.read_text() == before
+    w.standin_faults()
+    w.wait("the new name", lambda p: p["State"] == "handed-off" and p["RegistrationId"] == "renamed")
+
+
+def test_apply_without_the_container_runtime(new_world):
+    w = new_world()
+    w.start_gateway()
+    (w.root / "var/run/docker.sock").unlink()
+    w.write_config(Provisioning={"RegistrationId": "renamed"})
+    w.enroll(edge(w))
+    requests = len(w.requests(kind="register"))
+    p = w.wait_for_failure("runtime-missing")
+    assert "container runtime" in p["LastError"][2]
+    assert len(w.requests(kind="register")) == requests
+
+
+def test_device_info_that_is_a_trap(new_world):
+    w = prepared(new_world)
+    victim = w.dir / "victim"
+    victim.write_text("untouched")
+    info = w.root / "var/lib/aziot/identityd/device_info"
+    info.symlink_to(victim)
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    assert victim.read_text() == "untouched" and not info.is_symlink()
+
+
+def test_identityd_directory_that_is_a_link(new_world):
+    w = prepared(new_world)
+    directory = w.root / "var/lib/aziot/identityd"
+    directory.rename(w.dir / "elsewhere")
+    directory.symlink_to(w.dir / "elsewhere")
+    w.start_daemon()
+    p = w.wait_for_failure("storage")
+    assert "device_info" in p["LastError"][2]
+    assert not (w.dir / "elsewhere/device_info").exists()
+    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+# --- who may call, and with what ---
+
+async def connect(world):
+    return await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+
+
+async def call(bus, method, signature="", *body):
+    return await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", method,
+                                            signature=signature, body=list(body)))
+
+
+def assignment(**changes):
+    values = {"registrationId": "gw-1", "hub": "localhost:1", "deviceId": "gw-1", "adopt": True, **changes}
+    return {key: dbus_next.Variant("b" if isinstance(value, bool) else "i" if isinstance(value, int) else "s", value)
+            for key, value in values.items() if value is not None}
+
+
+@pytest.mark.parametrize("changes", [
+    {"registrationId": None}, {"registrationId": "../x"}, {"registrationId": "x" * 129}, {"hub": None}, {"hub": ""},
+    {"hub": "a b"}, {"hub": 'x"\ny'}, {"hub": "x" * 256}, {"deviceId": 'x"'}, {"deviceId": "x" * 129}, {"adopt": 7},
+    {"keyName": "xyz"}, {"keyName": "0" * 133}, {"command": "reboot"},
+])
+def test_bad_arguments(new_world, changes):
+    w = prepared(new_world)
+
+    async def run():
+        bus = await connect(w)
+        reply = await call(bus, "Apply", "a{sv}", assignment(**changes))
+        assert reply.error_name == "org.freedesktop.DBus.Error.InvalidArgs", reply.body
+        reply = await call(bus, "Check", "s", "no good")
+        assert reply.error_name == "org.freedesktop.DBus.Error.InvalidArgs", reply.body
+        bus.disconnect()
+    asyncio.run(run())
+    assert not w.jobs() and not w.config_toml.exists()
+
+
+def test_hub_that_is_not_allowed(new_world):
+    w = prepared(new_world)
+
+    async def run():
+        bus = await connect(w)
+        reply = await call(bus, "Apply", "a{sv}", assignment(hub="evil.example"))
+        assert reply.error_name == "org.dps.Failure.hub_not_allowed"
+        bus.disconnect()
+    asyncio.run(run())
+    assert not w.jobs() and not w.config_toml.exists()
+
+
+@pytest.mark.parametrize("name, method, arguments", [
+    ("HandOff1", "Check", ["s", "x"]), ("HandOff1", "Quiesce", []), ("HandOff1", "Resume", []),
+    ("HandOff1", "Verify", []), ("HandOff1", "Apply", ["a{sv}", "0"]),
+    ("Tpm1", "Identity", []), ("Tpm1", "ForgetHubKey", ["ay", "0"]),
+])
+def test_other_users_are_refused(new_world, name, method, arguments):
+    w = new_world()
+    w.start_standins()
+    w.dir.chmod(0o755)
+    (w.dir / "bus").chmod(0o777)
+    result = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "busctl", "--system", "call",
+                             f"org.dps.{name}", f"/org/dps/{name}", f"org.dps.{name}", method, *arguments],
+                            env=w.environment, capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode != 0 and "Access denied" in result.stderr, result
+    w.bus_process.wait_for_line(f"Refused '{method}' to the user with the ID 65534")
+    assert not w.jobs() and not w.tpm_commands()
+
+
+def test_quiesce_ends_with_its_caller(new_world):
+    w = new_world()
+    w.start_gateway()
+    jobs = len(w.jobs())
+
+    async def run():
+        bus = await connect(w)
+        await call(bus, "Quiesce")
+        assert ("stop", "aziot-identityd.service") in w.jobs()[jobs:]
+        assert (w.root / "var/lib/dps-handoffd/stopped").exists()
+        bus.disconnect()
+    asyncio.run(run())
+    wait_for("the start", lambda: ("start", "aziot-identityd.service") in w.jobs()[jobs:])
+    wait_for("the end", lambda: not (w.root / "var/lib/dps-handoffd/stopped").exists())
+    assert ("restart", "aziot-edged.service") not in w.jobs()[jobs:]
+
+
+def test_second_apply_is_told_to_wait(new_world):
+    w = prepared(new_world)
+    w.standin_faults(units={"dps-iotedge-apply.service": {"delay": 2}})
+
+    async def run():
+        first, second = await connect(w), await connect(w)
+        task = asyncio.ensure_future(call(first, "Apply", "a{sv}", assignment(adopt=False)))
+        while not w.standin_events("start", unit="dps-iotedge-apply.service"):
+            await asyncio.sleep(0.01)
+        reply = await call(second, "Apply", "a{sv}", assignment(adopt=False))
+        assert reply.error_name == "org.dps.HandOff1.Busy"
+        task.cancel()
+        first.disconnect()
+        second.disconnect()
+    asyncio.run(run())
+
+
+def test_reading_needs_nothing(new_world):
+    w = prepared(new_world)
+    with pytest.raises(BusError):
+        w.bus.busctl("call", "org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Nothing")
+    assert "lost" in w.bus.busctl("call", "org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Verify")
