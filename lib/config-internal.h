@@ -12,7 +12,7 @@ int config_add_problem(Config *config, bool fatal, const char *file, unsigned li
 int config_parse(Config *config, const char *file, const char *text);
 
 /* One "KEY=VALUE" as if `file` had it at `line`. */
-int config_assign(Config *config, const char *file, unsigned line, const char *section, const char *key,
+int config_assign(Config *config, const char *file, unsigned line, const char *section, const char *name,
                   const char *value);
 
 /* Reads every file that counts, in order. */

@@ -234,7 +234,7 @@ static_assert(sizeof(Target) == sizeof(int) && sizeof(IdentityMode) == sizeof(in
 int config_add_problem(Config *config, bool fatal, const char *file, unsigned line, const char *format,
                        ...) {
         CLEANUP(freep) char *text = NULL;
-        ConfigProblem *problems;
+        ConfigProblem *problems, *problem;
         va_list ap;
         int r;
 
@@ -251,11 +251,13 @@ int config_add_problem(Config *config, bool fatal, const char *file, unsigned li
         if (!problems)
                 return -ENOMEM;
         config->problems = problems;
-        problems[config->problem_count] =
-                (ConfigProblem){ .fatal = fatal, .file = strdup(file), .line = line };
-        if (!problems[config->problem_count].file)
-                return -ENOMEM;
-        problems[config->problem_count++].text = TAKE(text);
+        problem = &problems[config->problem_count];
+        *problem = (ConfigProblem){ .fatal = fatal, .line = line };
+        r = string_replace(&problem->file, file);
+        if (r < 0)
+                return r;
+        problem->text = TAKE(text);
+        config->problem_count++;
         return 0;
 }
 

@@ -262,6 +262,7 @@ static void make_printable(char *text) {
                         *text = '?';
 }
 
+PRINTF_LIKE(4, 0)
 static int failure_fill(Failure *reterr, FailureKind kind, const char *code, const char *format,
                         va_list ap) {
         if (reterr) {

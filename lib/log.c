@@ -89,6 +89,7 @@ static void log_to_journal(int level, const char *message_id, const char *const 
         (void) sd_journal_sendv(iov, n);
 }
 
+PRINTF_LIKE(4, 0)
 static void log_message(int level, const char *message_id, const char *const *fields, const char *format,
                         va_list ap) {
         CLEANUP(freep) char *message = NULL;

@@ -279,16 +279,22 @@ static Action outside_event(Machine *m, const Event *event) {
                 if (m->state != STATE_ATTESTING)
                         return (Action){};
                 m->unconfigured = busy;
-                return busy ? (Action){} : unconfigure(m);
+                if (busy)
+                        return (Action){};
+                return unconfigure(m);
         case EVENT_REATTEST:
                 m->forced = event->forced;
                 m->restart = busy;
-                return busy ? (Action){} : reattest(m, event->delay_usec);
+                if (busy)
+                        return (Action){};
+                return reattest(m, event->delay_usec);
         case EVENT_RETARGET:
                 if (m->state != STATE_ASSIGNED && m->state != STATE_HANDED_OFF)
                         return (Action){};
                 m->retarget = busy;
-                return busy ? (Action){} : retarget(m);
+                if (busy)
+                        return (Action){};
+                return retarget(m);
         default:
                 assert(false);
                 return (Action){};

@@ -107,36 +107,35 @@ int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
         return fsync(dir_fd) < 0 ? -errno : 0;
 }
 
-/* The directory of a path, opened, and the name in it. */
-static int open_parent(const char *path, const char **ret_name) {
+static int open_parent(const char *path) {
         CLEANUP(freep) char *copy = strdup(path);
-        const char *slash = strrchr(path, '/');
         int fd;
 
         if (!copy)
                 return -ENOMEM;
-        fd = open(slash ? dirname(copy) : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return -errno;
-        *ret_name = slash ? slash + 1 : path;
-        return fd;
+        fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 ? -errno : fd;
+}
+
+static const char *name_of(const char *path) {
+        const char *slash = strrchr(path, '/');
+
+        return slash ? slash + 1 : path;
 }
 
 int store_write(const char *path, const void *data, size_t size, mode_t mode) {
         const StoreAttributes attributes = { .mode = mode, .uid = (uid_t) -1, .gid = (gid_t) -1 };
-        const char *name;
-        CLEANUP(closep) int fd = open_parent(path, &name);
+        CLEANUP(closep) int fd = open_parent(path);
 
-        return fd < 0 ? fd : store_write_at(fd, name, data, size, &attributes);
+        return fd < 0 ? fd : store_write_at(fd, name_of(path), data, size, &attributes);
 }
 
 int store_remove(const char *path) {
-        const char *name;
-        CLEANUP(closep) int fd = open_parent(path, &name);
+        CLEANUP(closep) int fd = open_parent(path);
 
         if (fd < 0)
                 return fd == -ENOENT ? 0 : fd;
-        if (unlinkat(fd, name, 0) < 0)
+        if (unlinkat(fd, name_of(path), 0) < 0)
                 return errno == ENOENT ? 0 : -errno;
         return fsync(fd) < 0 ? -errno : 0;
 }

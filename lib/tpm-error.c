@@ -79,6 +79,7 @@ static FailureKind failure_kind(TSS2_RC rc) {
         return FAILURE_TPM_FAILED;
 }
 
+PRINTF_LIKE(4, 0)
 static int fail(Failure *reterr, FailureKind kind, TSS2_RC rc, const char *format, va_list ap) {
         char code[16], text[256];
 

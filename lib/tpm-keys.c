@@ -222,7 +222,7 @@ static int create_ek(Tpm *tpm, Failure *reterr) {
 }
 
 static int read_ek(Tpm *tpm, Failure *reterr) {
-        TPM2B_PUBLIC public;
+        TPM2B_PUBLIC public = {};
         int r;
 
         r = tpm_read_persistent(tpm, TPM_EK_HANDLE, &tpm->ek.object, &public, &tpm->ek.public_area, reterr);
@@ -290,7 +290,7 @@ static int create_srk(Tpm *tpm, Failure *reterr) {
 }
 
 static int read_srk(Tpm *tpm, bool *ret_usable, Failure *reterr) {
-        TPM2B_PUBLIC public;
+        TPM2B_PUBLIC public = {};
         int r;
 
         r = tpm_read_persistent(tpm, TPM_SRK_HANDLE, &tpm->srk.object, &public, &tpm->srk.public_area,

@@ -1,5 +1,6 @@
 /* Apply: an assigned identity becomes IoT Edge's, step by step. Killed anywhere and begun again, it ends in
  * the same place. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -79,6 +80,7 @@ static int record_config(Operation *op, const char *text) {
         bool ours = same(s->toml.digest, rec->digest) || same(s->toml.digest, rec->previous_digest);
         int r;
 
+        assert(text); /* make_config() went well */
         r = config_toml_read(&config, PATH_CONFIG, text, strlen(text), &op->failure);
         if (r < 0)
                 return r;

@@ -238,6 +238,7 @@ void handoffd_next(Handoffd *h) {
         while (h->queued > 0 && !h->operation) {
                 CLEANUP(sd_bus_message_unrefp) sd_bus_message *message = h->queue[0];
 
+                /* NOLINTNEXTLINE(bugprone-sizeof-expression): it is an array of pointers */
                 memmove(h->queue, h->queue + 1, --h->queued * sizeof(h->queue[0]));
                 (void) handoffd_begin_call(h, message);
         }

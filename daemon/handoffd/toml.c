@@ -8,17 +8,17 @@
 #define DEPTH_MAX 32
 
 static int add_value(Scan *s, const ScanText *path, TomlValueType type, char *text, unsigned line) {
-        TomlValue *longer = reallocarray(s->toml.values, s->toml.value_count + 1, sizeof(*longer));
-        char *copy;
+        CLEANUP(freep) char *copy = strndup(path->data ? path->data : "", path->size);
+        TomlValue *longer;
 
-        if (!longer)
-                return -ENOMEM;
-        s->toml.values = longer;
-        copy = strndup(path->data ? path->data : "", path->size);
         if (!copy)
                 return -ENOMEM;
+        longer = reallocarray(s->toml.values, s->toml.value_count + 1, sizeof(*longer));
+        if (!longer)
+                return -ENOMEM;
         longer[s->toml.value_count++] =
-                (TomlValue){ .path = copy, .type = type, .text = text, .line = line };
+                (TomlValue){ .path = TAKE(copy), .type = type, .text = text, .line = line };
+        s->toml.values = longer;
         return 0;
 }
 

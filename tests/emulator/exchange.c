@@ -158,6 +158,7 @@ void response_json(Response *response, unsigned status, json_object *body) {
         free(TAKE(response->error));
 }
 
+PRINTF_LIKE(1, 0)
 static char *format_text(const char *format, va_list ap) {
         char *text = NULL;
 

@@ -68,8 +68,8 @@ static int parse_argument(Fault *fault, const char *text, const char **ret_why) 
                         return refuse(ret_why, "the argument is not a count");
                 return 0;
         case ARGUMENT_NUMBER:
-                fault->number = strchr("0123456789", text[0]) ? strtod(text, &end) : -1;
-                if (text[0] == '\0' || fault->number < 0 || *end != '\0' ||
+                fault->number = strtod(text, &end);
+                if (text[0] == '\0' || !strchr("0123456789", text[0]) || *end != '\0' ||
                     fault->number < table[fault->type].min || fault->number > table[fault->type].max)
                         return refuse(ret_why, "the argument is not a number in its range");
                 return 0;

@@ -223,8 +223,7 @@ static int fail(int error, const char *what) {
 
 static int open_state(Program *program, const Options *options) {
         CLEANUP(freep)
-        char *registry = in_dir(options, "registry.json"),
-             *log = in_dir(options, "requests.jsonl");
+        char *registry = in_dir(options, "registry.json"), *log = in_dir(options, "requests.jsonl");
         CLEANUP(freep) char *faults = in_dir(options, "fault");
         const char *why = "out of memory";
         int r;

@@ -310,7 +310,7 @@ int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotat
                     Device **ret) {
         CLEANUP(device_freep) Device *new = NULL;
         Device *device = registry_find(registry, enrollment->registration_id);
-        uint32_t etag[2];
+        uint32_t etag[2] = {};
         int r = 0;
 
         if (!device) {

@@ -38,7 +38,7 @@ static void add_text(json_object *entry, const char *name, const char *text) {
 
         if (!text)
                 return;
-        for (; text[size] && size < sizeof(clean) - 1; size++)
+        for (; size < sizeof(clean) - 1 && text[size]; size++)
                 clean[size] = text[size] >= ' ' && text[size] < 0x7f ? text[size] : '?';
         clean[size] = '\0';
         json_add_string(entry, name, clean);

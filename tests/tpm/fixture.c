@@ -137,6 +137,7 @@ int fixture_teardown(void **state) {
         return 0;
 }
 
+PRINTF_LIKE(2, 0)
 static char *shell(const Fixture *f, const char *format, va_list ap, int *ret_status) {
         CLEANUP(freep) char *command = NULL, *line = NULL;
         char *output = calloc(1, OUTPUT_MAX);

@@ -25,6 +25,7 @@ static void the_challenge_s_key_signs(void **state) {
         make_blob(f, 7, &blob);
         sign(f, &blob, "", hmac);
         assert_hmac(7, "", hmac);
+        assert_non_null(long_message);
         memset(long_message, 'x', TPM_MESSAGE_MAX);
         sign(f, &blob, long_message, hmac);
         assert_hmac(7, long_message, hmac);
