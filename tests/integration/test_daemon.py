@@ -208,11 +208,11 @@ def test_connection_refused_then_back(new_world):
 
 
 def test_unknown_host(new_world):
-    w = new_world(Provisioning={"GlobalEndpoint": "https://nowhere.invalid"}, **NO_EDGE)
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
     w.write_config(Provisioning={"GlobalEndpoint": "https://nowhere.invalid"})
     w.start_daemon()
     w.wait_for_failure("dns")
-    w.enroll(w.enrollment())
     w.write_config(Provisioning={"GlobalEndpoint": f"https://localhost:{w.port}"})
     w.wait_for_state("handed-off")
 
@@ -238,12 +238,12 @@ def test_hub_that_is_not_allowed(new_world):
 # --- the configuration ---
 
 def test_a_mistake_in_the_configuration(new_world):
-    w = new_world(Provisioning={"GlobalEndpoint": "http://localhost"}, **NO_EDGE)
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
     w.write_config(Provisioning={"GlobalEndpoint": "http://localhost"})
     w.start_daemon()
     p = w.wait_for_failure("config")
     assert re.search(r"provisiond\.conf:\d+: ", p["LastError"][2]) and not w.requests()
-    w.enroll(w.enrollment())
     w.write_config(Provisioning={"GlobalEndpoint": f"https://localhost:{w.port}"})
     w.wait_for_state("handed-off")
 
