@@ -5,13 +5,15 @@
 #define TPM_DEADLINE_USEC     (360 * USEC_PER_SEC)
 #define HANDOFF_DEADLINE_USEC (600 * USEC_PER_SEC)
 
-static const char *const state_names[] = {
-        [STATE_UNPROVISIONED] = "unprovisioned",
-        [STATE_ATTESTING] = "attesting",
-        [STATE_ASSIGNED] = "assigned",
-        [STATE_HANDED_OFF] = "handed-off",
+static const struct {
+        const char *name, *message_id;
+} states[] = {
+        [STATE_UNPROVISIONED] = { "unprovisioned", "3426cd45e1824030952da4dc0250a901" },
+        [STATE_ATTESTING] = { "attesting", "3426cd45e1824030952da4dc0250a902" },
+        [STATE_ASSIGNED] = { "assigned", "3426cd45e1824030952da4dc0250a903" },
+        [STATE_HANDED_OFF] = { "handed-off", "3426cd45e1824030952da4dc0250a904" },
 };
-static_assert(ARRAY_SIZE(state_names) == _STATE_MAX, "every state has a name");
+static_assert(ARRAY_SIZE(states) == _STATE_MAX, "every state has a name");
 
 static const struct {
         const char *name;
@@ -34,12 +36,17 @@ static_assert(ARRAY_SIZE(steps) == _STEP_MAX, "every step has a name");
 
 const char *state_to_string(State state) {
         assert(state >= 0 && state < _STATE_MAX);
-        return state_names[state];
+        return states[state].name;
+}
+
+const char *state_message_id(State state) {
+        assert(state >= 0 && state < _STATE_MAX);
+        return states[state].message_id;
 }
 
 State state_from_string(const char *name) {
         for (int s = 0; s < _STATE_MAX; s++)
-                if (streq(state_names[s], name))
+                if (streq(states[s].name, name))
                         return (State) s;
         return _STATE_INVALID;
 }

@@ -102,6 +102,7 @@ void machine_begin(Machine *machine);
 bool machine_throttled(const Machine *machine);
 
 const char *state_to_string(State state);
+const char *state_message_id(State state); /* of the journal's entry for reaching it */
 State state_from_string(const char *name); /* _STATE_INVALID */
 const char *step_to_string(Step step);
 

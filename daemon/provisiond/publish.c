@@ -52,15 +52,8 @@ void publish_failure(Daemon *d, Step step) {
 }
 
 static void log_state(Daemon *d) {
-        static const char *const message_ids[] = {
-                [STATE_UNPROVISIONED] = "3426cd45e1824030952da4dc0250a901",
-                [STATE_ATTESTING] = "3426cd45e1824030952da4dc0250a902",
-                [STATE_ASSIGNED] = "3426cd45e1824030952da4dc0250a903",
-                [STATE_HANDED_OFF] = "3426cd45e1824030952da4dc0250a904",
-        };
-        static_assert(ARRAY_SIZE(message_ids) == _STATE_MAX, "every state has a message");
         CLEANUP(fields_deinit) Fields f = {};
-        const char *id = message_ids[d->machine.state];
+        const char *id = state_message_id(d->machine.state);
         const char *const *fields;
 
         if (d->logged_state == d->machine.state)
