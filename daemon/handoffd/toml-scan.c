@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #define BARE_KEY "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+#define ESCAPE   '\x1e'
 
 int scan_refuse(Scan *s, const char *why) {
         s->why = why;
@@ -109,7 +110,7 @@ static int take_unicode(Scan *s, ScanText *t, size_t digits) {
                 return scan_refuse(s, "an escape sequence without its hexadecimal digits");
         s->p += digits;
         c = (uint32_t) strtoul(hex, NULL, 16);
-        if (c == 0 || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+        if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
                 return scan_refuse(s, "an escape sequence for what is not a character");
         return put_code_point(t, c);
 }
@@ -203,23 +204,33 @@ int scan_multi_line_string(Scan *s, ScanText *t, char quote) {
         return 0;
 }
 
+/* A key may be empty and have any character. The path has ESCAPE for an empty part, and ESCAPE and a letter
+ * for a control character. */
+static int take_quoted_part(Scan *s, ScanText *path) {
+        CLEANUP(scan_text_deinit) ScanText part = {};
+        int r;
+
+        r = scan_line_string(s, &part, *s->p);
+        if (r >= 0 && part.size == 0)
+                r = scan_put(path, ESCAPE);
+        for (size_t i = 0; r >= 0 && i < part.size; i++) {
+                bool control = (unsigned char) part.data[i] < 0x20;
+
+                if (control)
+                        r = scan_put(path, ESCAPE);
+                if (r >= 0)
+                        r = scan_put(path, control ? (char) (part.data[i] + '@') : part.data[i]);
+        }
+        return r;
+}
+
 static int take_key_part(Scan *s, ScanText *path) {
-        size_t before = path->size;
         int r;
 
         if (s->p >= s->end)
                 return scan_refuse(s, "a key is missing");
-        if (scan_at(s, "\"\"\"") || scan_at(s, "'''"))
-                return scan_refuse(s, "a multi-line string as a key");
-        if (*s->p == '"' || *s->p == '\'') {
-                r = scan_line_string(s, path, *s->p);
-                if (r < 0)
-                        return r;
-                for (size_t i = before; i < path->size; i++)
-                        if ((unsigned char) path->data[i] < 0x20)
-                                return scan_refuse(s, "a key with a control character");
-                return 0;
-        }
+        if (*s->p == '"' || *s->p == '\'')
+                return take_quoted_part(s, path);
         if (!scan_at_any(s, BARE_KEY))
                 return scan_refuse(s, "a key is missing");
         while (scan_at_any(s, BARE_KEY)) {
@@ -232,11 +243,10 @@ static int take_key_part(Scan *s, ScanText *path) {
 
 /* Appends "a<sep>b" to a path that may have parts already. */
 int scan_key(Scan *s, ScanText *path) {
-        bool first = true;
         int r;
 
         for (;;) {
-                if (path->size > 0 || !first) {
+                if (path->size > 0) {
                         r = scan_put(path, TOML_SEPARATOR[0]);
                         if (r < 0)
                                 return r;
@@ -244,7 +254,6 @@ int scan_key(Scan *s, ScanText *path) {
                 r = take_key_part(s, path);
                 if (r < 0)
                         return r;
-                first = false;
                 scan_blanks(s);
                 if (!scan_at(s, "."))
                         return 0;

@@ -32,6 +32,8 @@ static int take_string(Scan *s, const ScanText *path, bool record) {
         int r;
 
         r = scan_at(s, multi) ? scan_multi_line_string(s, &text, quote) : scan_line_string(s, &text, quote);
+        for (char *nul; r >= 0 && text.size > 0 && (nul = memchr(text.data, '\0', text.size));)
+                *nul = '\x1a';
         if (r >= 0)
                 r = scan_put(&text, '\0');
         if (r < 0 || !record)

@@ -9,7 +9,8 @@
 
 #include "util.h"
 
-#define TOML_SEPARATOR "\x1f" /* joins the parts of a path; no part contains it */
+/* Joins the parts of a path. No part contains it or is empty (toml-scan.c). */
+#define TOML_SEPARATOR "\x1f"
 
 typedef enum TomlEntryType {
         TOML_TABLE,       /* [a.b] */
@@ -35,7 +36,8 @@ typedef enum TomlValueType {
 typedef struct TomlValue {
         char *path;
         TomlValueType type;
-        char *text; /* decoded, for TOML_STRING; as written, for TOML_BARE; else NULL */
+        char *text; /* decoded, for TOML_STRING, with SUB (0x1a) for NUL; as written, for TOML_BARE; else
+                       NULL */
         unsigned line;
 } TomlValue;
 

@@ -57,6 +57,11 @@ static void look_alikes_are_not_provisioning(void **state) {
                 "a = \"\"\"\n[provisioning]\nsource = \"x\"\n\"\"\"\n",
                 "a = '''\n[provisioning]\n'''\n",
                 "a = [\n  \"[provisioning]\",\n# [provisioning]\n]\n",
+                "[\"\"]\nprovisioning.source = \"x\"\n",
+                "\"\".provisioning.source = \"x\"\n",
+                "\"provisioning\\u001fsource\" = 1\n",
+                "\"provisioning\\u0000\" = 2\n",
+                "\"\\u001e\".provisioning = 3\n",
                 "[provisioning_x]\nsource = \"x\"\n",
                 "[agent.env]\nprovisioning = \"x\"\n",
                 "[agent.provisioning]\nsource = \"x\"\n",
@@ -145,13 +150,16 @@ static void what_a_file_says_is_read(void **state) {
 
 static void escapes_are_decoded(void **state) {
         static const char text[] =
-                "[provisioning]\nid_scope = \"0ne\\u0058\"\nsource = \"\"\"d\\\n   ps\"\"\"\n";
+                "[provisioning]\nid_scope = \"0ne\\u0058\"\nsource = \"\"\"d\\\n   ps\"\"\"\n"
+                "global_endpoint = \"a\\u0000b\"\n";
         ConfigToml c;
         Failure failure;
 
         assert_int_equal(config_toml_read(&c, "f", text, strlen(text), &failure), 0);
         assert_string_equal(c.id_scope, "0neX");
         assert_string_equal(c.source, "dps");
+        assert_string_equal(c.endpoint, "a\x1a"
+                                        "b"); /* not "a" */
         config_toml_deinit(&c);
 }
 
