@@ -1,4 +1,6 @@
-/* Prints the journal catalog (journalctl -x) from the table of failures, at build time. */
+/* Prints the journal catalog (journalctl -x) from the table of failures, at build time; or, given a manual
+ * page, that page with the table in the place of its line "@FAILURES@". */
+#include <errno.h>
 #include <stdio.h>
 
 #include "failure.h"
@@ -10,7 +12,29 @@ static void entry(const char *id, const char *subject, const char *text) {
                       id, subject, text);
 }
 
-int main(void) {
+static void print_table(void) {
+        (void) puts(".Bl -tag -width indent");
+        for (int k = FAILURE_NONE + 1; k < _FAILURE_KIND_MAX; k++)
+                (void) printf(".It Cm %s\n%s.\n%s\n", failure_kind_to_string(k), failure_summary(k),
+                              failure_remedy(k));
+        (void) puts(".El");
+}
+
+static int print_page(const char *path) {
+        CLEANUP(fclosep) FILE *f = fopen(path, "re");
+        char line[1024];
+
+        if (!f)
+                return -errno;
+        while (fgets(line, sizeof(line), f))
+                if (streq(line, "@FAILURES@\n"))
+                        print_table();
+                else
+                        (void) fputs(line, stdout);
+        return ferror(f) ? -EIO : 0;
+}
+
+static void print_catalog(void) {
         static const char *const states[_STATE_MAX] = {
                 [STATE_UNPROVISIONED] =
                         "The device has no identity and nothing to get one with: the ID scope is not "
@@ -35,5 +59,14 @@ int main(void) {
         }
         for (int k = FAILURE_NONE + 1; k < _FAILURE_KIND_MAX; k++)
                 entry(failure_message_id(k), failure_summary(k), failure_remedy(k));
-        return ferror(stdout) ? 1 : 0;
+}
+
+int main(int argc, char **argv) {
+        int r = 0;
+
+        if (argc > 1)
+                r = print_page(argv[1]);
+        else
+                print_catalog();
+        return r < 0 || ferror(stdout) ? 1 : 0;
 }
