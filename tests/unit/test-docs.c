@@ -13,8 +13,7 @@ static char *read_text(const char *name) {
 
 static void every_key_is_documented(void **state) {
         CLEANUP(freep)
-        char *template = read_text("config/provisiond.conf"),
-             *manual = read_text("docs/provisiond.conf.5");
+        char *template = read_text("config/provisiond.conf"), *manual = read_text("docs/provisiond.conf.5");
         CLEANUP(config_freep) Config *config = NULL;
         const char *section, *key, *source;
         size_t i = 0;

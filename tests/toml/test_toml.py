@@ -1,0 +1,473 @@
+#!/usr/bin/python3
+"""The editor of config.toml, judged by another TOML parser.
+
+    test_toml.py TOML-EDIT [--count=N] [--seed=N]
+
+Documents are made at random, and some of them mutated. What tomllib reads must read the same after the edit but for
+the provisioning table, with every other line as it was; or the edit is refused, for one of three reasons and with a
+line number. What tomllib does not read must be answered. A failing document is shown with as few lines as fail.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import random
+import re
+import subprocess
+import sys
+import tomllib
+
+PAYLOADS = [None, "file:///etc/aziot/payload.json", "file:///a\"b\\c d\té"]
+REFUSAL = re.compile(r"config\.toml:([0-9]+): (.*)")
+BLOCK_LINES = 9
+
+KEYS = ["a", "b", "name", "source", "image", "uri", "-", "_", "3", "1e3", "true", "id_scope", "method"]
+ODD_KEYS = ["", " ", "a.b", "provisioning", "provisioning ", "Provisioning", "é", "#", "]", "[", "=", "\"", "'", "\\",
+            "\t", "\u001f", "provisioning\u001fsource", "\u0000"]
+TEXTS = ["", "x", "dps", "tpm", "[provisioning]", "\n[provisioning]\nsource = \"manual\"\n", "# no comment", "\"",
+         "'", "\"\"", "''", "\\", "a\\", "]", "}", "=", "\t", "é€😀", "\u0000", "\u0001", "unix:///var/run/x.sock",
+         "\n", "\n\n", "[[provisioning]]", "HostName=h;SharedAccessKey=YXppb3Q="]
+BARE = ["true", "false", "0", "-1", "+1_000", "0x1_00", "0o17", "0b1", "1.5", "-0.0", "1e6", "6.6e-34", "inf", "-inf",
+        "nan", "1979-05-27T07:32:00Z", "1979-05-27 07:32:00", "1979-05-27T00:32:00.999-07:00", "1979-05-27", "07:32:00"]
+TEMPLATE = """\
+# This file is used to configure the IoT Edge runtime.
+# hostname = "my-device"
+# parent_hostname = "my-parent-device"
+# trust_bundle_cert = "file:///var/aziot/certs/trust-bundle.pem"
+
+# [provisioning]
+# source = "manual"
+# connection_string = "HostName=example.azure-devices.net;DeviceId=my-device;SharedAccessKey=YXppb3Q="
+#
+# [provisioning.attestation]
+# method = "tpm"
+# registration_id = "my-device"
+@PROVISIONING@
+# auto_reprovisioning_mode = "Dynamic"
+
+# [cert_issuance.est]
+# trusted_certs = [
+#     "file:///var/aziot/certs/est-ca.pem",
+# ]
+
+[aziot_keys]
+# pkcs11_lib_path = "/usr/lib/libmypkcs11.so"
+
+[agent]
+name = "edgeAgent"
+type = "docker"
+imagePullPolicy = "on-create"
+
+[agent.config]
+image = "mcr.microsoft.com/azureiotedge-agent:1.5"
+createOptions = { HostConfig = { Binds = ["/iotedge/storage:/iotedge/storage"] } }
+
+[agent.config.auth]
+# serveraddress = "example.azurecr.io"
+
+[agent.env]
+# "Backwards.Compat" = "1"
+"storageFolder" = '/iotedge/storage'
+
+[edge_ca]
+# auto_renew.rotate_key = true
+auto_renew = { rotate_key = true, threshold = "80%", retry = "4%" }
+
+[watchdog]
+max_retries = "infinite"
+
+[connect]
+workload_uri = "unix:///var/run/iotedge/workload.sock"
+management_uri = "unix:///var/run/iotedge/mgmt.sock"
+
+[listen]
+workload_uri = "fd://aziot-edged.workload.socket"
+management_uri = "fd://aziot-edged.mgmt.socket"
+min_tls_version = "tls1.2"
+
+[image_garbage_collection]
+enabled = true
+
+[moby_runtime]
+uri = "unix:///var/run/docker.sock"
+network = "azure-iot-edge"
+allow_elevated_docker_permissions = true
+
+[[principal]]
+uid = 0
+name = "local"
+
+[tpm]
+auth_key_index = 0x0001_00
+hierarchy_authorization = { endorsement = "", owner = "" }
+"""
+
+
+class Maker:
+    """One document, with a unique comment on every line that is nothing else."""
+
+    def __init__(self, rng):
+        self.rng = rng
+        self.comments = 0
+        self.used = set()
+
+    def one_of(self, *choices):
+        return self.rng.choice(choices)
+
+    def blank(self):
+        return self.rng.choices(["", " ", "\t", "  "], [8, 3, 1, 1])[0]
+
+    def comment(self, mark=""):
+        self.comments += 1
+        return f"{self.blank()}#{mark}{self.comments} {self.one_of('', 'x', '[provisioning]', 'é', chr(39) * 3, '[[')}"
+
+    def escaped(self, text, quotes, multi_line=False):
+        out = ""
+        for c in text:
+            if c == "\n" and multi_line:
+                out += self.one_of("\n", "\\n", "\n\\\n  \t")
+            elif c in "\"\\":
+                out += "\\" + c if c == "\\" or not multi_line or self.rng.random() < 0.5 else c
+            elif ord(c) < 32 and c != "\t" or self.rng.random() < 0.05:
+                out += f"\\U{ord(c):08x}" if ord(c) > 0xffff or self.rng.random() < 0.2 else f"\\u{ord(c):04X}"
+            else:
+                out += c
+        while quotes in out.replace("\\" + quotes[0], "__") and multi_line:
+            out = out.replace(quotes, "\"\"\\\"")
+        return out
+
+    def string(self, text):
+        literal = "'" not in text and not any(ord(c) < 32 and c not in "\t\n" for c in text)
+        choice = self.rng.randrange(4)
+        if choice == 0 and literal and "\n" not in text:
+            return f"'{text}'"
+        if choice == 1 and literal:
+            return "'''" + self.one_of("", "\n") * (not text.startswith("\n")) + "\n" * text.startswith("\n") \
+                + text + self.one_of("", "'", "''") + "'''"
+        if choice == 2:
+            return "\"\"\"\n" + self.escaped(text, "\"\"\"", True).removesuffix("\"") + self.one_of("", "\\\"") + "\"\"\""
+        return "\"" + self.escaped(text, "\"") + "\""
+
+    def key_part(self, key):
+        if re.fullmatch(r"[A-Za-z0-9_-]+", key) and self.rng.random() < 0.8:
+            return key
+        if self.rng.random() < 0.3 and "'" not in key and not any(ord(c) < 32 and c != "\t" for c in key):
+            return f"'{key}'"
+        return "\"" + self.escaped(key, "\"") + "\""
+
+    def key(self, parts):
+        return f"{self.blank()}.{self.blank()}".join(self.key_part(part) for part in parts)
+
+    def name(self):
+        if self.rng.random() < 0.2:
+            return self.rng.choice(ODD_KEYS)
+        return self.rng.choice(KEYS) + str(self.rng.randrange(4))
+
+    def array(self, depth):
+        out = "["
+        for _ in range(self.rng.randrange(4)):
+            out += self.one_of("", " ", "\n", f"{self.comment('v')}\n\t", "\n\n") + self.value(depth + 1) + \
+                self.one_of("", " ", "\n") + ","
+        return (out.removesuffix(",") if self.rng.random() < 0.5 else out) + \
+            self.one_of("", "\n", f" {self.comment('v')}\n") + "]"
+
+    def inline_table(self, depth):
+        pairs = {self.name(): None for _ in range(self.rng.randrange(4))}
+        return "{" + ",".join(f"{self.blank()}{self.key([k] + self.one_of([], ['x']))} = {self.value(depth + 1)}"
+                              f"{self.blank()}" for k in pairs) + " }"
+
+    def value(self, depth=0):
+        choice = self.rng.randrange(10 if depth < 3 else 7)
+        if choice < 4:
+            return self.string(self.rng.choice(TEXTS))
+        if choice < 7:
+            return self.rng.choice(BARE)
+        return self.array(depth) if choice < 9 else self.inline_table(depth)
+
+    def pair(self, parts, value=None):
+        return f"{self.blank()}{self.key(parts)}{self.blank()}={self.blank()}{value or self.value()}" \
+            + (self.comment() if self.rng.random() < 0.15 else self.blank())
+
+    def pairs(self, prefix=()):
+        names = {self.name(): None for _ in range(self.rng.randrange(4))}
+        out = []
+        for name in names:
+            parts = [*prefix, name] + ([self.name()] if self.rng.random() < 0.15 else [])
+            if tuple(parts) == ("provisioning",) and self.rng.random() < 0.8:
+                continue
+            out.append(self.pair(parts))
+            if self.rng.random() < 0.2:
+                out.append(self.rng.choice([self.comment(), "", " \t"]))
+        return out
+
+    def header(self, parts, array=False):
+        left, right = ("[[", "]]") if array else ("[", "]")
+        return f"{self.blank()}{left}{self.blank()}{self.key(parts)}{self.blank()}{right}" \
+            + (self.comment() if self.rng.random() < 0.1 else "")
+
+    def table(self):
+        parts = [self.name() for _ in range(1 + self.rng.randrange(3))]
+        array = self.rng.random() < 0.25
+        if parts[0] == "provisioning" or (not array and tuple(parts) in self.used):
+            parts[0] = f"t{len(self.used)}"
+        self.used.add(tuple(parts))
+        return [self.header(parts, array), *self.pairs(), *self.one_of([], [""], [self.comment(), ""])]
+
+    def provisioning(self):
+        """As (lines for the root table, tables)."""
+        p, text = "provisioning", self.string
+        attestation = [self.pair(["method"], text("tpm")), self.pair(["registration_id"], text("gw"))]
+        choice = self.rng.randrange(14)
+        if choice < 4:
+            return [], [[self.header([p]), self.pair(["source"], text("dps")), *self.pairs(("x",))],
+                        [self.header([p, "attestation"]), *attestation, *self.one_of([], [self.comment(), ""])]]
+        if choice == 4:
+            return [], [[self.header([p]), *self.pairs(), self.comment()]]
+        if choice == 5:
+            return [], [[self.header([p, "attestation"]), *attestation]]
+        if choice == 6:
+            return [], [[self.header([p, "attestation"]), *attestation], [self.header([p]), *self.pairs(("y",))]]
+        if choice == 7:
+            return [self.pair([p, "source"], text("dps")), self.comment(),
+                    self.pair([p, "attestation", "method"])], []
+        if choice == 8:
+            return [self.pair([p], self.inline_table(0))], []
+        if choice == 9:
+            return [self.pair([p, "source"], text("dps"))], [[self.header([p, "attestation"]), *attestation]]
+        if choice == 10 and self.rng.random() < 0.3:
+            return [self.pair([p], self.one_of("1", "[]", "[{ a = 1 }]", text("dps")))], []
+        if choice == 11 and self.rng.random() < 0.3:
+            return [], [[self.header(self.one_of([p], [p, "list"]), True), *self.pairs()]]
+        return [], []
+
+    def document(self):
+        root, tables = self.provisioning()
+        for _ in range(self.rng.randrange(5)):
+            tables.insert(self.rng.randrange(len(tables) + 1), self.table())
+        lines = self.pairs() + root + self.pairs(("r",)) + [self.comment()]
+        for table in tables:
+            lines += table
+        return self.finish("\n".join(lines))
+
+    def template(self):
+        root, tables = self.provisioning()
+        if root:
+            text = "\n".join(root) + "\n" + TEMPLATE.replace("@PROVISIONING@", "")
+        else:
+            text = TEMPLATE.replace("@PROVISIONING@", "\n".join("\n".join(table) for table in tables))
+        lines = text.split("\n")
+        for _ in range(self.rng.randrange(3)):
+            line = self.rng.randrange(len(lines))
+            lines[line] = lines[line].removeprefix("# ") if self.rng.random() < 0.7 else "# " + lines[line]
+        return self.finish("\n".join(lines))
+
+    def finish(self, text):
+        if self.rng.random() < 0.7:
+            text += "\n"
+        if self.rng.random() < 0.2:
+            text = text.replace("\n", "\r\n")
+        return text
+
+    def mutate(self, text):
+        for _ in range(1 + self.rng.randrange(4)):
+            lines = text.split("\n")
+            a, b = self.rng.randrange(len(lines)), self.rng.randrange(len(lines))
+            choice = self.rng.randrange(6)
+            at = self.rng.randrange(len(text) + 1)
+            if choice == 0:
+                del lines[a]
+            elif choice == 1:
+                lines[a], lines[b] = lines[b], lines[a]
+            elif choice == 2:
+                lines.insert(b, lines[a])
+            elif choice == 3:
+                lines.insert(a, self.one_of("[provisioning]", "[provisioning.x]", "\"\"\"", "'''", "]", "#", "[z]"))
+            if choice < 4:
+                text = "\n".join(lines)
+            elif choice == 4:
+                text = text[:at] + self.one_of("\"", "'", "[", "]", "#", "\n", "\r", ".", "=", "\\", " ") + text[at:]
+            else:
+                text = text[:at] + text[at + 1:]
+        return text
+
+
+def plain(value):
+    """Comparable, also NaN; 1 and 1.0 differ."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return repr(value)
+
+
+class Editor:
+    def __init__(self, program, payload):
+        self.payload = payload
+        self.process = subprocess.Popen([program] + ([payload] if payload else []), stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
+        provisioning = {"source": "dps", "global_endpoint": "https://dps.example", "id_scope": "0ne00NEW",
+                        "attestation": {"method": "tpm", "registration_id": "gw-new"}}
+        if payload:
+            provisioning["payload"] = {"uri": payload}
+        self.wanted = plain(provisioning)
+
+    def edit(self, text):
+        """(edited, None) or (None, refusal)"""
+        data = text.encode()
+        self.process.stdin.write(b"%d\n" % len(data) + data)
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().decode()
+        if answer.startswith("ok "):
+            return self.process.stdout.read(int(answer[3:])).decode(), None
+        if not answer.startswith("refused "):
+            raise EOFError(f"the program ended with {self.process.wait()}")
+        return None, answer[8:].rstrip("\n")
+
+
+def has_table_list(value):
+    return isinstance(value, list) and value and all(isinstance(item, dict) for item in value) or \
+        isinstance(value, dict) and any(has_table_list(item) for item in value.values())
+
+
+def check_refusal(refusal, text, document):
+    """What is wrong with a refusal, or None."""
+    match = REFUSAL.fullmatch(refusal)
+    if not match or not 1 <= int(match[1]) <= text.count("\n") + 1:
+        return f"refused without a line of the document: {refusal}"
+    if document is None:
+        return None
+    provisioning = document.get("provisioning")
+    reason = match[2]
+    if reason == "provisioning is an array of tables" and has_table_list(provisioning):
+        return None
+    if reason == "provisioning is not a table" and "provisioning" in document and not isinstance(provisioning, dict):
+        return None
+    if re.match(r"provisioning is defined here and at line [0-9]+$", reason) and isinstance(provisioning, dict):
+        return None
+    return f"refused, although tomllib reads it: {refusal}"
+
+
+def check_lines(text, edited):
+    """What was not written by the edit must be the document's own lines, in their order."""
+    written = re.compile(r"\[provisioning\]|source = \"dps\"|global_endpoint = .*|id_scope = .*|payload = .*|"
+                         r"\[provisioning\.attestation\]|method = \"tpm\"|registration_id = .*|")
+    left = iter(text.split("\n"))
+    pending = None
+    for line in edited.split("\n"):
+        if written.fullmatch(line.rstrip("\r")):
+            continue
+        for pending in left:
+            if pending.rstrip("\r") == line.rstrip("\r"):
+                break
+        else:
+            return f"a line is new or in another place: {line!r}"
+    return None
+
+
+def check_comments(text, edited):
+    """Comments on lines of their own stay, also within provisioning. Those within values begin with #v."""
+    lines = set(edited.replace("\r", "").split("\n"))
+    for line in text.replace("\r", "").split("\n"):
+        if re.match(r"[ \t]*#[0-9]+ ", line) and line not in lines:
+            return f"a comment is gone: {line!r}"
+    return None
+
+
+def check(editor, text, comments):
+    """(complaint or None, what became of it)"""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        document = None
+    edited, refusal = editor.edit(text)
+    if refusal is not None:
+        return check_refusal(refusal, text, document), "refused" if document is not None else "not TOML"
+    if document is None:
+        return None, "not TOML, edited"
+    if not isinstance(document.get("provisioning", {}), dict):
+        return "what is not a table was replaced", "edited"
+    try:
+        result = tomllib.loads(edited)
+    except tomllib.TOMLDecodeError as error:
+        return f"not TOML after the edit: {error}\n{edited}", "edited"
+    expected = plain(document)
+    expected["provisioning"] = editor.wanted
+    if plain(result) != expected:
+        return f"something else has changed:\n{edited}", "edited"
+    if (text.count("\r\n") == text.count("\n") > 0) and edited.count("\r\n") != edited.count("\n"):
+        return "line ends are mixed", "edited"
+    return check_lines(text, edited) or (comments and check_comments(text, edited)) or None, "edited"
+
+
+def shrink(editor, text, comments):
+    """As few lines as still give a complaint."""
+    lines = text.split("\n")
+    size = len(lines) // 2
+    while size > 0:
+        at = 0
+        while at < len(lines):
+            fewer = lines[:at] + lines[at + size:]
+            if check(editor, "\n".join(fewer), comments)[0]:
+                lines = fewer
+            else:
+                at += size
+        size //= 2
+    return "\n".join(lines)
+
+
+def run(program, kind, seed, count):
+    """(complaints, {what became of them: how many})"""
+    rng = random.Random(f"{kind} {seed}")
+    editor = Editor(program, PAYLOADS[seed % len(PAYLOADS)])
+    outcomes = {}
+    for number in range(count):
+        maker = Maker(rng)
+        text = maker.template() if kind == "template" or kind == "mutated" and rng.random() < 0.2 else maker.document()
+        if kind == "mutated":
+            text = maker.mutate(text)
+        comments = kind != "mutated"
+        try:
+            complaint, outcome = check(editor, text, comments)
+            if complaint:
+                small = shrink(editor, text, comments)
+                return f"number {number} of seed {seed}\n{check(editor, small, comments)[0]}\nof\n{small!r}", outcomes
+        except EOFError as error:
+            return f"number {number} of seed {seed}: {error}\n{text!r}", outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    editor.process.stdin.close()
+    editor.process.wait()
+    return None, outcomes
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Judges the editor of config.toml.")
+    parser.add_argument("program", help="toml-edit")
+    parser.add_argument("--count", type=int, default=20000, help="documents")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    kinds = {"template": 0.2, "random": 0.5, "mutated": 0.3}
+    parts = 6
+    failed = False
+
+    print(f"1..{len(kinds)}")
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        jobs = {kind: [pool.submit(run, options.program, kind, options.seed + part, int(options.count * share / parts))
+                       for part in range(parts)] for kind, share in kinds.items()}
+        for number, (kind, futures) in enumerate(jobs.items(), 1):
+            total = {}
+            complaints = []
+            for future in futures:
+                complaint, outcomes = future.result()
+                complaints += [complaint] if complaint else []
+                for outcome, n in outcomes.items():
+                    total[outcome] = total.get(outcome, 0) + n
+            for line in "\n".join(complaints).splitlines():
+                print("#", line)
+            print("not ok" if complaints else "ok", number, "-", kind, "documents:",
+                  ", ".join(f"{n} {outcome}" for outcome, n in sorted(total.items())))
+            failed = failed or bool(complaints)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
