@@ -275,12 +275,13 @@ static void a_power_cut_at_any_command_of_an_adoption_is_healed(void **state) {
 
 static void a_dead_connection_is_a_missing_tpm(void **state) {
         Fixture *f = *state;
-        CLEANUP(bytes_deinit) Bytes blob = {};
         uint8_t hmac[SHA256_SIZE];
         char faults[64];
 
-        make_blob(f, 1, &blob);
         for (unsigned i = 1; i <= 7; i++) {
+                CLEANUP(bytes_deinit) Bytes blob = {};
+
+                make_blob(f, 1, &blob);
                 (void) snprintf(faults, sizeof(faults), "{\"rules\": [{\"nth\": %u, \"drop\": true}]}", i);
                 set_faults(f, faults);
                 if (i < 7)
@@ -289,7 +290,6 @@ static void a_dead_connection_is_a_missing_tpm(void **state) {
                         sign(f, &blob, "message", hmac); /* it was only to flush */
                 run(f,
                     "tpm2_flushcontext -t; tpm2_flushcontext -l"); /* without a connection nobody else can */
-                make_blob(f, 1, &blob);
         }
 }
 
