@@ -111,7 +111,7 @@ async def sign_often(world, registration_id, times):
     bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
     context = ssl.create_default_context(cafile=world.dir / "emulator/ca.pem")
     path = f"/{SCOPE}/registrations/{registration_id}/register?api-version=2021-06-01"
-    service = http.client.HTTPSConnection("localhost", world.port, context=context)
+    service = http.client.HTTPSConnection("127.0.0.1", world.port, context=context)
     enrollment, keys = world.enrollment(), await bus.call(dbus_next.Message(
         "org.dps.Tpm1", "/org/dps/Tpm1", "org.dps.Tpm1", "Identity"))
     body = json.dumps({"registrationId": registration_id, "tpm": {
