@@ -8,6 +8,7 @@ import asyncio
 import base64
 import http.client
 import json
+import socket
 import ssl
 import time
 import tomllib
@@ -186,8 +187,8 @@ class Identityd:
         context = ssl.create_default_context(cafile=self.world.hub_ca)
         connection = http.client.HTTPSConnection(name, int(port or 443), timeout=10, context=context)
         # any name below localhost is this machine, whatever the resolver says
-        connection._create_connection = lambda address, *rest: __import__("socket").create_connection(
-            ("127.0.0.1", address[1]), *rest)
+        connection._create_connection = lambda address, *rest: socket.create_connection(
+            ("127.0.0.1" if address[0].endswith("localhost") else address[0], address[1]), *rest)
         return connection
 
     def token(self, audience, expiry, sign):
