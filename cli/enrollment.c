@@ -1,77 +1,155 @@
-#include "enrollment.h"
-
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 
-#include "cli.h"
+#include "enrollment-cli.h"
+#include "hardware.h"
 #include "identity.h"
+#include "store.h"
 #include "tpm.h"
+
+typedef enum Format {
+        FORMAT_TEXT,
+        FORMAT_JSON,
+        FORMAT_CSV,
+        FORMAT_AZ,
+        FORMAT_BULK,
+        FORMAT_QR,
+        _FORMAT_MAX,
+        _FORMAT_INVALID = -EINVAL,
+} Format;
+
+static const char *const format_names[_FORMAT_MAX] = {
+        [FORMAT_TEXT] = "text", [FORMAT_JSON] = "json", [FORMAT_CSV] = "csv",
+        [FORMAT_AZ] = "az",     [FORMAT_BULK] = "bulk", [FORMAT_QR] = "qr",
+};
 
 typedef struct Options {
         ConfigPaths paths;
-        const char *tcti, *device_id, *hub;
-        bool json;
+        Format format;
+        const char *tcti, *device_id, *hub, *output, *station, *serial_number, *asset, *dps_name,
+                *resource_group;
+        bool format_given, full, merge;
 } Options;
 
 static void print_help(void) {
         (void) puts(
-                "Usage: dps-provision enrollment [OPTION…]\n\n"
-                "Prints the registration ID and the endorsement key of this device. Reads the TPM (as root "
-                "or as\n"
-                "a member of the group tss), needs neither the daemon nor a network, and changes "
-                "nothing.\n\n"
-                "  --format=FORMAT   text (default) or json (an IndividualEnrollment of the service's API)\n"
-                "  --device-id=ID    the device ID in the hub, when it is not the registration ID\n"
-                "  --hub=NAME        the hub, when the allocation policy shall not choose\n"
-                "  --tcti=TCTI       the TPM, instead of Tcti= in the configuration\n"
-                "  --config=FILE     read this configuration and no other");
+                "Usage: dps-provision enrollment [OPTION…]\n"
+                "       dps-provision enrollment --format=bulk --merge FILE…\n\n"
+                "Prints what an individual enrolment of this device needs: registration ID and endorsement "
+                "key.\n"
+                "Reads the TPM (as root or as a member of the group tss), needs neither the daemon nor a\n"
+                "network, and changes nothing.\n\n"
+                "  --format=text           for people (default)\n"
+                "  --format=json           an IndividualEnrollment of the service's API\n"
+                "  --format=bulk           the body of a bulk request of that API\n"
+                "  --format=az             a command line for Azure's az\n"
+                "  --format=csv            a table with one row, with serial number, MAC, host name, asset "
+                "tag\n"
+                "  --format=qr             a QR code of the registration ID; with --full of all that json "
+                "has\n"
+                "  --output=FILE           write to this file; for qr it ends in .svg or .png\n"
+                "  --merge FILE…           join what --format=json printed on many devices into bodies of\n"
+                "                          at most 10 enrolments, one a line\n"
+                "  --station=FILE          add this device to a factory line's table, unless it is in it\n\n"
+                "  --device-id=ID          the device ID in the hub, when it is not the registration ID\n"
+                "  --hub=NAME              the hub, when the allocation policy shall not choose\n"
+                "  --dps-name=NAME, --resource-group=NAME\n"
+                "                          for az, instead of $DPS_NAME and $RESOURCE_GROUP\n"
+                "  --serial=TEXT, --asset=TEXT\n"
+                "                          for csv and --station, instead of what the firmware says\n"
+                "  --tcti=TCTI             the TPM, instead of Tcti= in the configuration\n"
+                "  --config=FILE           read this configuration and no other");
+}
+
+static int parse_format(Options *o, const char *verb) {
+        o->format_given = true;
+        for (o->format = 0; o->format < _FORMAT_MAX; o->format++)
+                if (streq(optarg, format_names[o->format]))
+                        return 0;
+        return usage_error(verb, "--format=%s is not known; known are text, json, bulk, az, csv and qr",
+                           optarg);
+}
+
+/* What IoT Hub allows. */
+static bool device_id_valid(const char *id) {
+        return chars_valid(
+                id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.%_*?!(),:=@$'", 1, 128);
+}
+
+static bool hub_valid(const char *hub) {
+        return hub[0] != '-' &&
+               chars_valid(hub, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.:", 1, 253);
+}
+
+static int check_options(const Options *o, const char *verb, int files) {
+        if (o->merge && (!o->format_given || o->format != FORMAT_BULK))
+                return usage_error(verb, "--merge is for --format=bulk");
+        if (o->merge && files == 0)
+                return usage_error(verb, "--merge needs the files to join");
+        if (o->merge && (o->station || o->device_id || o->hub))
+                return usage_error(verb, "--merge takes the enrolments as they are in the files");
+        if (!o->merge && files > 0)
+                return usage_error(verb, "only --merge takes the names of files");
+        if (o->full && o->format != FORMAT_QR)
+                return usage_error(verb, "--full is for --format=qr");
+        if (o->output && o->format == FORMAT_QR && qr_form_from_path(o->output) < 0)
+                return usage_error(verb, "--output=%s: the name has to end in .svg or .png", o->output);
+        if (o->device_id && !device_id_valid(o->device_id))
+                return usage_error(verb, "'%s' is not a device ID", o->device_id);
+        if (o->hub && !hub_valid(o->hub))
+                return usage_error(verb, "'%s' is not the host name of a hub", o->hub);
+        return 0;
 }
 
 static int parse(Options *ret, int argc, char *argv[]) {
         static const struct option options[] = {
                 { "format", required_argument, NULL, 'f' },
+                { "output", required_argument, NULL, 'o' },
+                { "full", no_argument, NULL, 'F' },
+                { "merge", no_argument, NULL, 'm' },
+                { "station", required_argument, NULL, 's' },
                 { "device-id", required_argument, NULL, 'd' },
                 { "hub", required_argument, NULL, 'u' },
+                { "dps-name", required_argument, NULL, 'n' },
+                { "resource-group", required_argument, NULL, 'g' },
+                { "serial", required_argument, NULL, 'S' },
+                { "asset", required_argument, NULL, 'a' },
                 { "tcti", required_argument, NULL, 't' },
                 { "config", required_argument, NULL, 'c' },
                 { "help", no_argument, NULL, 'h' },
                 {},
         };
-        int c;
+        const char **const values[] = {
+                ['o'] = &ret->output,     ['s'] = &ret->station,       ['d'] = &ret->device_id,
+                ['u'] = &ret->hub,        ['n'] = &ret->dps_name,      ['g'] = &ret->resource_group,
+                ['a'] = &ret->asset,      ['S'] = &ret->serial_number, ['t'] = &ret->tcti,
+                ['c'] = &ret->paths.file,
+        };
+        int c, r;
 
         while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
                 switch (c) {
                 case 'f':
-                        if (!streq(optarg, "text") && !streq(optarg, "json"))
-                                return usage_error(argv[0],
-                                                   "--format=%s is not known; known are text and json",
-                                                   optarg);
-                        ret->json = streq(optarg, "json");
+                        r = parse_format(ret, argv[0]);
+                        if (r != 0)
+                                return r;
                         break;
-                case 'd':
-                        if (!identity_registration_id_valid(optarg))
-                                return usage_error(argv[0], "'%s' is not a device ID", optarg);
-                        ret->device_id = optarg;
+                case 'F':
+                        ret->full = true;
                         break;
-                case 'u':
-                        ret->hub = optarg;
-                        break;
-                case 't':
-                        ret->tcti = optarg;
-                        break;
-                case 'c':
-                        ret->paths.file = optarg;
+                case 'm':
+                        ret->merge = true;
                         break;
                 case 'h':
                         print_help();
                         return -1;
-                default:
+                case '?':
                         return usage_error(argv[0], "this option is not known, or lacks its value");
+                default:
+                        *values[c] = optarg;
                 }
-        if (optind < argc)
-                return usage_error(argv[0], "'%s' is not an option", argv[optind]);
-        return 0;
+        return check_options(ret, argv[0], argc - optind);
 }
 
 static int read_tpm(const Options *o, const Config *config, TpmIdentity *ret, Failure *reterr) {
@@ -89,23 +167,81 @@ static int read_tpm(const Options *o, const Config *config, TpmIdentity *ret, Fa
         return r < 0 ? r : tpm_identity(tpm, ret, reterr);
 }
 
-static int print(const Options *o, const TpmIdentity *identity, const char *registration_id) {
-        const Enrollment enrollment = { .registration_id = registration_id,
-                                        .device_id = o->device_id,
-                                        .hub = o->hub,
-                                        .ek_public = identity->ek_public.data,
-                                        .ek_public_size = identity->ek_public.size,
-                                        .ek_persistent = identity->ek_persistent,
-                                        .ek_tcg_template = identity->ek_tcg_template };
+int enrollment_write(const char *path, const void *data, size_t size) {
+        int r;
+
+        if (!path) {
+                if (fwrite(data, 1, size, stdout) < size || fflush(stdout) == EOF)
+                        return report_errno(errno, "The enrolment can't be printed");
+                return EXIT_OK;
+        }
+        r = store_write(path, data, size, 0644);
+        return r < 0 ? report_errno(r, "'%s' can't be written", path) : EXIT_OK;
+}
+
+static int print_qr(const Options *o, const Enrollment *e) {
+        CLEANUP(freep) char *text = NULL;
+        int r = 0;
+
+        if (o->full)
+                r = enrollment_to_compact_json(&text, e);
+        return r < 0 ? report_errno(r, "The enrolment can't be printed")
+                     : enrollment_qr(o->output, text ? text : e->registration_id);
+}
+
+static int print(const Options *o, const Enrollment *e) {
+        static int (*const writers[_FORMAT_MAX])(char **ret, const Enrollment *e) = {
+                [FORMAT_TEXT] = enrollment_to_text, [FORMAT_JSON] = enrollment_to_json,
+                [FORMAT_CSV] = enrollment_to_csv,   [FORMAT_AZ] = enrollment_to_az,
+                [FORMAT_BULK] = enrollment_to_bulk,
+        };
         CLEANUP(freep) char *text = NULL;
         int r;
 
-        r = o->json ? enrollment_to_json(&text, &enrollment) : enrollment_to_text(&text, &enrollment);
-        if (r < 0)
-                return report_errno(r, "The enrolment can't be printed");
-        if (fputs(text, stdout) == EOF || fflush(stdout) == EOF)
-                return report_errno(errno, "The enrolment can't be printed");
+        if (o->format == FORMAT_QR)
+                return print_qr(o, e);
+        r = writers[o->format](&text, e);
+        return r < 0 ? report_errno(r, "The enrolment can't be printed")
+                     : enrollment_write(o->output, text, strlen(text));
+}
+
+/* With a table it prints only what was asked for by name. */
+static int deliver(const Options *o, const Enrollment *e) {
+        size_t line = 0;
+        int r;
+
+        if (!o->station)
+                return print(o, e);
+        r = enrollment_station(o->station, e, &line);
+        if (r != EXIT_OK || o->format_given)
+                return r != EXIT_OK ? r : print(o, e);
+        (void) printf("%s is in line %zu of '%s'.\n", e->registration_id, line, o->station);
         return EXIT_OK;
+}
+
+static int enroll(const Options *o, const TpmIdentity *identity, const char *registration_id) {
+        CLEANUP(hardware_deinit) Hardware hardware = {};
+        int r;
+
+        r = hardware_read(&hardware, NULL);
+        if (r < 0)
+                return report_errno(r, "What this machine is can't be read");
+        return deliver(o,
+                       &(Enrollment){
+                               .registration_id = registration_id,
+                               .device_id = o->device_id,
+                               .hub = o->hub,
+                               .ek_public = identity->ek_public.data,
+                               .ek_public_size = identity->ek_public.size,
+                               .ek_persistent = identity->ek_persistent,
+                               .ek_tcg_template = identity->ek_tcg_template,
+                               .serial_number = o->serial_number ? o->serial_number : hardware.serial_number,
+                               .mac = hardware.mac,
+                               .host_name = hardware.host_name,
+                               .asset = o->asset ? o->asset : hardware.asset,
+                               .dps_name = o->dps_name,
+                               .resource_group = o->resource_group,
+                       });
 }
 
 int verb_enrollment(int argc, char *argv[]) {
@@ -119,6 +255,8 @@ int verb_enrollment(int argc, char *argv[]) {
         r = parse(&options, argc, argv);
         if (r != 0)
                 return r < 0 ? EXIT_OK : r;
+        if (options.merge)
+                return enrollment_merge(options.output, argc - optind, argv + optind);
         r = config_load(&config, &options.paths);
         if (r < 0)
                 return report_errno(r, "The configuration can't be read");
@@ -128,5 +266,5 @@ int verb_enrollment(int argc, char *argv[]) {
         if (r >= 0)
                 r = identity_registration_id(&registration_id, config, &options.paths,
                                              identity.ek_public.data, identity.ek_public.size, &failure);
-        return r < 0 ? report_failure(&failure) : print(&options, &identity, registration_id);
+        return r < 0 ? report_failure(&failure) : enroll(&options, &identity, registration_id);
 }

@@ -58,6 +58,7 @@ int report_errno(int error, const char *format, ...) {
 
 int main(int argc, char *argv[]) {
         log_init("dps-provision", LOG_TARGET_STDERR, LOG_WARNING);
+        (void) setenv("TSS2_LOG", "all+none", 0); /* what the TPM says is in our own words */
         if (argc < 2)
                 return usage_error(NULL, "a verb is missing");
         if (streq(argv[1], "--help") || streq(argv[1], "-h") || streq(argv[1], "help")) {

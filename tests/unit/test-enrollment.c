@@ -1,8 +1,14 @@
 #include "test.h"
 
+#include <errno.h>
+
 #include <json-c/json.h>
 
 #include "enrollment.h"
+
+#define HEADER                                                                                              \
+        "\"registration_id\",\"device_id\",\"endorsement_key\",\"iot_edge\",\"iot_hub\",\"serial_number\"," \
+        "\"mac\",\"host_name\",\"asset\"\n"
 
 static const Enrollment enrollment = {
         .registration_id = "gw-7",
@@ -45,10 +51,73 @@ static void text_says_both_values_and_what_to_do(void **state) {
         assert_non_null(strstr(text, "IoT Edge device"));
 }
 
+static void az_quotes_for_a_shell(void **state) {
+        CLEANUP(freep) char *line = NULL;
+        Enrollment e = enrollment;
+
+        e.device_id = "a'b";
+        assert_int_equal(enrollment_to_az(&line, &e), 0);
+        assert_non_null(strstr(line, " --device-id 'a'\\''b'"));
+        assert_non_null(strstr(line, " --dps-name \"${DPS_NAME:?}\""));
+        assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
+}
+
+static void csv_quotes_everything_and_defuses_formulas(void **state) {
+        CLEANUP(freep) char *text = NULL;
+        Enrollment e = enrollment;
+
+        e.serial_number = "a \"b\", c\nd";
+        e.asset = "=HYPERLINK(1)";
+        assert_int_equal(enrollment_to_csv(&text, &e), 0);
+        assert_string_equal(text,
+                            HEADER "\"gw-7\",\"\",\"AToAAQ==\",\"true\",\"\",\"a \"\"b\"\", c d\",\"\",\"\","
+                                   "\"'=HYPERLINK(1)\"\n");
+}
+
+static void a_table_is_looked_through(void **state) {
+        static const struct {
+                const char *table;
+                int r;
+                size_t end, line;
+        } cases[] = {
+                { "", 0, 0, 0 },
+                { "\"regis", 0, 0, 0 },
+                { HEADER, 0, sizeof(HEADER) - 1, 0 },
+                { HEADER "a,,b,,,,,,", 0, sizeof(HEADER) - 1, 0 },
+                { HEADER "a,,b,,,,,,x", 0, sizeof(HEADER) - 1 + 11, 0 },
+                { HEADER "a,,b,,,,,,\"x", 0, sizeof(HEADER) - 1, 0 },
+                { HEADER "a,,b,,,,,,\r\n", 0, sizeof(HEADER) - 1 + 12, 0 },
+                { HEADER "a,\"1\n2\",b,,,,,,\nGW-7,,c,,,,,,\n", -EEXIST, 0, 4 },
+                { HEADER "a,,AToAAQ==,,,,,,\n", -EEXIST, 0, 2 },
+                { HEADER "a,gw-7,b,,,,,,\n", -EEXIST, 0, 2 },
+                { HEADER "a,GW-7,b,,,,,,\n", 0, sizeof(HEADER) - 1 + 15, 0 },
+                { HEADER "a,b\n", -EBADMSG, 0, 2 },
+                { HEADER "a,,b,,,,,,,\n", -EBADMSG, 0, 2 },
+                { "x" HEADER, -EBADMSG, 0, 1 },
+                { "\"registration-id\"", -EBADMSG, 0, 1 },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                size_t end = 0, line = 0, size = strlen(cases[i].table);
+                const char *why = NULL;
+
+                assert_int_equal(enrollment_csv_check(cases[i].table, size, &enrollment, &end, &line, &why),
+                                 cases[i].r);
+                assert_int_equal(end, cases[i].end);
+                if (cases[i].r < 0) {
+                        assert_int_equal(line, cases[i].line);
+                        assert_non_null(why);
+                }
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(json_is_one_individual_enrollment),
                 cmocka_unit_test(text_says_both_values_and_what_to_do),
+                cmocka_unit_test(az_quotes_for_a_shell),
+                cmocka_unit_test(csv_quotes_everything_and_defuses_formulas),
+                cmocka_unit_test(a_table_is_looked_through),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

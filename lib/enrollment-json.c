@@ -1,0 +1,338 @@
+/* Enrolments as the service's API takes them. */
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "dps-json.h"
+#include "enrollment.h"
+#include "identity.h"
+
+#define KEY_MAX ((size_t) 1024) /* bytes of a TPM2B_PUBLIC */
+
+static int add(json_object *object, const char *key, json_object *value) {
+        if (!value)
+                return -ENOMEM;
+        if (json_object_object_add(object, key, value) < 0) {
+                json_object_put(value);
+                return -ENOMEM;
+        }
+        return 0;
+}
+
+static int add_string(json_object *object, const char *key, const char *value) {
+        return add(object, key, json_object_new_string(value));
+}
+
+static json_object *add_object(json_object *object, const char *key) {
+        json_object *child = json_object_new_object();
+
+        return add(object, key, child) < 0 ? NULL : child;
+}
+
+static int fill_attestation(json_object *root, const Enrollment *e) {
+        json_object *attestation = add_object(root, "attestation"), *tpm;
+        CLEANUP(freep) char *key = NULL;
+        int r;
+
+        r = base64_encode(&key, e->ek_public, e->ek_public_size);
+        if (r < 0)
+                return r;
+        if (!attestation || add_string(attestation, "type", "tpm") < 0)
+                return -ENOMEM;
+        tpm = add_object(attestation, "tpm");
+        return tpm ? add_string(tpm, "endorsementKey", key) : -ENOMEM;
+}
+
+/* The policy is the service's default, written down so that nobody has to know it. */
+static int fill_policy(json_object *root) {
+        json_object *policy = add_object(root, "reprovisionPolicy");
+
+        if (!policy || add(policy, "updateHubAssignment", json_object_new_boolean(true)) < 0)
+                return -ENOMEM;
+        return add(policy, "migrateDeviceData", json_object_new_boolean(true));
+}
+
+static int fill(json_object *root, const Enrollment *e) {
+        json_object *capabilities;
+        int r;
+
+        r = add_string(root, "registrationId", e->registration_id);
+        if (r >= 0 && e->device_id)
+                r = add_string(root, "deviceId", e->device_id);
+        if (r >= 0)
+                r = fill_attestation(root, e);
+        if (r < 0)
+                return r;
+        capabilities = add_object(root, "capabilities");
+        if (!capabilities || add(capabilities, "iotEdge", json_object_new_boolean(true)) < 0)
+                return -ENOMEM;
+        if (e->hub)
+                r = add_string(root, "iotHubHostName", e->hub);
+        if (r >= 0)
+                r = add_string(root, "provisioningStatus", "enabled");
+        return r < 0 ? r : fill_policy(root);
+}
+
+static int to_text(char **ret, json_object *object, int flags) {
+        const char *text = json_object_to_json_string_ext(object, flags | JSON_C_TO_STRING_NOSLASHESCAPE);
+
+        if (!text || asprintf(ret, "%s\n", text) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
+static void json_putp(json_object **object) {
+        (void) json_object_put(*object);
+}
+
+static int one_to_text(char **ret, const Enrollment *e, int flags) {
+        CLEANUP(json_putp) json_object *root = json_object_new_object();
+        int r;
+
+        if (!root)
+                return -ENOMEM;
+        r = fill(root, e);
+        return r < 0 ? r : to_text(ret, root, flags);
+}
+
+int enrollment_to_json(char **ret, const Enrollment *e) {
+        return one_to_text(ret, e, JSON_C_TO_STRING_PRETTY);
+}
+
+int enrollment_to_compact_json(char **ret, const Enrollment *e) {
+        return one_to_text(ret, e, JSON_C_TO_STRING_PLAIN);
+}
+
+/* Takes over enrollments. */
+static int bulk_body(char **ret, json_object *enrollments) {
+        CLEANUP(json_putp) json_object *root = json_object_new_object();
+        int r;
+
+        if (!root) {
+                (void) json_object_put(enrollments);
+                return -ENOMEM;
+        }
+        r = add(root, "enrollments", enrollments);
+        if (r >= 0)
+                r = add_string(root, "mode", "create");
+        return r < 0 ? r : to_text(ret, root, JSON_C_TO_STRING_PLAIN);
+}
+
+int enrollment_to_bulk(char **ret, const Enrollment *e) {
+        CLEANUP(json_putp) json_object *enrollments = json_object_new_array();
+        json_object *one = json_object_new_object();
+        int r = -ENOMEM;
+
+        if (enrollments && one)
+                r = fill(one, e);
+        if (r >= 0 && json_object_array_add(enrollments, one) < 0)
+                r = -ENOMEM;
+        if (r < 0) {
+                (void) json_object_put(one);
+                return r;
+        }
+        return bulk_body(ret, TAKE(enrollments));
+}
+
+/* What must not come twice, each with the source that it came from first. */
+typedef struct Seen {
+        json_object *registration_ids, *device_ids, *keys;
+} Seen;
+
+struct EnrollmentMerge {
+        json_object *enrollments;
+        Seen seen;
+};
+
+int enrollment_merge_new(EnrollmentMerge **ret) {
+        EnrollmentMerge *m = calloc(1, sizeof(*m));
+
+        if (!m)
+                return -ENOMEM;
+        *m = (EnrollmentMerge){ .enrollments = json_object_new_array(),
+                                .seen = { .registration_ids = json_object_new_object(),
+                                          .device_ids = json_object_new_object(),
+                                          .keys = json_object_new_object() } };
+        if (!m->enrollments || !m->seen.registration_ids || !m->seen.device_ids || !m->seen.keys) {
+                (void) enrollment_merge_free(m);
+                return -ENOMEM;
+        }
+        *ret = m;
+        return 0;
+}
+
+EnrollmentMerge *enrollment_merge_free(EnrollmentMerge *m) {
+        if (!m)
+                return NULL;
+        (void) json_object_put(m->enrollments);
+        (void) json_object_put(m->seen.registration_ids);
+        (void) json_object_put(m->seen.device_ids);
+        (void) json_object_put(m->seen.keys);
+        free(m);
+        return NULL;
+}
+
+void enrollment_merge_freep(EnrollmentMerge **m) {
+        *m = enrollment_merge_free(*m);
+}
+
+static json_object *member(json_object *object, const char *key) {
+        json_object *value = NULL;
+
+        if (json_object_is_type(object, json_type_object))
+                (void) json_object_object_get_ex(object, key, &value);
+        return value;
+}
+
+/* NULL when it is not there or no string. */
+static const char *string_member(json_object *object, const char *key) {
+        json_object *value = member(object, key);
+
+        return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+}
+
+/* The size of a TPM2B_PUBLIC, then the type of the key: RSA is 1. */
+static bool is_endorsement_key(const char *text) {
+        CLEANUP(bytes_deinit) Bytes key = {};
+
+        return base64_decode(&key, text, KEY_MAX) == 0 && key.size > 4 &&
+               (size_t) (key.data[0] << 8 | key.data[1]) == key.size - 2 && key.data[2] == 0 &&
+               key.data[3] == 1;
+}
+
+/* Why it is not an enrolment with a TPM, NULL when it is one. */
+static const char *find_fault(json_object *e) {
+        json_object *attestation = member(e, "attestation");
+        const char *id = string_member(e, "registrationId"), *type = string_member(attestation, "type"),
+                   *key = string_member(member(attestation, "tpm"), "endorsementKey");
+
+        if (!json_object_is_type(e, json_type_object))
+                return "it is not an object";
+        if (!id || !identity_registration_id_valid(id))
+                return "it has no registrationId, or not a legal one";
+        if (member(e, "deviceId") && !string_member(e, "deviceId"))
+                return "its deviceId is not a string";
+        if (!type || !streq(type, "tpm"))
+                return "its attestation.type is not tpm";
+        if (!key || !is_endorsement_key(key))
+                return "its attestation.tpm.endorsementKey is not the base64 of an RSA key's TPM2B_PUBLIC";
+        return NULL;
+}
+
+/* What a merge is saying. */
+typedef struct Report {
+        const char *source;
+        EnrollmentNote *note;
+        void *userdata;
+} Report;
+
+PRINTF_LIKE(3, 4)
+static int say(const Report *report, bool refused, const char *format, ...) {
+        char text[512];
+        va_list ap;
+
+        va_start(ap, format);
+        (void) vsnprintf(text, sizeof(text), format, ap);
+        va_end(ap);
+        report->note(report->userdata, refused, text);
+        return 0;
+}
+
+/* 1 when it is new, 0 when it was refused. */
+static int see(json_object *seen, const char *what, const char *value, const char *id,
+               const Report *report) {
+        json_object *before;
+
+        if (json_object_object_get_ex(seen, value, &before))
+                return say(report, true, "%s: '%s' has the same %s as one from %s", report->source, id, what,
+                           json_object_get_string(before));
+        return add_string(seen, value, report->source) < 0 ? -ENOMEM : 1;
+}
+
+/* Registration IDs are the same whatever their case, device IDs are not. */
+static int see_all(Seen *seen, json_object *e, const Report *report) {
+        const char *id = string_member(e, "registrationId"), *device_id = string_member(e, "deviceId");
+        CLEANUP(freep) char *lower = strdup(id);
+        int r;
+
+        if (!lower)
+                return -ENOMEM;
+        for (char *p = lower; *p; p++)
+                *p = (char) tolower((unsigned char) *p);
+        r = see(seen->registration_ids, "registrationId", lower, id, report);
+        if (r > 0)
+                r = see(seen->keys, "endorsementKey",
+                        string_member(member(member(e, "attestation"), "tpm"), "endorsementKey"), id,
+                        report);
+        if (r > 0)
+                r = see(seen->device_ids, "device ID", device_id ? device_id : id, id, report);
+        return r;
+}
+
+static int merge_one(EnrollmentMerge *m, json_object *e, const Report *report) {
+        const char *fault = find_fault(e), *id = string_member(e, "registrationId");
+        json_object *edge = member(member(e, "capabilities"), "iotEdge");
+        int r;
+
+        if (fault)
+                return say(report, true, "%s: %s%s%s is refused: %s", report->source, id ? "'" : "",
+                           id ? id : "an enrolment", id ? "'" : "", fault);
+        r = see_all(&m->seen, e, report);
+        if (r <= 0)
+                return r;
+        if (!json_object_is_type(edge, json_type_boolean) || !json_object_get_boolean(edge))
+                (void) say(report, false,
+                           "%s: '%s' will not be an IoT Edge device: capabilities.iotEdge is not true",
+                           report->source, id);
+        if (json_object_array_add(m->enrollments, json_object_get(e)) < 0) {
+                (void) json_object_put(e);
+                return -ENOMEM;
+        }
+        return 0;
+}
+
+int enrollment_merge_add(EnrollmentMerge *m, const char *source, const char *text, size_t size,
+                         EnrollmentNote *note, void *userdata) {
+        const Report report = { .source = source, .note = note, .userdata = userdata };
+        CLEANUP(json_putp) json_object *value = NULL;
+        json_object *list;
+        int r;
+
+        r = dps_json_parse(&value, text, size);
+        if (r == -EBADMSG)
+                return say(&report, true, "%s is not JSON, or more than one value", source);
+        if (r < 0)
+                return r;
+        list = json_object_is_type(value, json_type_array) ? value : member(value, "enrollments");
+        if (!json_object_is_type(list, json_type_array))
+                return merge_one(m, value, &report);
+        for (size_t i = 0; i < json_object_array_length(list); i++) {
+                r = merge_one(m, json_object_array_get_idx(list, i), &report);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+int enrollment_merge_body(char **ret, const EnrollmentMerge *m, size_t index) {
+        size_t count = json_object_array_length(m->enrollments), first = index * ENROLLMENT_BULK_MAX;
+        CLEANUP(json_putp) json_object *part = NULL;
+        int r;
+
+        if (first >= count)
+                return 0;
+        part = json_object_new_array();
+        if (!part)
+                return -ENOMEM;
+        for (size_t i = first; i < count && i < first + ENROLLMENT_BULK_MAX; i++) {
+                json_object *e = json_object_get(json_object_array_get_idx(m->enrollments, i));
+
+                if (json_object_array_add(part, e) < 0) {
+                        (void) json_object_put(e);
+                        return -ENOMEM;
+                }
+        }
+        r = bulk_body(ret, TAKE(part));
+        return r < 0 ? r : 1;
+}

@@ -1,0 +1,104 @@
+"""A TPM in a directory, and dps-provision on it."""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import select
+import socket
+import subprocess
+import time
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
+PROGRAM = BUILD / "cli/dps-provision"
+DEADLINE = 60
+
+
+def wait_for_listener(path):
+    """No event announces a socket of another process: connecting is the only way to know."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
+            sock.connect(str(path))
+            return
+        assert time.monotonic() < end, f"nobody listens on {path}"
+        select.select([], [], [], 0.01)
+
+
+class Gateway:
+    def __init__(self, directory, socket_options="", prepare=None):
+        self.dir = directory
+        self.socket_options = socket_options
+        self.prepare = prepare
+        self.processes = []
+        self.config = {}
+
+    def __enter__(self):
+        state = self.dir / "state"
+        state.mkdir()
+        if self.prepare:
+            self.prepare(self, state)
+        self.start(["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}",
+                    "--server", f"type=unixio,path={self.dir}/swtpm",
+                    "--ctrl", f"type=unixio,path={self.dir}/swtpm.ctrl", "--flags", "not-need-init,startup-clear"])
+        wait_for_listener(self.dir / "swtpm.ctrl")
+        proxy = self.start([SOURCE / "tests/tools/tpm-proxy", f"--listen={self.dir}/tpm", f"--tpm={self.dir}/swtpm",
+                            f"--log={self.dir}/tpm.jsonl", f"--faults={self.dir}/faults.json"])
+        assert proxy.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self):
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    def start(self, arguments):
+        process = subprocess.Popen([str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   text=True)
+        self.processes.append(process)
+        return process
+
+    @property
+    def tcti(self):
+        return f"swtpm:path={self.dir}/tpm"
+
+    def config_file(self):
+        path = self.dir / "provisiond.conf"
+        path.write_text("".join(f"[{section}]\n" + "".join(f"{k}={v}\n" for k, v in keys.items())
+                                for section, keys in {"Tpm": {"Tcti": self.tcti}, **self.config}.items()))
+        return path
+
+    def command(self, *arguments):
+        return [PROGRAM, "enrollment", f"--config={self.config_file()}", *map(str, arguments)]
+
+    def run(self, *arguments, status=0, prefix=(), env=None, **options):
+        """dps-provision enrollment; what it printed."""
+        result = subprocess.run([*prefix, *self.command(*arguments)], capture_output=True, text=True, timeout=DEADLINE,
+                                check=False, env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent",
+                                                  **(env or {})}, **options)
+        assert result.returncode == status, result
+        self.stderr = result.stderr
+        return result.stdout
+
+    def json(self, *arguments):
+        return json.loads(self.run("--format=json", *arguments))
+
+    def tpm2(self, tool, *arguments):
+        """tpm2-tools, past the proxy."""
+        result = subprocess.run([f"tpm2_{tool}", *map(str, arguments)], capture_output=True, text=True, check=False,
+                                cwd=self.dir, timeout=DEADLINE,
+                                env={**os.environ, "TPM2TOOLS_TCTI": f"swtpm:path={self.dir}/swtpm"})
+        assert result.returncode == 0, result
+        return result.stdout
+
+    def handles(self):
+        """Everything that the TPM holds."""
+        return {kind: re.findall(r"0x[0-9A-Fa-f]+", self.tpm2("getcap", f"handles-{kind}"))
+                for kind in ("persistent", "transient", "loaded-session", "saved-session", "nv-index")}
+
+    def commands(self):
+        """The TPM's, as dps-provision sent them."""
+        lines = map(json.loads, (self.dir / "tpm.jsonl").read_text().splitlines())
+        return [line["command"] for line in lines if "command" in line]
