@@ -94,7 +94,7 @@ static int record_config(Operation *op, const char *text) {
         return handoff_record_save(rec, root_of(op), &op->failure);
 }
 
-static int write_below(Operation *op, const char *name, const char *text, size_t size) {
+int operation_write(Operation *op, const char *name, const char *text, size_t size) {
         CLEANUP(freep) char *directory = NULL;
         CLEANUP(closep) int fd = -1;
         int r;
@@ -122,9 +122,9 @@ static int step_write_config(Operation *op) {
         if (r >= 0)
                 r = record_config(op, text);
         if (r >= 0 && s->text)
-                r = write_below(op, PATH_BACKUP, s->text, s->text_size);
+                r = operation_write(op, PATH_BACKUP, s->text, s->text_size);
         if (r >= 0)
-                r = write_below(op, PATH_CONFIG, text, strlen(text));
+                r = operation_write(op, PATH_CONFIG, text, strlen(text));
         if (r < 0)
                 return r;
         op->plan.config_written = op->changed = true;
@@ -465,7 +465,7 @@ static int step_restore_config(Operation *op) {
         if (!op->plan.config_written || !op->plan.applied || first.kind != FAILURE_APPLY_FAILED ||
             op->assignment.key_changed || !s->text || !s->edged.active)
                 return 0;
-        r = write_below(op, PATH_CONFIG, s->text, s->text_size);
+        r = operation_write(op, PATH_CONFIG, s->text, s->text_size);
         if (r < 0) {
                 log_error("The previous '%s' could not be put back: %s", PATH_CONFIG, op->failure.sentence);
                 op->failure = first;

@@ -69,6 +69,15 @@ static int append_answer(sd_bus_message *m, const Operation *op) {
         return r < 0 ? r : sd_bus_message_close_container(m);
 }
 
+/* Forget's warnings are of no kind: what it has left alone. */
+static int append_notes(sd_bus_message *m, const Operation *op) {
+        int r = sd_bus_message_open_container(m, 'a', "s");
+
+        for (size_t i = 0; r >= 0 && i < op->warning_count; i++)
+                r = sd_bus_message_append(m, "s", op->warnings[i].sentence);
+        return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
 int operation_reply(Operation *op) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
@@ -82,7 +91,9 @@ int operation_reply(Operation *op) {
                 return sd_bus_reply_method_error(op->message, &error);
         }
         r = sd_bus_message_new_method_return(op->message, &reply);
-        if (r >= 0 && answers)
+        if (r >= 0 && op->steps_begun == forget_steps)
+                r = append_notes(reply, op);
+        else if (r >= 0 && answers)
                 r = append_answer(reply, op);
         return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
@@ -193,6 +204,20 @@ static int begin_apply(Handoffd *h, sd_bus_message *m) {
         return begin(h, m, "Apply", apply_steps, apply_recovery_steps, a.registration_id, &a);
 }
 
+static int begin_forget(Handoffd *h, sd_bus_message *m) {
+        Operation *op;
+        int provisioning, r;
+
+        r = sd_bus_message_read(m, "b", &provisioning);
+        if (r >= 0)
+                r = operation_begin(h, m, "Forget", forget_steps, resume_steps, &op);
+        if (r < 0)
+                return sd_bus_reply_method_errno(m, r, NULL);
+        op->forget_provisioning = provisioning;
+        operation_run(op);
+        return 1;
+}
+
 int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
         const char *member = sd_bus_message_get_member(m);
 
@@ -200,6 +225,8 @@ int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
                 return begin_check(h, m);
         if (streq(member, "Apply"))
                 return begin_apply(h, m);
+        if (streq(member, "Forget"))
+                return begin_forget(h, m);
         if (streq(member, "Quiesce"))
                 return begin(h, m, "Quiesce", quiesce_steps, resume_steps, NULL, NULL);
         if (streq(member, "Resume"))
@@ -207,7 +234,7 @@ int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
         return begin(h, m, "Verify", verify_steps, NULL, NULL, NULL);
 }
 
-/* All five: one at a time, in the order in which they came. */
+/* All of them: one at a time, in the order in which they came. */
 static int on_call(sd_bus_message *m, void *userdata, sd_bus_error *error) {
         Handoffd *h = userdata;
         int r;
@@ -233,6 +260,8 @@ const sd_bus_vtable handoffd_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("Quiesce", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Resume", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Apply", SD_BUS_ARGS("a{sv}", assignment), SD_BUS_RESULT("a{sv}", answer),
+                                on_call, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("Forget", SD_BUS_ARGS("b", provisioning), SD_BUS_RESULT("as", notes),
                                 on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Verify", SD_BUS_NO_ARGS, SD_BUS_RESULT("a{sv}", answer), on_call, OPEN),
         SD_BUS_VTABLE_END,

@@ -252,13 +252,13 @@ static int edit(char **ret, const Toml *toml, const char *text, size_t size, con
                 done = e->end;
                 /* A header's place is a good place: up to the next header there are comments only. Where
                  * assignments at the top are taken out, a table would swallow the ones that follow. */
-                if (e->type == TOML_TABLE && !written) {
+                if (e->type == TOML_TABLE && !written && wanted) {
                         put_block(f, wanted, newline);
                         written = true;
                 }
         }
         (void) fwrite(text + done, 1, size - done, f);
-        if (!written) {
+        if (!written && wanted) {
                 bool at_line_start = size == 0 || text[size - 1] == '\n';
 
                 (void) fprintf(f, "%s%s", at_line_start ? "" : newline, size > 0 ? newline : "");

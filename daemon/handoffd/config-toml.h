@@ -30,7 +30,8 @@ void config_toml_deinit(ConfigToml *config);
 /* Does it say what we would write? Endpoints are compared without a slash at their end, IDs without case. */
 bool config_toml_matches(const ConfigToml *config, const Provisioning *wanted);
 
-/* The text with its provisioning replaced, every other byte as it was: in the place of [provisioning], else
- * at the end. FAILURE_CONFIG_CONFLICT with the line for what can't be replaced safely. */
+/* The text with its provisioning replaced, or removed (wanted NULL), every other byte as it was: in the
+ * place of [provisioning], else at the end. FAILURE_CONFIG_CONFLICT with the line for what can't be replaced
+ * safely. */
 int config_toml_edit(char **ret, const char *name, const char *text, size_t size, const Provisioning *wanted,
                      Failure *reterr);

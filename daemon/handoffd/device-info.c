@@ -102,6 +102,18 @@ int device_info_write(const char *root, const char *hub, const char *device_id, 
                      : 0;
 }
 
+int device_info_remove(const char *root, Failure *reterr) {
+        CLEANUP(closep) int dir = open_directory(root);
+        int r = dir < 0 ? dir : 0;
+
+        if (r >= 0 && (unlinkat(dir, NAME, 0) < 0 || fsync(dir) < 0))
+                r = -errno;
+        return r < 0 && r != -ENOENT
+                       ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s%s/" NAME "' can't be removed",
+                                           root, PATH_IDENTITYD)
+                       : 0;
+}
+
 FileMark prev_state_mark(const char *root) {
         CLEANUP(closep) int dir = open_directory(root);
         struct stat st;

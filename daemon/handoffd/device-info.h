@@ -31,5 +31,8 @@ void device_info_deinit(DeviceInfo *info);
 /* Written whole, with owner and group of the directory, 0644. */
 int device_info_write(const char *root, const char *hub, const char *device_id, Failure *reterr);
 
+/* 0 also when there was none. */
+int device_info_remove(const char *root, Failure *reterr);
+
 FileMark prev_state_mark(const char *root);
 bool file_mark_newer(const FileMark *now, const FileMark *before);

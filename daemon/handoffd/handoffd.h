@@ -54,6 +54,7 @@ struct Operation {
         bool failed, changed;
         Failure failure;
         char *registration_id;
+        bool forget_provisioning; /* Forget's argument */
         Situation situation;
         const char *result, *detail; /* of Check and Verify */
         Assignment assignment;
@@ -104,8 +105,11 @@ int step_start_stopped(Operation *op); /* everything in h->stopped */
 
 int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
 
+/* Replaces a file in /etc/aziot, with the attributes of config.toml. */
+int operation_write(Operation *op, const char *name, const char *text, size_t size);
+
 extern const FlowStep check_steps[], verify_steps[], apply_steps[], apply_recovery_steps[], quiesce_steps[],
-        resume_steps[];
+        resume_steps[], forget_steps[];
 
 int operation_reply(Operation *op);                            /* bus.c */
 int handoffd_begin_call(Handoffd *h, sd_bus_message *message); /* bus.c: what was queued */

@@ -48,6 +48,21 @@ static void read_applied(Situation *s, const char *root) {
         s->applied.id_scope = TAKE(s->applied.scope_id);
 }
 
+int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
+        int r;
+
+        r = handoff_record_load(&s->record, root, reterr);
+        if (r >= 0)
+                r = read_config_toml(s, root, reterr);
+        if (r < 0)
+                return r;
+        s->attributes = s->text ? s->attributes : (StoreAttributes){ .mode = 0600 };
+        read_applied(s, root);
+        (void) device_info_read(&s->device_info, root);
+        s->prev_state = prev_state_mark(root);
+        return 0;
+}
+
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr) {
         int r;
 
@@ -63,16 +78,7 @@ int situation_read_files(Situation *s, const char *root, const ConfigPaths *path
                 return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
                                          "The configuration can't be read");
         }
-        r = handoff_record_load(&s->record, root, reterr);
-        if (r >= 0)
-                r = read_config_toml(s, root, reterr);
-        if (r < 0)
-                return r;
-        s->attributes = s->text ? s->attributes : (StoreAttributes){ .mode = 0600 };
-        read_applied(s, root);
-        (void) device_info_read(&s->device_info, root);
-        s->prev_state = prev_state_mark(root);
-        return 0;
+        return situation_read_iotedge(s, root, reterr);
 }
 
 int situation_read_units(Situation *s, Units *units, Failure *reterr) {

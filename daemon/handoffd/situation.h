@@ -31,7 +31,8 @@ typedef struct Situation {
         char *payload_uri;
 } Situation;
 
-/* Files only. */
+/* Files only: IoT Edge's and the record; with our configuration, which has to be usable. */
+int situation_read_iotedge(Situation *s, const char *root, Failure *reterr);
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr);
 int situation_read_units(Situation *s, Units *units, Failure *reterr);
 void situation_deinit(Situation *s);

@@ -51,6 +51,31 @@ static void an_edit_is_found_done(void **state) {
         expect_edit(text, text);
 }
 
+static void it_is_removed_without_a_trace(void **state) {
+        static const struct {
+                const char *before, *after;
+        } cases[] = {
+                { BLOCK, "" },
+                { "", "" },
+                { "hostname = \"a\"\n", "hostname = \"a\"\n" },
+                { "# mine\n" BLOCK "# kept\n[agent]\nname = \"x\" # y\n",
+                  "# mine\n# kept\n[agent]\nname = \"x\" # y\n" },
+                { "provisioning.source = \"dps\"\nhostname = \"a\"\n", "hostname = \"a\"\n" },
+                { "a = '''\n[provisioning]\n'''\n", "a = '''\n[provisioning]\n'''\n" },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(freep) char *edited = NULL;
+                Failure failure = {};
+                int r = config_toml_edit(&edited, "f", cases[i].before, strlen(cases[i].before), NULL,
+                                         &failure);
+
+                if (r < 0)
+                        fail_msg("%s: %s", cases[i].before, failure.sentence);
+                assert_string_equal(edited, cases[i].after);
+        }
+}
+
 static void look_alikes_are_not_provisioning(void **state) {
         static const char *const texts[] = {
                 "# [provisioning]\n",
@@ -167,6 +192,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(everything_else_stays),
                 cmocka_unit_test(an_edit_is_found_done),
+                cmocka_unit_test(it_is_removed_without_a_trace),
                 cmocka_unit_test(look_alikes_are_not_provisioning),
                 cmocka_unit_test(line_ends_are_kept),
                 cmocka_unit_test(what_is_unclear_is_refused_with_its_line),
