@@ -20,6 +20,7 @@ int verb_status(int argc, char *argv[]);
 int verb_reprovision(int argc, char *argv[]);
 int verb_retry(int argc, char *argv[]);
 int verb_set_scope(int argc, char *argv[]);
+int verb_factory_reset(int argc, char *argv[]);
 
 /* Usage errors: names the verb, points to its --help; returns EXIT_USAGE. */
 int usage_error(const char *verb, const char *format, ...) PRINTF_LIKE(2, 3);
@@ -49,6 +50,10 @@ int client_open(sd_bus **ret);
 /* 0, or a negative errno; -EHOSTDOWN: the daemon does not run. It has told why. */
 int client_get_status(sd_bus *bus, Status *ret);
 void status_deinit(Status *status);
+
+/* A call to the daemon, to which arguments may be added; and why one failed, on standard error. */
+int client_new_call(sd_bus *bus, sd_bus_message **ret, const char *method);
+int client_report_error(const sd_bus_error *error, int r);
 
 /* Calls a method without arguments; returns EXIT_OK or, having told why, EXIT_FAILED. */
 int client_call(sd_bus *bus, const char *method);

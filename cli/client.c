@@ -16,7 +16,7 @@ int client_open(sd_bus **ret) {
         return r;
 }
 
-static int report_bus_error(const sd_bus_error *error, int r) {
+int client_report_error(const sd_bus_error *error, int r) {
         if (sd_bus_error_has_name(error, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
             sd_bus_error_has_name(error, SD_BUS_ERROR_NAME_HAS_NO_OWNER)) {
                 (void) fputs("dps-provision: The daemon does not run.\n"
@@ -152,7 +152,7 @@ int client_get_status(sd_bus *bus, Status *ret) {
         r = sd_bus_call_method(bus, PROVISIONING_NAME, PROVISIONING_PATH, "org.freedesktop.DBus.Properties",
                                "GetAll", &error, &reply, "s", PROVISIONING_NAME);
         if (r < 0)
-                return report_bus_error(&error, r);
+                return client_report_error(&error, r);
         r = read_properties(reply, &status);
         if (r < 0) {
                 (void) report_errno(r, "The daemon's answer can't be understood");
@@ -184,20 +184,25 @@ void status_deinit(Status *s) {
         *s = (Status){};
 }
 
+int client_new_call(sd_bus *bus, sd_bus_message **ret, const char *method) {
+        int r;
+
+        r = sd_bus_message_new_method_call(bus, ret, PROVISIONING_NAME, PROVISIONING_PATH, PROVISIONING_NAME,
+                                           method);
+        return r < 0 ? r : sd_bus_message_set_allow_interactive_authorization(*ret, true);
+}
+
 int client_call(sd_bus *bus, const char *method) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r;
 
-        r = sd_bus_message_new_method_call(bus, &call, PROVISIONING_NAME, PROVISIONING_PATH,
-                                           PROVISIONING_NAME, method);
-        if (r >= 0)
-                r = sd_bus_message_set_allow_interactive_authorization(call, true);
+        r = client_new_call(bus, &call, method);
         if (r >= 0)
                 r = sd_bus_call(bus, call, REPROVISION_TIMEOUT_USEC, &error, NULL);
         if (r >= 0)
                 return EXIT_OK;
-        (void) report_bus_error(&error, r);
+        (void) client_report_error(&error, r);
         return EXIT_FAILED;
 }
 

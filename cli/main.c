@@ -16,12 +16,13 @@ static const struct {
         { "reprovision", verb_reprovision, "attest again" },
         { "retry", verb_retry, "try now instead of waiting" },
         { "set-scope", verb_set_scope, "set the ID scope" },
+        { "factory-reset", verb_factory_reset, "forget that this device was provisioned" },
 };
 
 static void print_help(void) {
         (void) puts("Usage: dps-provision VERB [OPTION…]\n");
         for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
-                (void) printf("  %-12s %s\n", verbs[i].name, verbs[i].help);
+                (void) printf("  %-14s %s\n", verbs[i].name, verbs[i].help);
         (void) puts(
                 "\n'dps-provision VERB --help' says more. Exit status: 0 done, 1 failed, 2 wrong usage,\n"
                 "3 not provisioned yet (status).");

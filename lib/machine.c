@@ -31,6 +31,7 @@ static const struct {
         [STEP_ADOPT] = { "adopt", TPM_DEADLINE_USEC },
         [STEP_HANDOFF] = { "handoff", HANDOFF_DEADLINE_USEC },
         [STEP_VERIFY] = { "verify", HANDOFF_DEADLINE_USEC },
+        [STEP_FORGET] = { "forget", HANDOFF_DEADLINE_USEC },
 };
 static_assert(ARRAY_SIZE(steps) == _STEP_MAX, "every step has a name");
 
@@ -166,6 +167,9 @@ static Action after_success(Machine *m, const Event *event) {
                 return rest(m, STATE_HANDED_OFF);
         case STEP_VERIFY:
                 return after_verify(m, event);
+        case STEP_FORGET:
+                m->reset = m->has_assignment = m->has_hub_key = false;
+                return rest(m, STATE_UNPROVISIONED);
         default:
                 assert(false);
                 return (Action){};
@@ -258,9 +262,26 @@ static Action unconfigure(Machine *m) {
         return action;
 }
 
+/* Until it is complete, also after a restart, the step is FORGET: what is half forgotten is neither handed
+ * off nor may it be attested anew. Afterwards the machine rests, even with a scope: only the next start,
+ * another configuration or Reprovision() begins anew. */
+static Action reset(Machine *m) {
+        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_FORGET };
+
+        m->restart = m->retarget = m->unconfigured = m->forced = false;
+        m->live = m->quiesced = m->fresh = m->waiting = false;
+        retry_reset(&m->retry);
+        m->failure = FAILURE_NONE;
+        m->state = STATE_UNPROVISIONED;
+        m->step = STEP_FORGET;
+        return action;
+}
+
 /* What came from outside and had to wait for the helper's call to end. */
 static bool deferred(Machine *m, Action *ret) {
-        if (m->unconfigured && m->state == STATE_ATTESTING)
+        if (m->reset && m->step != STEP_FORGET)
+                *ret = reset(m);
+        else if (m->unconfigured && m->state == STATE_ATTESTING)
                 *ret = unconfigure(m);
         else if (m->restart)
                 *ret = reattest(m, 0);
@@ -283,20 +304,27 @@ static Action outside_event(Machine *m, const Event *event) {
                         return go(m, STATE_ATTESTING, STEP_IDENTITY);
                 return (Action){};
         case EVENT_UNCONFIGURED:
-                if (m->state != STATE_ATTESTING)
+                if (m->reset || m->state != STATE_ATTESTING)
                         return (Action){};
                 m->unconfigured = busy;
                 if (busy)
                         return (Action){};
                 return unconfigure(m);
+        case EVENT_RESET:
+                m->reset = true;
+                if (busy)
+                        return (Action){};
+                return reset(m);
         case EVENT_REATTEST:
+                if (m->reset)
+                        return (Action){};
                 m->forced = event->forced;
                 m->restart = busy;
                 if (busy)
                         return (Action){};
                 return reattest(m, event->delay_usec);
         case EVENT_RETARGET:
-                if (m->state != STATE_ASSIGNED && m->state != STATE_HANDED_OFF)
+                if (m->reset || (m->state != STATE_ASSIGNED && m->state != STATE_HANDED_OFF))
                         return (Action){};
                 m->retarget = busy;
                 if (busy)
@@ -313,6 +341,8 @@ Action machine_start(Machine *m, State state, bool configured) {
         m->step = STEP_IDLE;
         m->failure = FAILURE_NONE;
 
+        if (m->reset)
+                return go(m, STATE_UNPROVISIONED, STEP_FORGET);
         if (state == STATE_ASSIGNED || state == STATE_HANDED_OFF)
                 return configured ? go(m, state, STEP_IDENTITY) : go(m, state, STEP_IDLE);
         m->state = STATE_UNPROVISIONED;

@@ -32,6 +32,7 @@ typedef enum Step {
         STEP_ADOPT,    /* Tpm1.AdoptHubKey */
         STEP_HANDOFF,  /* HandOff1.Apply */
         STEP_VERIFY,   /* HandOff1.Verify */
+        STEP_FORGET,   /* a factory reset: HandOff1.Forget, then Tpm1.ForgetHubKey */
         _STEP_MAX,
 } Step;
 
@@ -51,6 +52,7 @@ typedef enum EventType {
         EVENT_UNCONFIGURED, /* the scope is gone or the configuration has an error */
         EVENT_REATTEST,     /* Reprovision(), or another scope, endpoint or registration ID */
         EVENT_RETARGET,     /* HubKeyHandle=, Target= or Identity= changed */
+        EVENT_RESET,        /* FactoryReset() */
         _EVENT_MAX,
 } EventType;
 
@@ -79,6 +81,7 @@ typedef struct Machine {
         bool restart;      /* EVENT_REATTEST came in the middle of a helper's call, which has to end first */
         bool retarget;     /* the same for EVENT_RETARGET */
         bool unconfigured; /* the same for EVENT_UNCONFIGURED */
+        bool reset;        /* a factory reset has begun: nothing else happens until it is complete */
         bool target_none;  /* Target=none: no hand-off */
         bool has_assignment; /* an assignment is stored: "already" does not apply */
         bool has_hub_key;    /* a wrapped key is stored with the assignment */

@@ -10,6 +10,7 @@
 #define ERROR_NO_SCOPE     PROVISIONING_NAME ".NoScope"
 #define ERROR_NOT_WAITING  PROVISIONING_NAME ".NotWaiting"
 #define ERROR_TOO_EARLY    PROVISIONING_NAME ".TooEarly"
+#define ERROR_RESETTING    PROVISIONING_NAME ".Resetting"
 #define POLKIT_NAME        "org.freedesktop.PolicyKit1"
 #define POLKIT_PATH        "/org/freedesktop/PolicyKit1/Authority"
 #define POLKIT_INTERFACE   "org.freedesktop.PolicyKit1.Authority"
@@ -166,6 +167,8 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         Failure failure;
         usec_t now = now_usec(CLOCK_BOOTTIME);
 
+        if (d->machine.reset)
+                return sd_bus_error_setf(error, ERROR_RESETTING, "A factory reset is under way");
         if (config_failure(d->config, &failure))
                 return bus_error_set_failure(error, &failure);
         if (!d->config->id_scope)
@@ -215,12 +218,85 @@ static int method_retry(sd_bus_message *call, void *userdata, sd_bus_error *erro
         return with_permission(userdata, call, error, "org.dps.provisioning.retry", retry);
 }
 
+/* --- factory reset --- */
+
+static int answer_notes(const Daemon *d, sd_bus_message *call) {
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        int r;
+
+        r = sd_bus_message_new_method_return(call, &reply);
+        if (r >= 0)
+                r = sd_bus_message_open_container(reply, 'a', "s");
+        for (size_t i = 0; r >= 0 && i < d->reset_note_count; i++)
+                r = sd_bus_message_append(reply, "s", d->reset_notes[i]);
+        if (r >= 0)
+                r = sd_bus_message_close_container(reply);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+void bus_answer_reset(Daemon *d, const Failure *failure) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = TAKE(d->reset);
+
+        if (!call)
+                return;
+        if (!failure)
+                (void) answer_notes(d, call);
+        else {
+                (void) bus_error_set_failure(&error, failure);
+                (void) sd_bus_reply_method_error(call, &error);
+        }
+}
+
+/* On disk before it begins: from then on it is completed, whatever happens. */
+static int factory_reset(Daemon *d, sd_bus_message *call, bool provisioning, sd_bus_error *error) {
+        Failure failure = { .kind = FAILURE_CONFIG,
+                            .sentence = "Another call has taken the factory reset over" };
+        bool before = d->record.reset_provisioning;
+        int r;
+
+        d->record.reset = true;
+        d->record.reset_provisioning = d->record.reset_provisioning || provisioning;
+        r = daemon_save(d, &failure);
+        if (r < 0) {
+                d->record.reset = d->machine.reset;
+                d->record.reset_provisioning = before;
+                return bus_error_set_failure(error, &failure);
+        }
+        bus_answer_reset(d, &failure);
+        d->reset = sd_bus_message_ref(call);
+        log_notice("A factory reset was asked for");
+        daemon_feed(d, &(Event){ .type = EVENT_RESET });
+        return 1;
+}
+
+/* No polkit action: what it takes away belongs to root. */
+static int method_factory_reset(sd_bus_message *call, void *userdata, sd_bus_error *error) {
+        CLEANUP(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
+        int provisioning, r;
+        uid_t uid;
+
+        r = sd_bus_message_read(call, "b", &provisioning);
+        if (r < 0)
+                return r;
+        r = sd_bus_query_sender_creds(call, SD_BUS_CREDS_EUID, &creds);
+        if (r >= 0)
+                r = sd_bus_creds_get_euid(creds, &uid);
+        if (r < 0)
+                return sd_bus_error_set_errnof(error, r, "The caller can't be identified");
+        if (uid != 0)
+                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED, "Only root may call this");
+        return factory_reset(userdata, call, provisioning, error);
+}
+
 #define CHANGES SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE
 
 static const sd_bus_vtable vtable[] = {
         SD_BUS_VTABLE_START(0),
         SD_BUS_METHOD("Reprovision", NULL, NULL, method_reprovision, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD("Retry", NULL, NULL, method_retry, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("FactoryReset", SD_BUS_ARGS("b", provisioning), SD_BUS_RESULT("as", notes),
+                                method_factory_reset, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_PROPERTY("State", "s", get_text, 0, CHANGES),
         SD_BUS_PROPERTY("Step", "s", get_text, 0, CHANGES),
         SD_BUS_PROPERTY("IdScope", "s", get_text, 0, CHANGES),

@@ -83,6 +83,36 @@ void daemon_unwarn(Daemon *d, FailureKind kind) {
                 *warning = d->warnings[--d->warning_count];
 }
 
+void daemon_note_reset(Daemon *d, const char *format, ...) {
+        char *note;
+        va_list ap;
+
+        if (d->reset_note_count >= RESET_NOTES_MAX)
+                return;
+        note = d->reset_notes[d->reset_note_count++];
+        va_start(ap, format);
+        (void) vsnprintf(note, NOTE_SIZE, format, ap);
+        va_end(ap);
+        log_notice("%s", note);
+}
+
+static void warn_about_config(Daemon *d) {
+        const Config *c = d->config;
+
+        daemon_unwarn(d, WARNING_CONFIG_IGNORED);
+        for (size_t i = 0; i < c->problem_count; i++)
+                if (!c->problems[i].fatal) {
+                        daemon_warn(d, WARNING_CONFIG_IGNORED, "%s:%u: %s", c->problems[i].file,
+                                    c->problems[i].line, c->problems[i].text);
+                        return; /* the first; the others show when it is mended */
+                }
+}
+
+void daemon_unwarn_all(Daemon *d) {
+        d->warning_count = 0;
+        warn_about_config(d);
+}
+
 /* --- the wait and the steps --- */
 
 static void run_step(Daemon *d) {
@@ -92,7 +122,7 @@ static void run_step(Daemon *d) {
                 [STEP_QUIESCE] = step_quiesce,   [STEP_CONFIRM] = step_confirm,
                 [STEP_POLL] = step_poll,         [STEP_IMPORT] = step_import,
                 [STEP_ADOPT] = step_adopt,       [STEP_HANDOFF] = step_handoff,
-                [STEP_VERIFY] = step_verify,
+                [STEP_VERIFY] = step_verify,     [STEP_FORGET] = step_forget,
         };
         static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
 
@@ -179,7 +209,8 @@ void daemon_feed(Daemon *d, const Event *event) {
         if (event->type == EVENT_FAILED)
                 keep_failure(d, before, step, event->failure);
         else if ((event->type < EVENT_CONFIGURED && step >= d->failed_step) ||
-                 (event->type == EVENT_REATTEST && d->machine.failure == FAILURE_NONE))
+                 ((event->type == EVENT_REATTEST || event->type == EVENT_RESET) &&
+                  d->machine.failure == FAILURE_NONE))
                 d->failure = (Failure){}; /* it got further than where it failed */
         if (d->machine.state == STATE_HANDED_OFF && before != STATE_HANDED_OFF) {
                 d->failure = (Failure){};
@@ -191,6 +222,8 @@ void daemon_feed(Daemon *d, const Event *event) {
         if (event->type == EVENT_FAILED && d->machine.waiting)
                 publish_failure(d, step);
         daemon_publish(d);
+        if (event->type == EVENT_FAILED && step == STEP_FORGET)
+                bus_answer_reset(d, event->failure);
 }
 
 void daemon_done(Daemon *d) {
@@ -226,18 +259,6 @@ static bool usable(const Daemon *d, Failure *ret) {
                 return false;
         *ret = (Failure){};
         return d->config->id_scope != NULL;
-}
-
-static void warn_about_config(Daemon *d) {
-        const Config *c = d->config;
-
-        daemon_unwarn(d, WARNING_CONFIG_IGNORED);
-        for (size_t i = 0; i < c->problem_count; i++)
-                if (!c->problems[i].fatal) {
-                        daemon_warn(d, WARNING_CONFIG_IGNORED, "%s:%u: %s", c->problems[i].file,
-                                    c->problems[i].line, c->problems[i].text);
-                        return; /* the first; the others show when it is mended */
-                }
 }
 
 static bool text_differs(const char *a, const char *b) {
@@ -318,7 +339,10 @@ void daemon_reload(Daemon *d) {
         d->config = fresh;
         daemon_unwarn(d, FAILURE_CONFIG);
         warn_about_config(d);
-        if (usable(d, &failure))
+        if (d->machine.reset)
+                daemon_shorten_wait(
+                        d, RETRY_EVENT_OPERATOR); /* it may be the cure; it means no more until then */
+        else if (usable(d, &failure))
                 act_on_change(d, old);
         else
                 unconfigure(d, &failure);
@@ -351,6 +375,7 @@ static int load_record(Daemon *d) {
         d->machine.retry = d->record.retry;
         d->machine.has_assignment = d->record.hub != NULL;
         d->machine.has_hub_key = d->record.key_private.size > 0;
+        d->machine.reset = d->record.reset;
         return string_replace(&d->registration_id, d->record.registration_id);
 }
 
@@ -385,6 +410,7 @@ Daemon *daemon_free(Daemon *d) {
         d->watch = watch_free(d->watch);
         (void) sd_bus_slot_unref(d->call);
         (void) sd_bus_message_unref(d->reprovision);
+        (void) sd_bus_message_unref(d->reset);
         (void) sd_event_source_disable_unref(d->timer);
         (void) sd_bus_unref(d->bus);
         (void) sd_event_unref(d->event);

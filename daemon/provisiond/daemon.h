@@ -16,8 +16,10 @@
 #include "options.h"
 #include "record.h"
 
-#define WARNINGS_MAX   12
-#define PROPERTIES_MAX 16
+#define WARNINGS_MAX    12
+#define PROPERTIES_MAX  16
+#define RESET_NOTES_MAX 8
+#define NOTE_SIZE       512
 
 typedef struct Watch Watch;
 
@@ -58,7 +60,10 @@ typedef struct Daemon {
         char *published[PROPERTIES_MAX];
         char *status;
         State logged_state;
-        sd_bus_message *reprovision; /* a caller that waits for the state "attesting" */
+        sd_bus_message *reprovision;                  /* a caller that waits for the state "attesting" */
+        sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
+        char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
+        size_t reset_note_count;
 } Daemon;
 
 int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus);
@@ -81,7 +86,9 @@ void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
 
 /* Replaces the warning of the same kind. Logged when it is new. */
 void daemon_warn(Daemon *daemon, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
+void daemon_note_reset(Daemon *daemon, const char *format, ...) PRINTF_LIKE(2, 3); /* logged as well */
 void daemon_unwarn(Daemon *daemon, FailureKind kind);
+void daemon_unwarn_all(Daemon *daemon); /* but for those about the configuration */
 
 /* publish.c. daemon_publish() persists, logs, tells systemd and the bus what has changed; called after every
  * change. */
@@ -110,6 +117,7 @@ void step_verify(Daemon *daemon);
 void step_register(Daemon *daemon);
 void step_confirm(Daemon *daemon);
 void step_poll(Daemon *daemon);
+void step_forget(Daemon *daemon);
 
 int handoff_prove(Daemon *daemon);          /* what was handed off counts from here on */
 void handoff_resume(Daemon *daemon);        /* asks and does not wait */
@@ -121,11 +129,17 @@ typedef int (*HelperBuild)(Daemon *daemon, sd_bus_message *message);
 typedef int (*HelperDone)(Daemon *daemon, sd_bus_message *reply);
 void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
                  HelperDone done);
+/* failed() gets the failure before it is fed; true: it has gone on by itself. */
+typedef bool (*HelperFailed)(Daemon *daemon, const Failure *failure);
+void helper_call_or(Daemon *daemon, const char *name, const char *path, const char *method,
+                    HelperBuild build, HelperDone done, HelperFailed failed);
 
 /* bus.c */
 int bus_export(Daemon *daemon);
 void bus_publish(Daemon *daemon); /* PropertiesChanged for what changed */
 void bus_answer_reprovision(Daemon *daemon);
+/* Answers FactoryReset(), if somebody waits: with the notes, or with the failure. */
+void bus_answer_reset(Daemon *daemon, const Failure *failure);
 
 /* watch.c */
 int watch_new(Watch **ret, Daemon *daemon);

@@ -3,22 +3,22 @@
 #include "bus.h"
 #include "daemon.h"
 
-static HelperDone under_way; /* one operation at a time */
-
-static bool is_tpm(const Daemon *daemon) {
-        Step s = daemon->machine.step;
-
-        return s == STEP_IDENTITY || s == STEP_ACTIVATE || s == STEP_IMPORT || s == STEP_ADOPT;
-}
+/* of the call that is under way: one operation at a time */
+static struct {
+        HelperDone done;
+        HelperFailed failed;
+        bool tpm;
+} under_way;
 
 /* What it means when the helper itself could not be reached, died or did not answer. */
 static void helper_failed(Daemon *daemon, const sd_bus_error *error) {
-        bool tpm = is_tpm(daemon);
+        bool tpm = under_way.tpm;
         Failure failure;
 
         bus_failure_from_error(&failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
                                tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd");
-        daemon_failed(daemon, &failure);
+        if (!under_way.failed || !under_way.failed(daemon, &failure))
+                daemon_failed(daemon, &failure);
 }
 
 static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
@@ -30,7 +30,7 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
                 helper_failed(daemon, sd_bus_message_get_error(reply));
                 return 0;
         }
-        r = under_way(daemon, reply);
+        r = under_way.done(daemon, reply);
         if (r < 0) {
                 CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
 
@@ -40,8 +40,8 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         return 0;
 }
 
-void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
-                 HelperDone done) {
+void helper_call_or(Daemon *daemon, const char *name, const char *path, const char *method,
+                    HelperBuild build, HelperDone done, HelperFailed failed) {
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *message = NULL;
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         int r;
@@ -51,7 +51,9 @@ void helper_call(Daemon *daemon, const char *name, const char *path, const char 
                 r = sd_bus_message_sensitive(message);
         if (r >= 0 && build)
                 r = build(daemon, message);
-        under_way = done;
+        under_way.done = done;
+        under_way.failed = failed;
+        under_way.tpm = streq(name, TPM_NAME);
         if (r >= 0)
                 r = sd_bus_call_async(daemon->bus, &daemon->call, message, on_reply, daemon,
                                       step_deadline_usec(daemon->machine.step));
@@ -59,4 +61,9 @@ void helper_call(Daemon *daemon, const char *name, const char *path, const char 
                 return;
         (void) sd_bus_error_set_errno(&error, r);
         helper_failed(daemon, &error);
+}
+
+void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
+                 HelperDone done) {
+        helper_call_or(daemon, name, path, method, build, done, NULL);
 }

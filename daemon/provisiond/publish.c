@@ -51,6 +51,16 @@ void publish_failure(Daemon *d, Step step) {
                   failure_remedy(d->failure.kind));
 }
 
+static const char *why_unprovisioned(const Daemon *d) {
+        if (d->machine.reset)
+                return "a factory reset is under way";
+        if (d->failure.kind != FAILURE_NONE)
+                return "the configuration has to be corrected first";
+        return d->config->id_scope
+                       ? "after the factory reset the next start attests, or 'dps-provision reprovision'"
+                       : "no ID scope, set it with 'dps-provision set-scope ID'";
+}
+
 static void log_state(Daemon *d) {
         CLEANUP(fields_deinit) Fields f = {};
         const char *id = state_message_id(d->machine.state);
@@ -79,10 +89,7 @@ static void log_state(Daemon *d) {
                           d->record.hub);
                 break;
         default:
-                log_event(LOG_NOTICE, id, fields, "Not provisioned: %s",
-                          d->failure.kind != FAILURE_NONE
-                                  ? "the configuration has to be corrected first"
-                                  : "no ID scope is set; 'dps-provision set-scope ID' sets it");
+                log_event(LOG_NOTICE, id, fields, "Not provisioned: %s", why_unprovisioned(d));
         }
 }
 
@@ -100,7 +107,7 @@ static char *status_text(const Daemon *d) {
                 r = asprintf(&text, "%s (%s): %s", state_to_string(d->machine.state), daemon_step_text(d),
                              d->failure.sentence);
         else if (d->machine.state == STATE_UNPROVISIONED)
-                r = asprintf(&text, "unprovisioned: no ID scope, set it with 'dps-provision set-scope ID'");
+                r = asprintf(&text, "unprovisioned: %s", why_unprovisioned(d));
         else if (d->machine.state == STATE_HANDED_OFF)
                 r = asprintf(&text, "handed-off: '%s' on '%s'", d->record.device_id, d->record.hub);
         else

@@ -50,7 +50,7 @@ static Bytes *blob_of(Record *record, const RecordString *s) {
 /* The numbers, by name, as the file has them. Retry's counters are small: 64 bits hold all. */
 typedef struct RecordNumbers {
         uint64_t key_changed, last_success, handle, attempts, transients, throttles, operators,
-                operator_waited, throttled, next_attempt, server_time;
+                operator_waited, throttled, next_attempt, server_time, reset, reset_provisioning;
 } RecordNumbers;
 
 static const RecordString numbers[] = {
@@ -65,6 +65,8 @@ static const RecordString numbers[] = {
         { "throttled", offsetof(RecordNumbers, throttled) },
         { "nextAttemptUSec", offsetof(RecordNumbers, next_attempt) },
         { "serverTime", offsetof(RecordNumbers, server_time) },
+        { "reset", offsetof(RecordNumbers, reset) },
+        { "resetProvisioning", offsetof(RecordNumbers, reset_provisioning) },
 };
 
 static uint64_t *number_of(RecordNumbers *n, const RecordString *s) {
@@ -82,7 +84,9 @@ static void numbers_from_record(RecordNumbers *n, const Record *r) {
                               .operator_waited = r->retry.operator_waited_usec,
                               .throttled = r->throttled,
                               .next_attempt = r->next_attempt_usec,
-                              .server_time = r->server_time };
+                              .server_time = r->server_time,
+                              .reset = r->reset,
+                              .reset_provisioning = r->reset_provisioning };
 }
 
 static void numbers_to_record(Record *r, const RecordNumbers *n) {
@@ -97,6 +101,8 @@ static void numbers_to_record(Record *r, const RecordNumbers *n) {
         r->throttled = n->throttled;
         r->next_attempt_usec = n->next_attempt;
         r->server_time = n->server_time;
+        r->reset = n->reset;
+        r->reset_provisioning = n->reset_provisioning;
 }
 
 static int read_strings(Record *record, json_object *root) {

@@ -28,7 +28,9 @@ typedef struct Record {
         Retry retry;
         bool throttled;           /* the last failure was the service asking everybody to wait */
         usec_t next_attempt_usec; /* CLOCK_REALTIME */
-        uint64_t server_time;     /* the service's last Date, seconds since the epoch; 0: none */
+        /* a factory reset that is not complete, and whether it takes config.toml's provisioning along */
+        bool reset, reset_provisioning;
+        uint64_t server_time; /* the service's last Date, seconds since the epoch; 0: none */
 } Record;
 
 /* -ENOENT: no file yet. A file that can't be understood is reported as FAILURE_STORAGE; the caller begins

@@ -263,6 +263,47 @@ static void retargeting_hands_off_again_without_a_registration(void **state) {
         assert_at(m, STATE_ASSIGNED, STEP_IDENTITY);
 }
 
+static void a_reset_waits_for_helpers_and_ends_at_rest(void **state) {
+        for (int step = STEP_IDENTITY; step < STEP_FORGET; step++) {
+                Machine m = machine_at(step <= STEP_IMPORT ? STATE_ATTESTING : STATE_ASSIGNED, (Step) step);
+                bool http = step == STEP_REGISTER || step == STEP_CONFIRM || step == STEP_POLL;
+                Action a = feed(&m, (Event){ .type = EVENT_RESET });
+
+                if (!http) {
+                        assert_false(a.start);
+                        a = done(&m);
+                }
+                assert_true(a.start && a.cancel);
+                assert_at(m, STATE_UNPROVISIONED, STEP_FORGET);
+
+                /* nothing else gets in between, whatever comes */
+                assert_false(feed(&m, (Event){ .type = EVENT_REATTEST, .forced = true }).start);
+                assert_false(feed(&m, (Event){ .type = EVENT_CONFIGURED }).start);
+                a = failed(&m, FAILURE_TPM_MISSING);
+                assert_at(m, STATE_UNPROVISIONED, STEP_FORGET);
+                assert_true(m.waiting && a.delay_usec > 0);
+                assert_false(feed(&m, (Event){ .type = EVENT_UNCONFIGURED }).start);
+                a = feed(&m, (Event){ .type = EVENT_RESET });
+                assert_true(a.start && a.step == STEP_FORGET && a.delay_usec == 0);
+                a = done(&m);
+                assert_true(a.start && a.step == STEP_IDLE);
+                assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
+                assert_false(m.reset || m.has_assignment || m.has_hub_key);
+                assert_true(feed(&m, (Event){ .type = EVENT_CONFIGURED }).start);
+        }
+}
+
+static void a_reset_goes_on_after_a_restart(void **state) {
+        for (int configured = 0; configured < 2; configured++) {
+                Machine m = { .reset = true, .has_assignment = true };
+                Action a = machine_start(&m, STATE_UNPROVISIONED, configured);
+
+                assert_true(a.start && a.step == STEP_FORGET);
+                (void) done(&m);
+                assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
+        }
+}
+
 static void names_are_unique_and_come_back(void **state) {
         for (int s = 0; s < _STATE_MAX; s++)
                 assert_int_equal(state_from_string(state_to_string(s)), s);
@@ -283,6 +324,8 @@ int main(void) {
                 cmocka_unit_test(reprovision_interrupts_requests_but_not_helpers),
                 cmocka_unit_test(only_throttling_holds_reprovision_back),
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
+                cmocka_unit_test(a_reset_waits_for_helpers_and_ends_at_rest),
+                cmocka_unit_test(a_reset_goes_on_after_a_restart),
                 cmocka_unit_test(names_are_unique_and_come_back),
         };
 

@@ -1,0 +1,200 @@
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "scope-files.h"
+
+/* A hand-off that is under way ends first, and then IoT Edge is stopped and started. */
+#define RESET_TIMEOUT_USEC (1300 * USEC_PER_SEC)
+#define SCOPE_FILES_MAX    64
+
+typedef struct Options {
+        ConfigPaths paths;
+        bool yes, keep_scope, iotedge_config;
+} Options;
+
+static void print_help(void) {
+        (void) puts("Usage: dps-provision factory-reset [OPTION…]\n\n"
+                    "Makes this device forget that it was provisioned, so that it can change hands: the "
+                    "daemon's state, the\n"
+                    "hub's key in the TPM, IoT Edge's identity, and the ID scope. Only what was made by "
+                    "dps-provisiond goes;\n"
+                    "the endorsement key and everybody else's objects stay. Root only. It can be repeated "
+                    "at any time.\n\n"
+                    "  --yes              do not ask\n"
+                    "  --keep-scope       keep the ID scope; the device attests again at the daemon's next "
+                    "start, or with\n"
+                    "                     'dps-provision reprovision'\n"
+                    "  --iotedge-config   also remove the provisioning that was written to "
+                    "/etc/aziot/config.toml; without\n"
+                    "                     this, IoT Edge is started again and registers by itself with what "
+                    "is there\n"
+                    "  --config=FILE      the ID scope is in this file and no other");
+}
+
+static int parse(Options *ret, int argc, char *argv[]) {
+        static const struct option options[] = {
+                { "yes", no_argument, NULL, 'y' },
+                { "keep-scope", no_argument, NULL, 'k' },
+                { "iotedge-config", no_argument, NULL, 'i' },
+                { "config", required_argument, NULL, 'c' },
+                { "help", no_argument, NULL, 'h' },
+                {},
+        };
+        int c;
+
+        while ((c = getopt_long(argc, argv, "hy", options, NULL)) >= 0)
+                switch (c) {
+                case 'y':
+                        ret->yes = true;
+                        break;
+                case 'k':
+                        ret->keep_scope = true;
+                        break;
+                case 'i':
+                        ret->iotedge_config = true;
+                        break;
+                case 'c':
+                        ret->paths.file = optarg;
+                        break;
+                case 'h':
+                        print_help();
+                        return -1;
+                default:
+                        return usage_error(argv[0], "this option is not known, or lacks its value");
+                }
+        return optind < argc ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : 0;
+}
+
+/* What can't be removed for good is known before anything is. */
+static int check_scope(const Options *o, char **ret_file) {
+        int r;
+
+        if (o->keep_scope)
+                return EXIT_OK;
+        r = scope_file(ret_file, &o->paths);
+        if (r < 0)
+                return report_errno(r, "The configuration can't be read");
+        if (!*ret_file || scope_file_is_ours(*ret_file, &o->paths))
+                return EXIT_OK;
+        (void) fprintf(stderr,
+                       "dps-provision: The ID scope comes from '%s', which this command does not change.\n"
+                       "Remove it there first, or let it stay with --keep-scope. Nothing was done.\n",
+                       *ret_file);
+        return EXIT_FAILED;
+}
+
+static void announce(const Options *o, const Status *s, const char *scope) {
+        (void) puts("This will go:");
+        if (s->hub[0])
+                (void) printf("  - the assignment to '%s' as '%s'\n", s->hub, s->device_id);
+        else
+                (void) puts("  - the daemon's state");
+        (void) puts("  - the hub's key in the TPM, if it is the one that was adopted\n"
+                    "  - IoT Edge's identity (device_info), if it came from dps-provisiond");
+        if (o->iotedge_config)
+                (void) puts("  - the provisioning in /etc/aziot/config.toml, if dps-provisiond wrote it; "
+                            "IoT Edge stays "
+                            "stopped");
+        else
+                (void) puts("IoT Edge is stopped meanwhile. With the provisioning in its config.toml, which "
+                            "stays, it "
+                            "then\nregisters by itself; see --iotedge-config.");
+        if (scope)
+                (void) printf("  - the ID scope, IdScope= in %s\n", scope);
+        else if (o->keep_scope)
+                (void) puts("The ID scope stays.");
+        (void) puts("The enrolment in the service and the device in the hub are not touched: delete them "
+                    "there.");
+        (void) fflush(stdout);
+}
+
+static bool confirmed(void) {
+        char line[16] = "";
+
+        if (!isatty(STDIN_FILENO)) {
+                (void) fputs("dps-provision: Nobody can be asked; say --yes.\n", stderr);
+                return false;
+        }
+        (void) fputs("Go on? [y/N] ", stdout);
+        (void) fflush(stdout);
+        return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
+}
+
+/* First, so that nothing can attest again while the rest goes, also after a power cut. */
+static int remove_scope(const Options *o) {
+        CLEANUP(freep) char *file = NULL;
+        int r = 0;
+
+        for (int i = 0; i < SCOPE_FILES_MAX; i++) {
+                r = check_scope(o, &file);
+                if (r != EXIT_OK || !file)
+                        return r;
+                r = scope_unset(file);
+                if (r < 0)
+                        return report_errno(r, "The ID scope can't be removed from '%s'", file);
+        }
+        (void) fprintf(stderr, "dps-provision: The ID scope can't be removed from '%s'.\n", file);
+        return EXIT_FAILED;
+}
+
+static int forget(const Options *o, sd_bus *bus) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
+        const char *note;
+        int r;
+
+        r = client_new_call(bus, &call, "FactoryReset");
+        if (r >= 0)
+                r = sd_bus_message_append(call, "b", (int) o->iotedge_config);
+        if (r >= 0)
+                r = sd_bus_call(bus, call, RESET_TIMEOUT_USEC, &error, &reply);
+        if (r < 0) {
+                client_report_error(&error, r);
+                (void) fputs("The reset is not complete. The daemon goes on trying; this command can be "
+                             "repeated.\n",
+                             stderr);
+                return EXIT_FAILED;
+        }
+        r = sd_bus_message_enter_container(reply, 'a', "s");
+        while (r >= 0 && (r = sd_bus_message_read(reply, "s", &note)) > 0)
+                (void) printf("%s.\n", note);
+        (void) puts(o->keep_scope
+                            ? "This device is unprovisioned. It attests again at the daemon's next start."
+                            : "This device is unprovisioned.");
+        return EXIT_OK;
+}
+
+int verb_factory_reset(int argc, char *argv[]) {
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        CLEANUP(status_deinit) Status status = {};
+        CLEANUP(freep) char *scope = NULL;
+        Options o = {};
+        int r;
+
+        r = parse(&o, argc, argv);
+        if (r != 0)
+                return r < 0 ? EXIT_OK : r;
+        if (geteuid() != 0) {
+                (void) fputs("dps-provision: Only root may do this. Nothing was done.\n", stderr);
+                return EXIT_FAILED;
+        }
+        if (client_open(&bus) < 0 || client_get_status(bus, &status) < 0)
+                return EXIT_FAILED;
+        r = check_scope(&o, &scope);
+        if (r != EXIT_OK)
+                return r;
+        announce(&o, &status, scope);
+        if (!o.yes && !confirmed()) {
+                (void) puts("Nothing was done.");
+                return EXIT_FAILED;
+        }
+        if (!o.keep_scope) {
+                r = remove_scope(&o);
+                if (r != EXIT_OK)
+                        return r;
+        }
+        return forget(&o, bus);
+}

@@ -1,0 +1,22 @@
+/*
+ * ScopeFiles: where IdScope= stands, and how it gets into a file and out of it again without changing
+ * anything else there.
+ */
+#pragma once
+
+#include "config.h"
+
+#define SCOPE_DROPIN_DIR "/etc/" CONFIG_DIR "/provisiond.conf.d"
+#define SCOPE_DROPIN     SCOPE_DROPIN_DIR "/50-scope.conf"
+
+/* Sets it in the file, which may be missing; other lines stay. Returns a negative errno. */
+int scope_set(const char *path, const char *scope);
+
+/* Removes it from the file; one that says nothing else goes as a whole. */
+int scope_unset(const char *path);
+
+/* The file whose IdScope= counts, without the line; NULL: none does. "credential …" is one, too. */
+int scope_file(char **ret, const ConfigPaths *paths);
+
+/* The daemon may write neither; what a package or the boot loader brought comes back with them. */
+bool scope_file_is_ours(const char *file, const ConfigPaths *paths);

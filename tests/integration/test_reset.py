@@ -1,0 +1,247 @@
+"""Suite "cli": factory-reset with real processes: what goes, what stays, and what a kill in between leaves."""
+import json
+import re
+import signal
+import subprocess
+
+import pytest
+from harness import BUILD, NAME, SCOPE, BusError, wait_for
+
+NO_EDGE = {"HandOff": {"Target": "none"}}
+
+
+def cli(world, *arguments, prefix=(), **options):
+    return subprocess.run([*prefix, BUILD / "cli/dps-provision", *arguments], env=world.environment, text=True,
+                          capture_output=True, timeout=120, check=False, **options)
+
+
+def reset(world, *arguments):
+    return cli(world, "factory-reset", "--yes", f"--config={world.config_path}", *arguments)
+
+
+def device_info(world):
+    return world.root / "var/lib/aziot/identityd/device_info"
+
+
+def record(world):
+    return world.root / "var/lib/dps-handoffd/record.json"
+
+
+def assert_everything_is_gone(world):
+    p = world.bus.properties()
+    assert (p["State"], p["Step"], p["AssignedHub"], p["DeviceId"]) == ("unprovisioned", "idle", "", "")
+    assert p["LastError"] == ["", "", "", ""] and p["LastSuccessUSec"] == 0
+    state = json.loads((world.dir / "state/state.json").read_text())
+    assert not set(state) & {"hub", "deviceId", "keyName", "keyPrivate", "provenHub", "idScope", "registrationId"}, state
+    assert not state["reset"]
+    assert world.hub_key() is None and world.loaded() == ""
+    assert {"0x81000001", "0x81010001"} <= {h.lower() for h in world.persistent_handles()}
+    assert not device_info(world).exists() and not record(world).exists()
+    config = world.config_toml.read_text() if world.config_toml.exists() else ""
+    assert "[provisioning" not in config
+    assert not (world.root / "etc/aziot/identityd/config.d/00-super.toml").exists()
+    assert not (world.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+def test_everything_goes(new_world):
+    w = new_world()
+    w.config_toml.parent.mkdir(parents=True)
+    w.config_toml.write_text('# mine\nhostname = "gw"\n\n[agent]\nname = "edgeAgent"\n')
+    w.start_gateway()
+    registrations = w.registrations()
+    assert w.hub_key() and device_info(w).exists()
+    result = reset(w, "--iotedge-config")
+    assert result.returncode == 0, result
+    assert "This device is unprovisioned." in result.stdout and str(w.config_path) in result.stdout
+    assert_everything_is_gone(w)
+    assert "IdScope" not in w.config_path.read_text()
+    assert w.config_toml.read_text() == '# mine\nhostname = "gw"\n\n[agent]\nname = "edgeAgent"\n\n'
+    assert w.jobs()[-1][0] == "start" and not w.standin_events("registers-itself")
+    # a later start has nothing to go on with, and the next owner's scope has
+    w.restart_daemon()
+    assert w.wait_for_state("unprovisioned")["Step"] == "idle"
+    assert w.registrations() == registrations
+    w.write_config(Provisioning={"IdScope": SCOPE})
+    w.wait_for_state("handed-off")
+    assert w.registrations() == registrations + 1
+
+
+def test_it_can_be_repeated(new_world):
+    w = new_world()
+    w.start_gateway()
+    assert reset(w, "--iotedge-config").returncode == 0
+    jobs = len(w.jobs())
+    for _ in range(2):
+        result = reset(w, "--iotedge-config")
+        assert result.returncode == 0, result
+        assert_everything_is_gone(w)
+    assert len(w.jobs()) == jobs  # nothing of ours is left, so nothing was stopped for it
+
+
+def test_keeping_the_scope_ends_at_rest(new_world):
+    w = new_world()
+    w.start_gateway()
+    requests = len(w.service_requests())
+    result = reset(w, "--iotedge-config", "--keep-scope")
+    assert result.returncode == 0 and "next start" in result.stdout, result
+    assert_everything_is_gone(w)
+    assert f"IdScope={SCOPE}" in w.config_path.read_text()
+    assert cli(w, "status").returncode == 3
+    assert len(w.service_requests()) == requests
+    w.bus.call("Reprovision")
+    w.wait_for_state("handed-off")
+
+
+def test_iotedge_config_stays_without_the_option(new_world):
+    w = new_world()
+    w.start_gateway()
+    before = w.config_toml.read_text()
+    w.enroll()  # so that IoT Edge's own registration gets nowhere
+    old = w.hub_key()
+    result = reset(w)
+    assert result.returncode == 0 and "registers by itself" in result.stdout, result
+    assert w.config_toml.read_text() == before
+    assert w.hub_key() in (None,) or w.hub_key() != old
+    assert not device_info(w).exists()
+    assert set(json.loads(record(w).read_text())) == {"provisioningDigest", "handedOff"}
+    # what was ours still is: the next owner's scope may take its place
+    w.emulator_options = []
+    w.stop_emulator()
+    w.emulator_options = ["--scope=0ne00OTHER1"]
+    w.start_emulator(port=w.port)
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+    w.write_config(Provisioning={"IdScope": "0ne00OTHER1"})
+    w.wait_for_state("handed-off")
+    assert "0ne00OTHER1" in w.config_toml.read_text()
+
+
+def test_what_is_not_ours_stays(new_world):
+    w = new_world()
+    w.start_gateway()
+    w.tpm2("evictcontrol", "-c", "0x81000100")
+    w.tpm2("createprimary", "-C", "o", "-g", "sha256", "-G", "ecc", "-c", "x.ctx")
+    w.tpm2("evictcontrol", "-c", "x.ctx", "0x81000100")
+    w.tpm2("evictcontrol", "-c", "x.ctx", "0x81000123")
+    w.tpm2("flushcontext", "-t")
+    foreign = w.hub_key()
+    other = '[provisioning]\nsource = "manual"\nconnection_string = "x"\n'
+    w.config_toml.write_text(other)
+    device_info(w).write_text('hub_name = "h.example"\nlocal_gateway_hostname = "h.example"\ndevice_id = "theirs"\n')
+    result = reset(w, "--iotedge-config")
+    assert result.returncode == 0, result
+    for what in ("0x81000100", "theirs", "config.toml"):
+        assert re.search(rf"{what}.* stays\.", result.stdout), result.stdout
+    assert w.hub_key() == foreign and "0x81000123" in w.persistent_handles()
+    assert w.config_toml.read_text() == other and "theirs" in device_info(w).read_text()
+    assert w.bus.properties()["State"] == "unprovisioned"
+
+
+def test_root_only(new_world):
+    w = new_world(**NO_EDGE)
+    w.dir.chmod(0o755)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    result = cli(w, "factory-reset", "--yes", f"--config={w.config_path}", prefix=nobody)
+    assert result.returncode == 1 and "Only root" in result.stderr, result
+    call = ("call", NAME, "/org/dps/Provisioning1", NAME, "FactoryReset", "b", "true")
+    direct = subprocess.run([*nobody, "busctl", "--system", *call], env=w.environment, text=True, capture_output=True,
+                            timeout=60, check=False)
+    assert direct.returncode != 0 and "Access denied" in direct.stderr, direct
+    assert w.bus.properties()["State"] == "handed-off" and w.hub_key()
+    assert "IdScope" in w.config_path.read_text()
+
+
+def test_asks_first(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    result = cli(w, "factory-reset", f"--config={w.config_path}", stdin=subprocess.DEVNULL)
+    assert result.returncode == 1 and "--yes" in result.stderr and "This will go" in result.stdout, result
+    assert "IdScope" in w.config_path.read_text()
+
+
+def test_without_the_daemon_nothing_is_touched(new_world):
+    w = new_world(**NO_EDGE)
+    result = reset(w)
+    assert result.returncode == 1 and "daemon does not run" in result.stderr, result
+    assert "IdScope" in w.config_path.read_text()
+
+
+def test_target_none_needs_no_systemd(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    assert reset(w).returncode == 0
+    assert w.hub_key() is None and w.bus.properties()["State"] == "unprovisioned"
+
+
+def test_while_it_attests(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.faults("slow:confirm=20")
+    w.start_daemon()
+    w.wait("confirm", lambda p: p["Step"] == "confirm")
+    assert reset(w).returncode == 0
+    assert w.bus.properties()["State"] == "unprovisioned" and w.hub_key() is None
+
+
+def test_a_failure_is_told_and_mended_by_the_daemon(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.tpm_faults(absent=True)
+    result = reset(w, "--keep-scope")
+    assert result.returncode == 1 and "goes on trying" in result.stderr, result
+    p = w.bus.properties()
+    assert (p["State"], p["Step"], p["LastError"][0]) == ("unprovisioned", "wait", "tpm-missing")
+    with pytest.raises(BusError, match="factory reset"):
+        w.bus.call("Reprovision")
+    w.tpm_faults()
+    w.wait("the end", lambda p: p["Step"] == "idle" and p["State"] == "unprovisioned")
+    assert w.hub_key() is None and w.registrations() == 1
+
+
+def hold(world, place):
+    """Makes the next reset slow at this place; returns what waits until it is there."""
+    commands = len(world.tpm_commands())
+    if place == "stop":
+        world.standin_faults(slow=2)
+        return lambda: wait_for("the step", lambda: world.bus.properties()["Step"] == "forget")
+    if place == "start":
+        world.standin_faults(units={"aziot-tpmd.socket": {"delay": 20}})
+        before = len(world.standin_events("start", unit="aziot-tpmd.socket"))
+        return lambda: wait_for("the start", lambda: len(world.standin_events("start", unit="aziot-tpmd.socket")) > before)
+    world.tpm_faults(rules=[{"command": "EvictControl", "delay": 20}])
+    return lambda: wait_for("the eviction", lambda: "EvictControl" in world.tpm_commands()[commands:])
+
+
+@pytest.mark.parametrize("victim", ["daemon", "helpers", "all"])
+@pytest.mark.parametrize("place", ["stop", "start", "key"])
+def test_killed_anywhere_it_is_completed(new_world, place, victim):
+    w = new_world()
+    w.start_gateway()
+    registrations = w.registrations()
+    arrived = hold(w, place)
+    with subprocess.Popen([BUILD / "cli/dps-provision", "factory-reset", "--yes", "--iotedge-config",
+                           f"--config={w.config_path}"], env=w.environment, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as client:
+        arrived()
+        client.kill()
+    if victim in ("daemon", "all"):
+        w.stop_daemon(signal.SIGKILL)
+    if victim in ("helpers", "all"):
+        w.kill_helper("dps-tpmd")
+        w.kill_helper("dps-handoffd")
+    w.tpm_faults()
+    w.standin_faults()
+    if victim in ("daemon", "all"):
+        w.start_daemon()
+    result = reset(w, "--iotedge-config")
+    if result.returncode == 1:  # it was told of a helper's death
+        result = reset(w, "--iotedge-config")
+    assert result.returncode == 0, result
+    assert_everything_is_gone(w)
+    assert w.registrations() == registrations and not w.standin_events("registers-itself")
