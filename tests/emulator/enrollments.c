@@ -201,15 +201,20 @@ static int parse_attestation(Enrollment *e, json_object *object, char **ret_why)
 
 /* The hub: iotHubHostName, else the first of iotHubs, else this emulator itself. */
 static int parse_hub(Enrollment *e, json_object *object, const char *default_hub, char **ret_why) {
-        const char *hub = json_string(object, "iotHubHostName", 255);
-        json_object *hubs, *value;
+        json_object *value = NULL, *hubs = NULL;
+        const char *hub;
 
-        if (json_object_object_get_ex(object, "iotHubHostName", &value) && value && !hub)
-                return broken(ret_why, "'%s': iotHubHostName is no string", e->registration_id);
-        if (!hub && json_object_object_get_ex(object, "iotHubs", &hubs) &&
-            json_object_is_type(hubs, json_type_array) && json_object_array_length(hubs) > 0)
-                hub = json_object_get_string(json_object_array_get_idx(hubs, 0));
-        if (!hub)
+        (void) json_object_object_get_ex(object, "iotHubHostName", &value);
+        if (!value && json_object_object_get_ex(object, "iotHubs", &hubs) && hubs) {
+                if (!json_object_is_type(hubs, json_type_array))
+                        return broken(ret_why, "'%s': iotHubs is no array", e->registration_id);
+                value = json_object_array_length(hubs) > 0 ? json_object_array_get_idx(hubs, 0) : NULL;
+        }
+        if (value && !json_object_is_type(value, json_type_string))
+                return broken(ret_why, "'%s': the hub %s is no host name", e->registration_id,
+                              json_object_to_json_string(value));
+        hub = value ? json_object_get_string(value) : "";
+        if (hub[0] == '\0')
                 hub = default_hub;
         if (!hub_valid(hub))
                 return broken(ret_why, "'%s': the hub '%s' is no host name", e->registration_id, hub);
@@ -250,9 +255,9 @@ static int parse_enrollment(Enrollment *e, json_object *object, size_t number, c
 
         device_id = json_string(object, "deviceId", REGISTRATION_ID_MAX);
         if (json_object_object_get_ex(object, "deviceId", &value) && value &&
-            (!device_id || !device_id_valid(device_id)))
+            (!device_id || (device_id[0] && !device_id_valid(device_id))))
                 return broken(ret_why, "'%s': deviceId is not valid", id);
-        if (string_replace(&e->device_id, device_id ? device_id : id) < 0)
+        if (string_replace(&e->device_id, device_id && device_id[0] ? device_id : id) < 0)
                 return -ENOMEM;
 
         r = parse_attestation(e, object, ret_why);
