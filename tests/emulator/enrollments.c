@@ -442,15 +442,6 @@ Enrollment *enrollments_find(Enrollments *enrollments, const char *registration_
         return bsearch(&wanted, enrollments->list, enrollments->n, sizeof(wanted), compare_ids);
 }
 
-bool enrollments_have_hub(const Enrollments *enrollments, const char *host) {
-        if (host_equal(enrollments->default_hub, host))
-                return true;
-        for (size_t i = 0; i < enrollments->n; i++)
-                if (host_equal(enrollments->list[i].hub, host))
-                        return true;
-        return false;
-}
-
 static const EnrollmentRule *use(EnrollmentRule *rule) {
         if (rule->limited)
                 rule->left--;

@@ -62,7 +62,6 @@ int enrollments_parse(Enrollments *enrollments, const char *text, size_t size, c
 
 /* Registration IDs are case-insensitive. Valid until the next refresh. */
 Enrollment *enrollments_find(Enrollments *enrollments, const char *registration_id);
-bool enrollments_have_hub(const Enrollments *enrollments, const char *host);
 
 /* The rule for a status on that kind of request, or (outcome) for another outcome: it is used up by this.
  * NULL: none. */

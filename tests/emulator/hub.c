@@ -1,6 +1,6 @@
 /*
  * IoT Hub's side, as far as aziot-identityd asks for it: the modules of one device. Which hub is meant says
- * the Host header; every hub that an enrolment or a device names is served here.
+ * the Host header; a hub is a name, and every name is served: one without the device refuses like any other.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -54,8 +54,8 @@ static Device *authorize(Emulator *emulator, const Request *request, Response *r
         }
         resource = sas_resource(&token);
         why = "this hub has no such device";
-        while ((device = registry_next_at_hub(emulator->registry, request->host, request->segments[1],
-                                              device))) {
+        while ((device = registry_next_at_hub(emulator->registry, request->host ? request->host : "",
+                                              request->segments[1], device))) {
                 if (!resource || !resource_fits(resource, device, request)) {
                         why = "the token is for another resource";
                         continue;
@@ -183,11 +183,6 @@ void hub_answer(Emulator *emulator, const Request *request, Response *response) 
         (void) string_replace(&response->device_id, request->segments[1]);
         if (fault) {
                 response_hub_error(response, (unsigned) fault->number, "MadeByAFault", "Made by a fault");
-                return;
-        }
-        if (!request->host || (!enrollments_have_hub(emulator->enrollments, request->host) &&
-                               !registry_has_hub(emulator->registry, request->host))) {
-                response_hub_error(response, 404, "IotHubNotFound", "There is no hub of that name");
                 return;
         }
         device = authorize(emulator, request, response);

@@ -229,13 +229,6 @@ Device *registry_next_at_hub(Registry *registry, const char *hub, const char *de
         return NULL;
 }
 
-bool registry_has_hub(const Registry *registry, const char *host) {
-        for (size_t i = 0; i < registry->n; i++)
-                if (host_equal(registry->devices[i]->hub, host))
-                        return true;
-        return false;
-}
-
 static json_object *new_symmetric_keys(void) {
         json_object *authentication = json_object_new_object(), *keys = json_object_new_object();
         static const char *const names[] = { "primaryKey", "secondaryKey" };

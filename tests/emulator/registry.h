@@ -27,7 +27,6 @@ Device *registry_find(Registry *registry, const char *registration_id);
 /* The next device after `after` (NULL: the first) of that ID at that hub. */
 Device *registry_next_at_hub(Registry *registry, const char *hub, const char *device_id,
                              const Device *after);
-bool registry_has_hub(const Registry *registry, const char *host);
 
 /* What DPS does when a registration ends well: a new device gets a key; one that stays at its hub keeps it
  * unless rotate; one whose enrolment names another hub moves there (unless its policy forbids it), which

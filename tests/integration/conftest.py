@@ -1,5 +1,11 @@
+import contextlib
+import pathlib
+import tempfile
+
 import pytest
+from emulator_service import Service
 from harness import World
+from script_client import Tpm
 
 
 @pytest.fixture
@@ -15,6 +21,22 @@ def new_world():
     yield make
     for world in worlds:
         world.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def tpm():
+    """A TPM for foreign clients."""
+    with tempfile.TemporaryDirectory(prefix="dps-") as directory:
+        tpm = Tpm(pathlib.Path(directory))
+        yield tpm
+        tpm.close()
+
+
+@pytest.fixture
+def new_service(tpm):
+    """Makes emulators that end with the test, and must end well."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *options, **settings: stack.enter_context(Service(tpm, *options, **settings))
 
 
 @pytest.hookimpl(hookwrapper=True)
