@@ -91,6 +91,27 @@ static int choose_certificate(gnutls_session_t session, const gnutls_datum_t *ca
         return certs_get(the_server->certs, variant, name[0] ? name : NULL, ret_cert, ret_key);
 }
 
+/* --- the event loop --- */
+
+static int run_listener(Listener *listener) {
+        MHD_UNSIGNED_LONG_LONG timeout;
+
+        (void) MHD_run(listener->daemon);
+        /* Data may wait inside TLS, which no descriptor shows; and idle connections end in time. */
+        if (MHD_get_timeout(listener->daemon, &timeout) != MHD_YES)
+                return sd_event_source_set_enabled(listener->timer, SD_EVENT_OFF);
+        (void) sd_event_source_set_time_relative(listener->timer, (uint64_t) timeout * USEC_PER_MSEC);
+        return sd_event_source_set_enabled(listener->timer, SD_EVENT_ONESHOT);
+}
+
+static int on_io(sd_event_source *source, int fd, uint32_t events, void *userdata) {
+        return run_listener(userdata);
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        return run_listener(userdata);
+}
+
 /* --- replies --- */
 
 static ssize_t read_output(void *userdata, uint64_t position, char *buffer, size_t max) {
@@ -184,9 +205,14 @@ static struct MHD_Response *new_reply(Server *server, RequestKind kind, const Re
 
 static int send_delayed(sd_event_source *source, uint64_t usec, void *userdata) {
         Exchange *exchange = userdata;
+        Server *server = exchange->server;
+        int r = 0;
 
         MHD_resume_connection(exchange->connection);
-        return 0;
+        /* a resumed connection shows at no descriptor */
+        for (size_t i = 0; r >= 0 && i < server->n_listeners; i++)
+                r = run_listener(&server->listeners[i]);
+        return r;
 }
 
 /* The reply now, or after the delay of the fault `slow`. */
@@ -367,26 +393,7 @@ static size_t keep_escapes(void *userdata, struct MHD_Connection *connection, ch
         return strlen(text);
 }
 
-/* --- the event loop --- */
-
-static int run_listener(Listener *listener) {
-        MHD_UNSIGNED_LONG_LONG timeout;
-
-        (void) MHD_run(listener->daemon);
-        /* Data may wait inside TLS, which no descriptor shows; and idle connections end in time. */
-        if (MHD_get_timeout(listener->daemon, &timeout) != MHD_YES)
-                return sd_event_source_set_enabled(listener->timer, SD_EVENT_OFF);
-        (void) sd_event_source_set_time_relative(listener->timer, (uint64_t) timeout * USEC_PER_MSEC);
-        return sd_event_source_set_enabled(listener->timer, SD_EVENT_ONESHOT);
-}
-
-static int on_io(sd_event_source *source, int fd, uint32_t events, void *userdata) {
-        return run_listener(userdata);
-}
-
-static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
-        return run_listener(userdata);
-}
+/* --- sockets --- */
 
 static int attach(Listener *listener, sd_event *event) {
         const union MHD_DaemonInfo *info = MHD_get_daemon_info(listener->daemon, MHD_DAEMON_INFO_EPOLL_FD);
@@ -428,8 +435,6 @@ static int start_listener(Server *server, int fd) {
         server->n_listeners++; /* from here on server_free() stops it */
         return attach(listener, server->event);
 }
-
-/* --- sockets --- */
 
 static int open_socket(const char *address, uint16_t *port) {
         union {
