@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <errno.h>
+
 #include "cli.h"
 #include "enrollment.h"
 

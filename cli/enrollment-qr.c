@@ -35,7 +35,7 @@ static bool is_dark(const QRcode *qr, int x, int y) {
 
 /* The blocks are the light modules: on a terminal with a dark background that is how it looks right, and the
  * colours make sure of it where there are any. */
-static int to_blocks(char **ret, const QRcode *qr, bool coloured) {
+static int to_blocks(Bytes *ret, const QRcode *qr, bool coloured) {
         static const char *const blocks[] = { " ", "▄", "▀", "█" };
         CLEANUP(freep) char *text = NULL;
         size_t size = 0;
@@ -54,12 +54,12 @@ static int to_blocks(char **ret, const QRcode *qr, bool coloured) {
         }
         if (fclose(f) != 0)
                 return -ENOMEM;
-        *ret = TAKE(text);
+        *ret = (Bytes){ .data = (uint8_t *) TAKE(text), .size = size };
         return 0;
 }
 
 /* Lengths are in modules, so it can be printed in any size. */
-static int to_svg(char **ret, const QRcode *qr) {
+static int to_svg(Bytes *ret, const QRcode *qr) {
         int width = qr->width + 2 * QUIET;
         CLEANUP(freep) char *text = NULL;
         size_t size = 0;
@@ -80,7 +80,7 @@ static int to_svg(char **ret, const QRcode *qr) {
         (void) fputs("\"/>\n</svg>\n", f);
         if (fclose(f) != 0)
                 return -ENOMEM;
-        *ret = TAKE(text);
+        *ret = (Bytes){ .data = (uint8_t *) TAKE(text), .size = size };
         return 0;
 }
 
@@ -109,12 +109,22 @@ static int to_png(Bytes *ret, const QRcode *qr) {
         return 0;
 }
 
-int enrollment_qr(const char *output, const char *text) {
+static int draw(Bytes *ret, const QRcode *qr, const char *output) {
         const char *no_color = getenv("NO_COLOR");
-        bool coloured = !output && isatty(STDOUT_FILENO) && !(no_color && no_color[0]);
+
+        switch (output ? qr_form_from_path(output) : QR_TERMINAL) {
+        case QR_SVG:
+                return to_svg(ret, qr);
+        case QR_PNG:
+                return to_png(ret, qr);
+        default:
+                return to_blocks(ret, qr, !output && isatty(STDOUT_FILENO) && !(no_color && no_color[0]));
+        }
+}
+
+int enrollment_qr(const char *output, const char *text) {
         CLEANUP(qr_freep) QRcode *qr = NULL;
-        CLEANUP(bytes_deinit) Bytes png = {};
-        CLEANUP(freep) char *drawn = NULL;
+        CLEANUP(bytes_deinit) Bytes drawn = {};
         int r;
 
         /* a label gets scratched; a whole enrolment needs the room */
@@ -122,20 +132,9 @@ int enrollment_qr(const char *output, const char *text) {
                                      strlen(text) <= REGISTRATION_ID_MAX ? QR_ECLEVEL_M : QR_ECLEVEL_L);
         if (!qr)
                 return report_errno(errno == ERANGE ? E2BIG : errno, "The QR code can't be made");
-        switch (output ? qr_form_from_path(output) : QR_TERMINAL) {
-        case QR_SVG:
-                r = to_svg(&drawn, qr);
-                break;
-        case QR_PNG:
-                r = to_png(&png, qr);
-                break;
-        default:
-                r = to_blocks(&drawn, qr, coloured);
-        }
-        if (r < 0)
-                return report_errno(r, "The QR code can't be drawn");
-        return png.data ? enrollment_write(output, png.data, png.size)
-                        : enrollment_write(output, drawn, strlen(drawn));
+        r = draw(&drawn, qr, output);
+        return r < 0 ? report_errno(r, "The QR code can't be drawn")
+                     : enrollment_write(output, drawn.data, drawn.size);
 }
 
 #else

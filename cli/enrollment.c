@@ -2,6 +2,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 
+#include "ek-certificate.h"
 #include "enrollment-cli.h"
 #include "hardware.h"
 #include "identity.h"
@@ -15,20 +16,21 @@ typedef enum Format {
         FORMAT_AZ,
         FORMAT_BULK,
         FORMAT_QR,
+        FORMAT_PEM,
         _FORMAT_MAX,
         _FORMAT_INVALID = -EINVAL,
 } Format;
 
 static const char *const format_names[_FORMAT_MAX] = {
-        [FORMAT_TEXT] = "text", [FORMAT_JSON] = "json", [FORMAT_CSV] = "csv",
-        [FORMAT_AZ] = "az",     [FORMAT_BULK] = "bulk", [FORMAT_QR] = "qr",
+        [FORMAT_TEXT] = "text", [FORMAT_JSON] = "json", [FORMAT_CSV] = "csv", [FORMAT_AZ] = "az",
+        [FORMAT_BULK] = "bulk", [FORMAT_QR] = "qr",     [FORMAT_PEM] = "pem",
 };
 
 typedef struct Options {
         ConfigPaths paths;
         Format format;
         const char *tcti, *device_id, *hub, *output, *station, *serial_number, *asset, *dps_name,
-                *resource_group;
+                *resource_group, *ca_dir;
         bool format_given, full, merge;
 } Options;
 
@@ -48,6 +50,7 @@ static void print_help(void) {
                 "tag\n"
                 "  --format=qr             a QR code of the registration ID; with --full of all that json "
                 "has\n"
+                "  --format=pem            the certificates of endorsement keys that the TPM holds\n"
                 "  --output=FILE           write to this file; for qr it ends in .svg or .png\n"
                 "  --merge FILE…           join what --format=json printed on many devices into bodies of\n"
                 "                          at most 10 enrolments, one a line\n"
@@ -58,6 +61,7 @@ static void print_help(void) {
                 "                          for az, instead of $DPS_NAME and $RESOURCE_GROUP\n"
                 "  --serial=TEXT, --asset=TEXT\n"
                 "                          for csv and --station, instead of what the firmware says\n"
+                "  --ca-dir=DIR            verify the endorsement key's certificate with those in here\n"
                 "  --tcti=TCTI             the TPM, instead of Tcti= in the configuration\n"
                 "  --config=FILE           read this configuration and no other");
 }
@@ -67,7 +71,7 @@ static int parse_format(Options *o, const char *verb) {
         for (o->format = 0; o->format < _FORMAT_MAX; o->format++)
                 if (streq(optarg, format_names[o->format]))
                         return 0;
-        return usage_error(verb, "--format=%s is not known; known are text, json, bulk, az, csv and qr",
+        return usage_error(verb, "--format=%s is not known; known are text, json, bulk, az, csv, qr and pem",
                            optarg);
 }
 
@@ -87,10 +91,12 @@ static int check_options(const Options *o, const char *verb, int files) {
                 return usage_error(verb, "--merge is for --format=bulk");
         if (o->merge && files == 0)
                 return usage_error(verb, "--merge needs the files to join");
-        if (o->merge && (o->station || o->device_id || o->hub))
+        if (o->merge && (o->station || o->device_id || o->hub || o->ca_dir))
                 return usage_error(verb, "--merge takes the enrolments as they are in the files");
         if (!o->merge && files > 0)
                 return usage_error(verb, "only --merge takes the names of files");
+        if (o->station && o->format == FORMAT_PEM)
+                return usage_error(verb, "--station prints no certificates; call it again for them");
         if (o->full && o->format != FORMAT_QR)
                 return usage_error(verb, "--full is for --format=qr");
         if (o->output && o->format == FORMAT_QR && qr_form_from_path(o->output) < 0)
@@ -115,6 +121,7 @@ static int parse(Options *ret, int argc, char *argv[]) {
                 { "resource-group", required_argument, NULL, 'g' },
                 { "serial", required_argument, NULL, 'S' },
                 { "asset", required_argument, NULL, 'a' },
+                { "ca-dir", required_argument, NULL, 'C' },
                 { "tcti", required_argument, NULL, 't' },
                 { "config", required_argument, NULL, 'c' },
                 { "help", no_argument, NULL, 'h' },
@@ -124,7 +131,7 @@ static int parse(Options *ret, int argc, char *argv[]) {
                 ['o'] = &ret->output,     ['s'] = &ret->station,       ['d'] = &ret->device_id,
                 ['u'] = &ret->hub,        ['n'] = &ret->dps_name,      ['g'] = &ret->resource_group,
                 ['a'] = &ret->asset,      ['S'] = &ret->serial_number, ['t'] = &ret->tcti,
-                ['c'] = &ret->paths.file,
+                ['c'] = &ret->paths.file, ['C'] = &ret->ca_dir,
         };
         int c, r;
 
@@ -152,7 +159,43 @@ static int parse(Options *ret, int argc, char *argv[]) {
         return check_options(ret, argv[0], argc - optind);
 }
 
-static int read_tpm(const Options *o, const Config *config, TpmIdentity *ret, Failure *reterr) {
+/* What the TPM has to say. */
+typedef struct Facts {
+        TpmIdentity identity;
+        TpmCertificates certificates;
+        EkCertificate certificate;
+} Facts;
+
+static void facts_deinit(Facts *facts) {
+        tpm_identity_deinit(&facts->identity);
+        tpm_certificates_deinit(&facts->certificates);
+}
+
+/* Whatever is wrong with the certificate is no reason not to enrol the device. */
+static int read_certificate(const Options *o, Tpm *tpm, Facts *facts, Failure *reterr) {
+        Failure failure = {};
+        int r;
+
+        r = tpm_certificates(tpm, &facts->certificates, &failure);
+        if (r < 0) {
+                facts->certificate.verdict = EK_CERTIFICATE_UNREADABLE;
+                (void) snprintf(facts->certificate.sentence, sizeof(facts->certificate.sentence), "%s",
+                                failure.sentence);
+                return 0;
+        }
+        r = ek_certificate_examine(&facts->certificate, &facts->certificates, &facts->identity.ek_public,
+                                   o->ca_dir);
+        return r < 0 && o->ca_dir
+                       ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read", o->ca_dir)
+                       : r;
+}
+
+static bool wants_certificate(const Options *o) {
+        return o->ca_dir || o->station || o->format == FORMAT_TEXT || o->format == FORMAT_CSV ||
+               o->format == FORMAT_PEM;
+}
+
+static int read_tpm(const Options *o, const Config *config, Facts *ret, Failure *reterr) {
         CLEANUP(tpm_closep) Tpm *tpm = NULL;
         CLEANUP(secret_freep) char *endorsement_auth = NULL;
         int r;
@@ -164,7 +207,9 @@ static int read_tpm(const Options *o, const Config *config, TpmIdentity *ret, Fa
                                      .endorsement_auth = endorsement_auth,
                                      .read_only = true },
                      NULL, reterr);
-        return r < 0 ? r : tpm_identity(tpm, ret, reterr);
+        if (r >= 0)
+                r = tpm_identity(tpm, &ret->identity, reterr);
+        return r >= 0 && wants_certificate(o) ? read_certificate(o, tpm, ret, reterr) : r;
 }
 
 int enrollment_write(const char *path, const void *data, size_t size) {
@@ -219,34 +264,62 @@ static int deliver(const Options *o, const Enrollment *e) {
         return EXIT_OK;
 }
 
-static int enroll(const Options *o, const TpmIdentity *identity, const char *registration_id) {
+static int print_pem(const Options *o, const Facts *facts) {
+        CLEANUP(freep) char *pem = NULL;
+        int r;
+
+        r = ek_certificate_to_pem(&pem, &facts->certificates);
+        if (r == -ENODATA) {
+                (void) fprintf(stderr, "dps-provision: %s.\n%s\n",
+                               facts->certificate.verdict == EK_CERTIFICATE_UNREADABLE
+                                       ? facts->certificate.sentence
+                                       : "The TPM holds no certificate of an endorsement key",
+                               failure_remedy(WARNING_EK_CERTIFICATE));
+                return EXIT_FAILED;
+        }
+        return r < 0 ? report_errno(r, "The certificates can't be printed")
+                     : enrollment_write(o->output, pem, strlen(pem));
+}
+
+static int enroll(const Options *o, const Facts *facts, const char *registration_id) {
         CLEANUP(hardware_deinit) Hardware hardware = {};
         int r;
 
         r = hardware_read(&hardware, NULL);
         if (r < 0)
                 return report_errno(r, "What this machine is can't be read");
-        return deliver(o,
-                       &(Enrollment){
-                               .registration_id = registration_id,
-                               .device_id = o->device_id,
-                               .hub = o->hub,
-                               .ek_public = identity->ek_public.data,
-                               .ek_public_size = identity->ek_public.size,
-                               .ek_persistent = identity->ek_persistent,
-                               .ek_tcg_template = identity->ek_tcg_template,
-                               .serial_number = o->serial_number ? o->serial_number : hardware.serial_number,
-                               .mac = hardware.mac,
-                               .host_name = hardware.host_name,
-                               .asset = o->asset ? o->asset : hardware.asset,
-                               .dps_name = o->dps_name,
-                               .resource_group = o->resource_group,
-                       });
+        return deliver(
+                o,
+                &(Enrollment){
+                        .registration_id = registration_id,
+                        .device_id = o->device_id,
+                        .hub = o->hub,
+                        .ek_public = facts->identity.ek_public.data,
+                        .ek_public_size = facts->identity.ek_public.size,
+                        .ek_persistent = facts->identity.ek_persistent,
+                        .ek_tcg_template = facts->identity.ek_tcg_template,
+                        .certificate = facts->certificate.sentence,
+                        .certificate_verdict = ek_certificate_verdict_to_string(facts->certificate.verdict),
+                        .serial_number = o->serial_number ? o->serial_number : hardware.serial_number,
+                        .mac = hardware.mac,
+                        .host_name = hardware.host_name,
+                        .asset = o->asset ? o->asset : hardware.asset,
+                        .dps_name = o->dps_name,
+                        .resource_group = o->resource_group,
+                });
+}
+
+/* In the text it has its line; elsewhere it is told to those who asked. */
+static void warn_of_certificate(const Options *o, const EkCertificate *certificate) {
+        if (o->ca_dir && (o->format != FORMAT_TEXT || o->station) && ek_certificate_is_warning(certificate))
+                (void) fprintf(stderr,
+                               "dps-provision: Warning: the endorsement key's certificate: %s.\n%s\n",
+                               certificate->sentence, failure_remedy(WARNING_EK_CERTIFICATE));
 }
 
 int verb_enrollment(int argc, char *argv[]) {
         CLEANUP(config_freep) Config *config = NULL;
-        CLEANUP(tpm_identity_deinit) TpmIdentity identity = {};
+        CLEANUP(facts_deinit) Facts facts = {};
         CLEANUP(freep) char *registration_id = NULL;
         Options options = { .paths = { .credentials_dir = getenv("CREDENTIALS_DIRECTORY") } };
         Failure failure = { .kind = FAILURE_TPM_FAILED, .sentence = "Out of memory" };
@@ -262,9 +335,14 @@ int verb_enrollment(int argc, char *argv[]) {
                 return report_errno(r, "The configuration can't be read");
         if (config_failure(config, &failure))
                 return report_failure(&failure);
-        r = read_tpm(&options, config, &identity, &failure);
+        r = read_tpm(&options, config, &facts, &failure);
         if (r >= 0)
                 r = identity_registration_id(&registration_id, config, &options.paths,
-                                             identity.ek_public.data, identity.ek_public.size, &failure);
-        return r < 0 ? report_failure(&failure) : enroll(&options, &identity, registration_id);
+                                             facts.identity.ek_public.data, facts.identity.ek_public.size,
+                                             &failure);
+        if (r < 0)
+                return report_failure(&failure);
+        warn_of_certificate(&options, &facts.certificate);
+        return options.format == FORMAT_PEM ? print_pem(&options, &facts)
+                                            : enroll(&options, &facts, registration_id);
 }

@@ -15,6 +15,7 @@ enum {
         COLUMN_MAC,
         COLUMN_HOST_NAME,
         COLUMN_ASSET,
+        COLUMN_CERTIFICATE,
         _COLUMN_MAX,
 };
 
@@ -28,6 +29,7 @@ static const char *const columns[_COLUMN_MAX] = {
         [COLUMN_MAC] = "mac",
         [COLUMN_HOST_NAME] = "host_name",
         [COLUMN_ASSET] = "asset",
+        [COLUMN_CERTIFICATE] = "ek_certificate",
 };
 
 static void write_field(FILE *f, const char *value) {
@@ -78,6 +80,7 @@ int enrollment_to_csv_row(char **ret, const Enrollment *e) {
                                       [COLUMN_MAC] = e->mac,
                                       [COLUMN_HOST_NAME] = e->host_name,
                                       [COLUMN_ASSET] = e->asset,
+                                      [COLUMN_CERTIFICATE] = e->certificate_verdict,
                               });
 }
 

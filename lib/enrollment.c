@@ -17,6 +17,7 @@ int enrollment_to_text(char **ret, const Enrollment *e) {
                 "\n"
                 "  Source:         %s\n"
                 "  Template:       %s\n"
+                "  Certificate:    %s\n"
                 "\n"
                 "Next: create an individual enrolment in the Device Provisioning Service that your ID "
                 "scope\n"
@@ -30,7 +31,8 @@ int enrollment_to_text(char **ret, const Enrollment *e) {
                                  : "created for this call and not stored (0x81010001 is empty); it is the "
                                    "same each time",
                 e->ek_tcg_template ? "TCG L-1 (RSA 2048), the one that manufacturers certify"
-                                   : "NOT the TCG L-1 template, so no manufacturer's certificate is for it");
+                                   : "NOT the TCG L-1 template, so no manufacturer's certificate is for it",
+                e->certificate ? e->certificate : "not looked at");
         return r < 0 ? -ENOMEM : 0;
 }
 

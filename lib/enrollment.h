@@ -17,6 +17,8 @@ typedef struct Enrollment {
         size_t ek_public_size;
         bool ek_persistent; /* read from its handle (else created for this call) */
         bool ek_tcg_template;
+        const char *certificate;         /* what there is to say about the EK's; NULL: nothing */
+        const char *certificate_verdict; /* the same in a word */
         const char *serial_number, *mac, *host_name, *asset; /* NULL: not known */
         const char *dps_name, *resource_group;               /* NULL: filled in later */
 } Enrollment;

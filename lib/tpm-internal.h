@@ -74,6 +74,8 @@ bool tpm_try_again(Tpm *tpm, TSS2_RC rc);
 
 void tpm_flush(Tpm *tpm, ESYS_TR *object); /* and sets it to ESYS_TR_NONE */
 int tpm_end(Tpm *tpm, int r);              /* of every public function: returns r */
+/* Those of the first one's kind, from it on. */
+int tpm_list_handles(Tpm *tpm, uint32_t first, TPML_HANDLE *ret, Failure *reterr);
 int tpm_list_persistent(Tpm *tpm, Failure *reterr);
 bool tpm_is_listed(const Tpm *tpm, uint32_t handle);
 int tpm_read_permanent(Tpm *tpm, Failure *reterr); /* once per job */

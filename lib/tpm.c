@@ -180,31 +180,34 @@ int tpm_end(Tpm *tpm, int r) {
 
 /* One reply lists all handles unless the TPM splits them up; TPM2_MAX_CAP_HANDLES are far more than any TPM
  * has room for. */
-int tpm_list_persistent(Tpm *tpm, Failure *reterr) {
-        TPML_HANDLE *all = &tpm->persistent;
+int tpm_list_handles(Tpm *tpm, uint32_t first, TPML_HANDLE *ret, Failure *reterr) {
         TPMI_YES_NO more = TPM2_YES;
 
-        all->count = 0;
-        while (more && all->count < TPM2_MAX_CAP_HANDLES) {
-                uint32_t first = all->count == 0 ? HANDLE_FIRST : all->handle[all->count - 1] + 1;
+        ret->count = 0;
+        while (more && ret->count < TPM2_MAX_CAP_HANDLES) {
+                uint32_t from = ret->count == 0 ? first : ret->handle[ret->count - 1] + 1;
                 TPMS_CAPABILITY_DATA *data = NULL;
                 const TPML_HANDLE *part;
                 TSS2_RC rc;
 
                 rc = TPM_DO(tpm,
                             Esys_GetCapability(tpm->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
-                                               TPM2_CAP_HANDLES, first, TPM2_MAX_CAP_HANDLES, &more, &data));
+                                               TPM2_CAP_HANDLES, from, TPM2_MAX_CAP_HANDLES, &more, &data));
                 if (rc != TSS2_RC_SUCCESS)
-                        return tpm_fail(tpm, reterr, rc, "The TPM does not list its persistent objects");
+                        return tpm_fail(tpm, reterr, rc, "The TPM does not list what it stores");
                 part = &data->data.handles;
                 if (data->capability != TPM2_CAP_HANDLES || part->count == 0)
                         more = TPM2_NO;
                 for (uint32_t i = 0; data->capability == TPM2_CAP_HANDLES && i < part->count; i++)
-                        if (all->count < TPM2_MAX_CAP_HANDLES)
-                                all->handle[all->count++] = part->handle[i];
+                        if (ret->count < TPM2_MAX_CAP_HANDLES)
+                                ret->handle[ret->count++] = part->handle[i];
                 Esys_Free(data);
         }
         return 0;
+}
+
+int tpm_list_persistent(Tpm *tpm, Failure *reterr) {
+        return tpm_list_handles(tpm, HANDLE_FIRST, &tpm->persistent, reterr);
 }
 
 bool tpm_is_listed(const Tpm *tpm, uint32_t handle) {

@@ -65,6 +65,29 @@ void tpm_closep(Tpm **tpm);
 int tpm_identity(Tpm *tpm, TpmIdentity *ret, Failure *reterr);
 void tpm_identity_deinit(TpmIdentity *identity);
 
+/* What the manufacturer stored about the TPM's endorsement keys (TCG EK Credential Profile 2.5,
+ * section 2.2.1): X.509 in DER as a rule, perhaps with padding behind it, of whatever keys the profile
+ * knows. ek-certificate.h makes sense of it. */
+#define TPM_CERTIFICATES_MAX    10
+#define TPM_CERTIFICATE_MAX     ((size_t) 8192) /* bytes of one NV index */
+#define TPM_CERTIFICATE_RSA2048 0x01c00002u     /* the NV index of the one for the key that DPS uses */
+
+typedef struct TpmCertificates {
+        struct TpmCertificate {
+                uint32_t index;
+                Bytes data;
+        } keys[TPM_CERTIFICATES_MAX];
+        size_t count;
+        Bytes chain; /* the issuers': 0x01C00100 to 0x01C001FF, one behind the other */
+} TpmCertificates;
+
+/* Needs no authorization where the NV indices are as the profile says, else the owner's. */
+int tpm_certificates(Tpm *tpm, TpmCertificates *ret, Failure *reterr);
+void tpm_certificates_deinit(TpmCertificates *certificates);
+
+/* Modulus (big-endian) and exponent in a TPM2B_PUBLIC of an RSA key; -EBADMSG. */
+int tpm_rsa_public(const Bytes *public_area, Bytes *ret_modulus, uint32_t *ret_exponent);
+
 /* Activates and imports the challenge, computes HMAC-SHA256 over message (at most TPM_MESSAGE_MAX bytes)
  * with the key in it, leaves nothing behind in the TPM. FAILURE_IDENTITY_MISMATCH: the challenge was made
  * for another EK. FAILURE_PROTOCOL: the blob is malformed. */

@@ -130,6 +130,7 @@ def test_text_says_where_the_key_came_from(gateway):
     text = gateway.run()
     assert re.search(r"Source: +created for this call and not stored", text)
     assert re.search(r"Template: +TCG L-1", text)
+    assert re.search(r"Certificate: +The TPM holds none", text)
     assert "Next:" in text and "IoT Edge device" in text
     gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
     assert re.search(r"Source: +read from 0x81010001", gateway.run())
@@ -345,7 +346,7 @@ def test_az_stops_without_the_names(gateway):
 # --- csv ---
 
 COLUMNS = ["registration_id", "device_id", "endorsement_key", "iot_edge", "iot_hub", "serial_number", "mac",
-           "host_name", "asset"]
+           "host_name", "asset", "ek_certificate"]
 
 
 def table(text):
@@ -371,6 +372,7 @@ def test_csv_is_a_table_with_one_row(gateway, given, read):
     assert row["endorsement_key"] == enrollment["attestation"]["tpm"]["endorsementKey"]
     assert (row["device_id"], row["iot_edge"], row["iot_hub"]) == ("gw,7", "true", HUB)
     assert row["asset"] == row["serial_number"] == read
+    assert row["ek_certificate"] == "missing"
     assert row["host_name"] == os.uname().nodename
     assert row["mac"] == "" or re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", row["mac"])
 
@@ -550,7 +552,7 @@ def test_qr_on_a_terminal_brings_its_colours(gateway, no_color):
 # --- usage ---
 
 @pytest.mark.parametrize("arguments", [
-    ["--format=xml"], ["--format"], ["--no-such-option"], ["surplus"], ["--full"], ["--format=qr", "--output=label.gif"],
+    ["--format=xml"], ["--format"], ["--no-such-option"], ["surplus"], ["--full"], ["--format=pem", "--station=x"], ["--format=qr", "--output=label.gif"],
     ["--merge"], ["--format=bulk", "--merge"], ["--format=csv", "--merge", "x"], ["--hub=a b"], ["--hub=-x"],
     ["--device-id="], ["--device-id=a b"], ["--device-id=" + 129 * "a"], ["--format=bulk", "--merge", "--hub=h", "x"],
 ])

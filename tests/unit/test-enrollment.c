@@ -8,7 +8,7 @@
 
 #define HEADER                                                                                              \
         "\"registration_id\",\"device_id\",\"endorsement_key\",\"iot_edge\",\"iot_hub\",\"serial_number\"," \
-        "\"mac\",\"host_name\",\"asset\"\n"
+        "\"mac\",\"host_name\",\"asset\",\"ek_certificate\"\n"
 
 static const Enrollment enrollment = {
         .registration_id = "gw-7",
@@ -71,7 +71,7 @@ static void csv_quotes_everything_and_defuses_formulas(void **state) {
         assert_int_equal(enrollment_to_csv(&text, &e), 0);
         assert_string_equal(text,
                             HEADER "\"gw-7\",\"\",\"AToAAQ==\",\"true\",\"\",\"a \"\"b\"\", c d\",\"\",\"\","
-                                   "\"'=HYPERLINK(1)\"\n");
+                                   "\"'=HYPERLINK(1)\",\"\"\n");
 }
 
 static void a_table_is_looked_through(void **state) {
@@ -83,16 +83,16 @@ static void a_table_is_looked_through(void **state) {
                 { "", 0, 0, 0 },
                 { "\"regis", 0, 0, 0 },
                 { HEADER, 0, sizeof(HEADER) - 1, 0 },
-                { HEADER "a,,b,,,,,,", 0, sizeof(HEADER) - 1, 0 },
-                { HEADER "a,,b,,,,,,x", 0, sizeof(HEADER) - 1 + 11, 0 },
-                { HEADER "a,,b,,,,,,\"x", 0, sizeof(HEADER) - 1, 0 },
-                { HEADER "a,,b,,,,,,\r\n", 0, sizeof(HEADER) - 1 + 12, 0 },
-                { HEADER "a,\"1\n2\",b,,,,,,\nGW-7,,c,,,,,,\n", -EEXIST, 0, 4 },
-                { HEADER "a,,AToAAQ==,,,,,,\n", -EEXIST, 0, 2 },
-                { HEADER "a,gw-7,b,,,,,,\n", -EEXIST, 0, 2 },
-                { HEADER "a,GW-7,b,,,,,,\n", 0, sizeof(HEADER) - 1 + 15, 0 },
+                { HEADER "a,,b,,,,,,,", 0, sizeof(HEADER) - 1, 0 },
+                { HEADER "a,,b,,,,,,,x", 0, sizeof(HEADER) - 1 + 12, 0 },
+                { HEADER "a,,b,,,,,,,\"x", 0, sizeof(HEADER) - 1, 0 },
+                { HEADER "a,,b,,,,,,,\r\n", 0, sizeof(HEADER) - 1 + 13, 0 },
+                { HEADER "a,\"1\n2\",b,,,,,,,\nGW-7,,c,,,,,,,\n", -EEXIST, 0, 4 },
+                { HEADER "a,,AToAAQ==,,,,,,,\n", -EEXIST, 0, 2 },
+                { HEADER "a,gw-7,b,,,,,,,\n", -EEXIST, 0, 2 },
+                { HEADER "a,GW-7,b,,,,,,,\n", 0, sizeof(HEADER) - 1 + 16, 0 },
                 { HEADER "a,b\n", -EBADMSG, 0, 2 },
-                { HEADER "a,,b,,,,,,,\n", -EBADMSG, 0, 2 },
+                { HEADER "a,,b,,,,,,,,,\n", -EBADMSG, 0, 2 },
                 { "x" HEADER, -EBADMSG, 0, 1 },
                 { "\"registration-id\"", -EBADMSG, 0, 1 },
         };
