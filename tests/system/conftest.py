@@ -1,0 +1,85 @@
+"""The image is built once a run: the cached root file system, our Debian packages, the stand-ins for IoT Edge."""
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+from machine import SCOPE, SOURCE, Machine, Network
+
+DEBS = pathlib.Path(os.environ.get("DEBS", SOURCE / "build-deb"))
+
+
+def packages():
+    return [next(DEBS.glob(f"{name}_*.deb")) for name in ("dps-provisiond", "dps-emulator")]
+
+
+@pytest.fixture(scope="session")
+def image():
+    assert os.geteuid() == 0, "The container suite has to run as root"
+    path = SOURCE / f".cache/system-image-{os.getpid()}"
+    subprocess.run([SOURCE / "tests/system/rootfs", "build", path, *packages()], check=True)
+    try:
+        subprocess.run([SOURCE / "tests/standins/install", path], check=True)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def network(image):
+    """One service for all machines of a module."""
+    made = Network(image)
+    yield made
+    made.close()
+
+
+def make_factory(image, network):
+    machines = []
+
+    def make(enrolled=True, scope="/etc/dps-provisiond/provisiond.conf.d/10-scope.conf", **options):
+        machine = Machine(image, network, **options)
+        machines.append(machine)
+        if enrolled:
+            network.enroll(*network.enrollments, machine.tpm.enrollment(image))
+        if scope:
+            machine.write(scope, f"[Provisioning]\nIdScope={SCOPE}\n")
+        return machine
+
+    return machines, make
+
+
+@pytest.fixture
+def new_machine(image, network):
+    """Makes gateways that end with the test; they are enrolled and know their scope unless told otherwise."""
+    machines, make = make_factory(image, network)
+    yield make
+    for machine in machines:
+        machine.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(image, network):
+    """One that booted to handed-off, for all tests of a module that leave it so."""
+    machines, make = make_factory(image, network)
+    machine = make()
+    machine.start()
+    machine.wait_for_state("handed-off")
+    yield machine
+    machine.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows what its gateways logged."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when != "call" or not report.failed:
+        return
+    machines = [item.funcargs.get("gateway")]
+    if "new_machine" in item.funcargs:
+        cells = [cell.cell_contents for cell in item.funcargs["new_machine"].__closure__]
+        machines += next(cell for cell in cells if isinstance(cell, list))
+    for machine in machines:
+        if machine and machine.leader:
+            report.sections.append(("journal", machine.journal_text()))
