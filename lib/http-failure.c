@@ -21,6 +21,22 @@ static void set_tls_failure(Failure *ret, const HttpOutcome *o, const char *nati
                                    "The certificate of '%s' is not trusted: %s", host, o->error);
 }
 
+/* curl does not say which of the two it could not connect to, but whose name it tried. */
+static bool is_proxys(const HttpOutcome *o, const char *host) {
+        const char *tried = strstr(o->error, "Failed to connect to "), *colon = strrchr(host, ':');
+        char expected[HOST_MAX + 32];
+
+        if (strcasestr(o->error, "proxy"))
+                return true;
+        if (!tried)
+                return false;
+        if (host[0] == '[') /* curl names it without the brackets */
+                return false;
+        (void) snprintf(expected, sizeof(expected), "Failed to connect to %.*s port %s ",
+                        (int) (colon ? colon - host : (long) strlen(host)), host, colon ? colon + 1 : "443");
+        return strncasecmp(tried, expected, strlen(expected)) != 0;
+}
+
 void http_set_failure(Failure *ret, const HttpOutcome *o) {
         const char *start = strstr(o->url, "://"),
                    *why = o->error[0] ? o->error : curl_easy_strerror(o->code);
@@ -51,11 +67,26 @@ void http_set_failure(Failure *ret, const HttpOutcome *o) {
                                    why);
                 break;
         case CURLE_OPERATION_TIMEDOUT:
+                if (strncmp(why, "Resolving", strlen("Resolving")) == 0) {
+                        (void) failure_set(ret, FAILURE_DNS, native,
+                                           "The name of '%s' can't be resolved: no name server answers",
+                                           host);
+                        break;
+                }
                 (void) failure_set(ret, FAILURE_TIMEOUT, native, "'%s' did not answer in time: %s", host,
                                    why);
                 break;
-        case CURLE_PEER_FAILED_VERIFICATION:
         case CURLE_SSL_CACERT_BADFILE:
+                if (o->ca_file) {
+                        (void) failure_set(ret, FAILURE_CONFIG, native,
+                                           "CAFile=%.200s can't be used: it can't be read, or has no "
+                                           "certificate in PEM form",
+                                           o->ca_file);
+                        break;
+                }
+                set_tls_failure(ret, o, native, host);
+                break;
+        case CURLE_PEER_FAILED_VERIFICATION:
         case CURLE_SSL_ISSUER_ERROR:
                 set_tls_failure(ret, o, native, host);
                 break;
@@ -64,6 +95,16 @@ void http_set_failure(Failure *ret, const HttpOutcome *o) {
         case CURLE_BAD_CONTENT_ENCODING:
                 (void) failure_set(ret, FAILURE_PROTOCOL, native,
                                    "The reply of '%s' is not HTTP as it should be: %s", host, why);
+                break;
+        case CURLE_COULDNT_CONNECT:
+        case CURLE_RECV_ERROR:
+                if (is_proxys(o, host)) {
+                        (void) failure_set(ret, FAILURE_PROXY, native,
+                                           "The proxy can't be used for '%s': %s", host, why);
+                        break;
+                }
+                (void) failure_set(ret, FAILURE_CONNECT, native, "The connection to '%s' failed: %s", host,
+                                   why);
                 break;
         default:
                 (void) failure_set(ret, FAILURE_CONNECT, native, "The connection to '%s' failed: %s", host,

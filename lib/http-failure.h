@@ -9,7 +9,8 @@ typedef struct HttpOutcome {
         CURLcode code;
         const char *error; /* CURLOPT_ERRORBUFFER */
         const char *url;
-        long proxy_status; /* of the reply to CONNECT, 0: none */
+        const char *ca_file; /* or NULL */
+        long proxy_status;   /* of the reply to CONNECT, 0: none */
         bool too_large;
         size_t body_max;
         uint64_t build_time;

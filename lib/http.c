@@ -220,6 +220,9 @@ static int setup(Http *http) {
         c = c ?: curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
         c = c ?: curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
         c = c ?: curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+        /* Else curl waits for its resolver's thread, and the loop with it, where a name server does not
+         * answer. */
+        c = c ?: curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L);
         c = c ?: curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
         c = c ?: curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
         c = c ?: curl_easy_setopt(e, CURLOPT_USERAGENT, "dps-provisiond/" PROJECT_VERSION);
@@ -434,6 +437,7 @@ static int start_probe(Http *http) {
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYPEER, 0L);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYHOST, 0L);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_NOSIGNAL, 1L);
+        c = c ?: curl_easy_setopt(http->probe, CURLOPT_QUICK_EXIT, 1L);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_TIMEOUT_MS, PROBE_TIMEOUT_MS);
         if (http->proxy)
                 c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROXY, http->proxy);
@@ -479,6 +483,7 @@ static void request_failed(Http *http, CURLcode code) {
         http_set_failure(&http->failure, &(HttpOutcome){ .code = code,
                                                          .error = http->error,
                                                          .url = http->url,
+                                                         .ca_file = http->ca_file,
                                                          .proxy_status = proxy_status,
                                                          .too_large = http->too_large,
                                                          .body_max = http->body_max,

@@ -296,7 +296,7 @@ def test_certificates(world):
 def test_a_missing_ca_file_is_told(world):
     with world.server(answering(reply())) as server:
         outcome = world.run(f"GET {server.url}", ca="/nonexistent/ca.pem")
-        assert outcome["kind"] == "tls-trust" and "/nonexistent/ca.pem" in outcome["sentence"], outcome
+        assert outcome["kind"] == "config" and "/nonexistent/ca.pem" in outcome["sentence"], outcome
 
 
 def proxy(answer, seen):
@@ -338,8 +338,14 @@ def test_proxies(world):
             with world.server(proxy(refusal, seen), tls=False) as bad:
                 outcome = world.run(f"GET {server.url}", proxy=f"http://localhost:{bad.port}")
                 assert outcome["kind"] == "proxy" and status[:3] in outcome["code"], outcome
-        outcome = world.run(f"GET {server.url}", proxy="http://no-such-proxy.invalid:3128")
-        assert outcome["kind"] == "proxy", outcome
+        with world.server(lambda connection: read_request(connection), tls=False) as mute:
+            outcome = world.run(f"GET {server.url}", proxy=f"http://localhost:{mute.port}")
+            assert outcome["kind"] == "proxy", outcome
+        for address in ("http://no-such-proxy.invalid:3128", f"http://localhost:{mute.port}"):
+            outcome = world.run(f"GET {server.url}", proxy=address)
+            assert outcome["kind"] == "proxy", outcome
+    outcome = world.run(f"GET {server.url}")
+    assert outcome["kind"] == "connect", outcome
 
 
 def main():
