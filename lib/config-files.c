@@ -44,6 +44,13 @@ static char *full_path(const ConfigPaths *paths, const char *dir, const char *re
         return asprintf(&path, "%s%s%s", paths->root ? paths->root : "", dir, rest) < 0 ? NULL : path;
 }
 
+/* A link to /dev/null masks the same name further down, as for units. */
+static bool is_masked(const char *path) {
+        struct stat st;
+
+        return stat(path, &st) == 0 && S_ISCHR(st.st_mode);
+}
+
 static int read_main(Config *config, const ConfigPaths *paths) {
         for (size_t i = 0; i < ARRAY_SIZE(base_dirs); i++) {
                 CLEANUP(freep) char *path = full_path(paths, base_dirs[i], "/provisiond.conf");
@@ -51,6 +58,8 @@ static int read_main(Config *config, const ConfigPaths *paths) {
 
                 if (!path)
                         return -ENOMEM;
+                if (is_masked(path))
+                        return 0;
                 r = read_one(config, path, false);
                 if (r != -ENOENT)
                         return r;
@@ -58,10 +67,11 @@ static int read_main(Config *config, const ConfigPaths *paths) {
         return 0;
 }
 
-static bool is_dropin(const char *name) {
-        size_t length = strlen(name);
+static bool is_dropin(const struct dirent *entry) {
+        size_t length = strlen(entry->d_name);
 
-        return name[0] != '.' && length > 5 && streq(name + length - 5, ".conf");
+        return entry->d_type != DT_DIR && entry->d_name[0] != '.' && length > 5 &&
+               streq(entry->d_name + length - 5, ".conf");
 }
 
 static int add_dropin(Dropin **list, size_t *n, const char *dir, const char *name) {
@@ -98,7 +108,7 @@ static int list_dropins(Config *config, const char *path, Dropin **list, size_t 
                                : config_add_problem(config, true, path, 0, "the directory can't be read: %s",
                                                     strerror(errno));
         for (struct dirent *entry; r >= 0 && (entry = readdir(dir));)
-                if (is_dropin(entry->d_name))
+                if (is_dropin(entry))
                         r = add_dropin(list, n, path, entry->d_name);
         (void) closedir(dir);
         return r;
@@ -106,13 +116,6 @@ static int list_dropins(Config *config, const char *path, Dropin **list, size_t 
 
 static int compare_dropins(const void *a, const void *b) {
         return strcmp(((const Dropin *) a)->name, ((const Dropin *) b)->name);
-}
-
-/* A symbolic link to /dev/null, or an empty file, masks the same name further down, as for units. */
-static bool is_masked(const char *path) {
-        struct stat st;
-
-        return stat(path, &st) == 0 && S_ISCHR(st.st_mode);
 }
 
 static int read_dropins(Config *config, const ConfigPaths *paths) {

@@ -12,6 +12,7 @@
 #define SEC_MAX       604800u
 #define HUB_KEY_FIRST 0x81000002u
 #define HUB_KEY_LAST  0x817fffffu
+#define EK_HANDLE     0x81010001u
 #define HOST_CHARS    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._"
 #define DEFAULT_HUBS  "*.azure-devices.net *.azure-devices.us *.azure-devices.cn"
 #define ENDPOINT_MAX  512
@@ -114,7 +115,7 @@ static int set_proxy(const ConfigKey *key, void *field, const char *value) {
 static int set_handle(const ConfigKey *key, void *field, const char *value) {
         uint64_t n;
 
-        if (parse_uint(value, HUB_KEY_LAST, &n) < 0 || n < HUB_KEY_FIRST)
+        if (parse_uint(value, HUB_KEY_LAST, &n) < 0 || n < HUB_KEY_FIRST || n == EK_HANDLE)
                 return -EINVAL;
         *(uint32_t *) field = (uint32_t) n;
         return 0;
@@ -208,7 +209,7 @@ static const ConfigKey keys[] = {
         { "Tpm", "Tcti", set_string, FIELD(tcti), "device:/dev/tpmrm0",
           "a TCTI name and its configuration" },
         { "Tpm", "HubKeyHandle", set_handle, FIELD(hub_key_handle), "0x81000100",
-          "0x81000002 to 0x817fffff" },
+          "0x81000002 to 0x817fffff, but for the endorsement key's 0x81010001" },
         { "Network", "Proxy", set_proxy, FIELD(proxy), NULL,
           "http://, https:// or socks5:// with HOST[:PORT]" },
         { "Network", "CAFile", set_path, FIELD(ca_file), NULL, "an absolute path" },
@@ -284,6 +285,8 @@ static int assign(Config *config, size_t index, const char *file, unsigned line,
         r = key->set(key, field_of(config, key), value);
         if (r == -EINVAL) {
                 r = set_default(config, index);
+                if (key->set == set_proxy) /* it may have a password */
+                        value = "...";
                 return r < 0 ? r
                              : config_add_problem(config, true, file, line,
                                                   "%s=%s is not allowed; allowed: %s", key->name, value,

@@ -71,6 +71,7 @@ static void values_are_checked(void **state) {
                 { "[Tpm]\nHubKeyHandle=0x81800000", false },
                 { "[Network]\nProxy=http://u:p@proxy:3128", true },
                 { "[Network]\nProxy=proxy:3128", false },
+                { "[Tpm]\nHubKeyHandle=0x81010001", false }, /* the endorsement key's */
                 { "[Network]\nConnectTimeoutSec=0", false },
                 { "[Network]\nConnectTimeoutSec=604800", true },
                 { "[Network]\nConnectTimeoutSec=604801", false },
@@ -136,7 +137,7 @@ static void an_empty_assignment_resets(void **state) {
 
 static void later_dropins_win_and_higher_directories_mask(void **state) {
         const ConfigPaths paths = { .root = root, .credentials_dir = in_root("") };
-        CLEANUP(config_freep) Config *c = NULL, *masked = NULL;
+        CLEANUP(config_freep) Config *c = NULL, *masked = NULL, *nothing = NULL;
         const char *section, *key, *source;
         char *value;
 
@@ -158,6 +159,15 @@ static void later_dropins_win_and_higher_directories_mask(void **state) {
         assert_int_equal(symlink("/dev/null", in_root("etc/dps-provisiond/provisiond.conf.d/50-a.conf")), 0);
         assert_int_equal(config_load(&masked, &paths), 0);
         assert_string_equal(masked->id_scope, "earlier");
+
+        /* a directory is no drop-in, and the main file can be masked, too */
+        assert_int_equal(mkdir(in_root("etc/dps-provisiond/provisiond.conf.d/70-dir.conf"), 0755), 0);
+        assert_int_equal(unlink(in_root("etc/dps-provisiond/provisiond.conf")), 0);
+        assert_int_equal(symlink("/dev/null", in_root("etc/dps-provisiond/provisiond.conf")), 0);
+        assert_int_equal(unlink(in_root("run/dps-provisiond/provisiond.conf.d/40-b.conf")), 0);
+        assert_int_equal(config_load(&nothing, &paths), 0);
+        assert_null(nothing->id_scope);
+        assert_int_equal(nothing->problem_count, 0);
 }
 
 static void the_credential_serves_when_no_file_sets_the_scope(void **state) {
@@ -182,6 +192,21 @@ static void the_credential_serves_when_no_file_sets_the_scope(void **state) {
                 0);
         assert_true(config_failure(bad, &f));
         assert_non_null(strstr(f.sentence, "credential dps.id_scope"));
+}
+
+static void a_password_is_not_repeated(void **state) {
+        char dir[512];
+        CLEANUP(config_freep) Config *c = NULL;
+        Failure f;
+
+        (void) snprintf(dir, sizeof(dir), "%s", in_root("credentials"));
+        put("credentials/dps.proxy", "user:secret@proxy");
+        put("one.conf", "[Provisioning]\nIdScope=file\n");
+        assert_int_equal(
+                config_load(&c, &(ConfigPaths){ .file = in_root("one.conf"), .credentials_dir = dir }), 0);
+        assert_true(config_failure(c, &f));
+        assert_non_null(strstr(f.sentence, "credential dps.proxy: Proxy="));
+        assert_null(strstr(f.sentence, "secret"));
 }
 
 static void a_missing_file_is_a_problem_only_when_named(void **state) {
@@ -262,6 +287,7 @@ int main(void) {
                 cmocka_unit_test(an_empty_assignment_resets),
                 cmocka_unit_test(later_dropins_win_and_higher_directories_mask),
                 cmocka_unit_test(the_credential_serves_when_no_file_sets_the_scope),
+                cmocka_unit_test(a_password_is_not_repeated),
                 cmocka_unit_test(a_missing_file_is_a_problem_only_when_named),
                 cmocka_unit_test(hubs_match_by_labels),
         };
