@@ -187,8 +187,22 @@ static int parse_unauthorized(const Context *c, DpsRequest request) {
                     c->id_scope);
 }
 
-/* 404 is also what a wrong scope gives: the commoner cause gives the kind, the sentence has both. */
+/* The documentation has one 404 for an instance and an enrolment that don't exist. Only the service's words
+ * may tell them apart, and they are not documented either. Nothing but the name of the failure hangs on
+ * them. */
+static bool speaks_of_scope(const Context *c) {
+        json_object *message;
+
+        return c->root && json_object_object_get_ex(c->root, "message", &message) &&
+               json_object_is_type(message, json_type_string) &&
+               strcasestr(json_object_get_string(message), "scope");
+}
+
 static int parse_not_found(const Context *c, DpsRequest request) {
+        if (speaks_of_scope(c))
+                return fail(c, FAILURE_SCOPE_UNKNOWN, c->root, "message",
+                            "The service does not know the ID scope '%s', or no enrolment '%s' in it",
+                            c->id_scope, c->registration_id);
         if (request == DPS_REQUEST_POLL)
                 return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message",
                             "The service forgot the registration '%s' in the ID scope '%s' while it was "
@@ -199,7 +213,7 @@ static int parse_not_found(const Context *c, DpsRequest request) {
                     c->registration_id, c->id_scope);
 }
 
-/* Branches on the HTTP status alone; the service's codes are shown only (see parse_unauthorized()). */
+/* Branches on the HTTP status; the service's codes are shown only (see parse_unauthorized()). */
 static int parse_error(const Context *c, DpsRequest request) {
         unsigned status = c->raw->status;
 

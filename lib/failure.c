@@ -110,7 +110,9 @@ static const FailureInfo failures[] = {
                                          "The service knows no such enrolment",
                                          "Create an individual enrolment with what 'dps-provision "
                                          "enrollment' prints, in the DPS instance "
-                                         "that the ID scope belongs to." },
+                                         "that the ID scope belongs to; its overview page shows the ID "
+                                         "scope "
+                                         "that IdScope= has to have." },
         [FAILURE_IDENTITY_MISMATCH] = { "identity-mismatch", OPERATOR, 0, EACCES,
                                         "31f8c22827854f2f8c4ed08c9d48a813",
                                         "The enrolment does not fit this TPM",

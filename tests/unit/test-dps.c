@@ -258,6 +258,11 @@ static void refusals_are_told_apart(void **state) {
                   FAILURE_PROTOCOL, "HTTP 200", "registrationState" },
                 { DPS_REQUEST_CONFIRM, 202, "{\"status\":7}", FAILURE_PROTOCOL, "HTTP 202", "status" },
                 { DPS_REQUEST_CONFIRM, 204, "", FAILURE_PROTOCOL, "HTTP 204", "unexpected HTTP status 204" },
+                /* both causes are told, whichever of them the service's words are about */
+                { DPS_REQUEST_REGISTER, 404, "{\"errorCode\":404202,\"message\":\"ID Scope not found\"}",
+                  FAILURE_SCOPE_UNKNOWN, "404202", "ID scope '0ne00X', or no enrolment 'gw-7' in it" },
+                { DPS_REQUEST_REGISTER, 404, "{\"message\":{\"scope\":1}}", FAILURE_ENROLLMENT_MISSING,
+                  "HTTP 404", "or no such scope" },
                 { DPS_REQUEST_REGISTER, 404, "{\"errorCode\":404201,\"message\":\"no\"}",
                   FAILURE_ENROLLMENT_MISSING, "404201", "'gw-7' in the ID scope '0ne00X'" },
                 { DPS_REQUEST_REGISTER, 200, ASSIGNED, FAILURE_PROTOCOL, "HTTP 200", "no proof" },
