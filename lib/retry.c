@@ -106,8 +106,11 @@ usec_t retry_shorten(Retry *retry, const Failure *failure, RetryEvent event, use
                 least = failure->retry_after_usec - waited_usec;
         if (least >= remaining_usec)
                 return remaining_usec;
-        if (event == RETRY_EVENT_NETWORK && !bucket_take(retry, now_usec))
-                return remaining_usec;
+        if (event == RETRY_EVENT_NETWORK) {
+                /* One link that comes up makes several events; the first has done it. */
+                if (remaining_usec <= least + JITTER_USEC || !bucket_take(retry, now_usec))
+                        return remaining_usec;
+        }
 
         wait = least + (event == RETRY_EVENT_NETWORK ? random % JITTER_USEC : 0);
         return min_usec(wait, remaining_usec);

@@ -132,6 +132,17 @@ static void a_flapping_link_is_kept_in_check(void **state) {
         assert_in_range(shortened, 8, 9); /* 3 at once, then 1 per 10 minutes */
 }
 
+static void one_link_that_comes_up_counts_once(void **state) {
+        const Failure f = { .kind = FAILURE_CONNECT };
+        Retry retry = {};
+        usec_t left = HOUR_USEC;
+
+        for (usec_t now = HOUR_USEC; now < HOUR_USEC + USEC_PER_SEC; now += USEC_PER_SEC / 10)
+                left = retry_shorten(&retry, &f, RETRY_EVENT_NETWORK, left, 0, now, now);
+        assert_true(left < 3 * USEC_PER_SEC);
+        assert_int_equal(retry.bucket, RETRY_BUCKET_SIZE - 1);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(transient_doubles_to_its_cap_with_jitter),
@@ -141,6 +152,7 @@ int main(void) {
                 cmocka_unit_test(only_what_cures_shortens),
                 cmocka_unit_test(shortening_respects_retry_after),
                 cmocka_unit_test(a_flapping_link_is_kept_in_check),
+                cmocka_unit_test(one_link_that_comes_up_counts_once),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
