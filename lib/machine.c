@@ -62,8 +62,13 @@ usec_t step_deadline_usec(Step step) {
         return steps[step].deadline_usec;
 }
 
+/* An attempt that failed in POLL begins anew, so a poll never waits for that reason. */
+bool machine_backing_off(const Machine *m) {
+        return m->waiting && m->step != STEP_POLL;
+}
+
 bool machine_throttled(const Machine *m) {
-        return m->waiting && m->failure != FAILURE_NONE &&
+        return machine_backing_off(m) && m->failure != FAILURE_NONE &&
                failure_class(m->failure) == FAILURE_CLASS_THROTTLED;
 }
 
@@ -143,10 +148,9 @@ static Action after_verify(Machine *m, const Event *event) {
 static Action after_success(Machine *m, const Event *event) {
         switch (m->step) {
         case STEP_IDENTITY:
-                if (event->type == EVENT_OTHER && m->state != STATE_ATTESTING) {
-                        m->has_assignment = m->has_hub_key = false;
+                if (event->type == EVENT_OTHER)
                         m->state = STATE_ATTESTING;
-                } else if (event->type == EVENT_LOST && m->state == STATE_HANDED_OFF)
+                else if (event->type == EVENT_LOST && m->state == STATE_HANDED_OFF)
                         m->state = STATE_ASSIGNED;
                 return after_identity(m);
         case STEP_PREPARE:
@@ -184,7 +188,8 @@ static FailureClass step_failure_class(Step step, FailureKind kind) {
 }
 
 static Step step_after_failure(const Machine *m) {
-        if (m->step == STEP_IDENTITY)
+        /* What the TPM refused may have been made for keys that it has no more. */
+        if (m->step == STEP_IDENTITY || m->step == STEP_ACTIVATE || m->step == STEP_IMPORT)
                 return STEP_IDENTITY;
         if (m->state == STATE_ATTESTING)
                 return m->target_none ? STEP_IDENTITY : STEP_PREPARE;
@@ -204,11 +209,20 @@ static Action after_failure(Machine *m, const Event *event, const RetryPolicy *p
                 m->failure = kind;
                 return action;
         }
-        /* The wrapped key is dead, because the TPM was cleared: only a new registration brings another. */
+        /* The wrapped key is dead, because the TPM was cleared: only a new registration brings another. That
+         * need not wait, unless something else is wrong as well: each registration is billed. */
         if (m->state == STATE_ASSIGNED && m->step == STEP_ADOPT && kind == FAILURE_IDENTITY_MISMATCH) {
-                m->state = STATE_ATTESTING;
+                bool wait = m->fresh || m->retry.attempts > 0;
+
                 m->has_hub_key = false;
+                m->state = STATE_ATTESTING;
                 m->step = STEP_IDENTITY;
+                if (!wait) {
+                        m->failure = FAILURE_NONE;
+                        m->live = m->quiesced = false;
+                        action.step = STEP_IDENTITY;
+                        return action;
+                }
         }
         action.delay_usec = retry_next(&m->retry, policy, step_failure_class(m->step, kind),
                                        event->failure->retry_after_usec, random);
@@ -254,7 +268,7 @@ static Action retarget(Machine *m) {
 static Action unconfigure(Machine *m) {
         Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDLE };
 
-        m->restart = m->retarget = m->unconfigured = false;
+        m->restart = m->retarget = false;
         m->live = m->quiesced = m->fresh = m->waiting = false;
         m->failure = FAILURE_NONE;
         m->state = STATE_UNPROVISIONED;
@@ -268,7 +282,7 @@ static Action unconfigure(Machine *m) {
 static Action reset(Machine *m) {
         Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_FORGET };
 
-        m->restart = m->retarget = m->unconfigured = m->forced = false;
+        m->restart = m->retarget = m->forced = false;
         m->live = m->quiesced = m->fresh = m->waiting = false;
         retry_reset(&m->retry);
         m->failure = FAILURE_NONE;
@@ -279,57 +293,62 @@ static Action reset(Machine *m) {
 
 /* What came from outside and had to wait for the helper's call to end. */
 static bool deferred(Machine *m, Action *ret) {
+        bool restart = m->restart && m->configured,
+             retarget_due = m->retarget && m->configured && m->has_assignment;
+
+        m->restart = m->retarget = false;
         if (m->reset && m->step != STEP_FORGET)
                 *ret = reset(m);
-        else if (m->unconfigured && m->state == STATE_ATTESTING)
+        else if (m->state == STATE_ATTESTING && !m->configured)
                 *ret = unconfigure(m);
-        else if (m->restart)
+        else if (restart)
                 *ret = reattest(m, 0);
-        else if (m->retarget && m->has_assignment)
+        else if (retarget_due)
                 *ret = retarget(m);
-        else {
-                m->retarget = m->unconfigured = false;
+        else
                 return false;
-        }
         return true;
+}
+
+static Action on_configured(Machine *m) {
+        bool was = m->configured;
+
+        m->configured = true;
+        if (m->step != STEP_IDLE)
+                return (Action){};
+        if (m->state == STATE_UNPROVISIONED)
+                return go(m, STATE_ATTESTING, STEP_IDENTITY);
+        /* without a configuration nothing could be looked at; now it is as after a start */
+        return was ? (Action){} : go(m, m->state, STEP_IDENTITY);
 }
 
 static Action outside_event(Machine *m, const Event *event) {
         bool busy = step_is_helpers(m->step) && !m->waiting;
 
-        switch (event->type) {
-        case EVENT_CONFIGURED:
-                m->unconfigured = false;
-                if (m->state == STATE_UNPROVISIONED && m->step == STEP_IDLE)
-                        return go(m, STATE_ATTESTING, STEP_IDENTITY);
+        if (event->type == EVENT_CONFIGURED)
+                return on_configured(m);
+        if (event->type != EVENT_RESET)
+                m->configured = event->type != EVENT_UNCONFIGURED;
+        if (m->reset && event->type != EVENT_RESET)
                 return (Action){};
+        switch (event->type) {
         case EVENT_UNCONFIGURED:
-                if (m->reset || m->state != STATE_ATTESTING)
-                        return (Action){};
-                m->unconfigured = busy;
-                if (busy)
-                        return (Action){};
-                return unconfigure(m);
+                return m->state == STATE_ATTESTING && !busy ? unconfigure(m) : (Action){};
         case EVENT_RESET:
                 m->reset = true;
-                if (busy)
-                        return (Action){};
-                return reset(m);
+                return busy ? (Action){} : reset(m);
         case EVENT_REATTEST:
-                if (m->reset)
-                        return (Action){};
-                m->forced = event->forced;
+                m->forced = m->forced || event->forced;
                 m->restart = busy;
-                if (busy)
-                        return (Action){};
-                return reattest(m, event->delay_usec);
+                return busy ? (Action){} : reattest(m, event->delay_usec);
         case EVENT_RETARGET:
-                if (m->reset || (m->state != STATE_ASSIGNED && m->state != STATE_HANDED_OFF))
-                        return (Action){};
+                /* what there is to hand over is not decided yet: it is, anew */
+                if (m->state == STATE_ATTESTING) {
+                        m->restart = busy;
+                        return busy ? (Action){} : reattest(m, event->delay_usec);
+                }
                 m->retarget = busy;
-                if (busy)
-                        return (Action){};
-                return retarget(m);
+                return busy ? (Action){} : retarget(m);
         default:
                 assert(false);
                 return (Action){};
@@ -340,6 +359,7 @@ Action machine_start(Machine *m, State state, bool configured) {
         m->state = state;
         m->step = STEP_IDLE;
         m->failure = FAILURE_NONE;
+        m->configured = configured;
 
         if (m->reset)
                 return go(m, STATE_UNPROVISIONED, STEP_FORGET);

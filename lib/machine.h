@@ -48,7 +48,7 @@ typedef enum EventType {
                            assignment's */
         EVENT_FAILED,
         /* from outside, at any time */
-        EVENT_CONFIGURED,   /* a usable scope is there */
+        EVENT_CONFIGURED,   /* a usable scope is there, and it is the one there was */
         EVENT_UNCONFIGURED, /* the scope is gone or the configuration has an error */
         EVENT_REATTEST,     /* Reprovision(), or another scope, endpoint or registration ID */
         EVENT_RETARGET,     /* HubKeyHandle=, Target= or Identity= changed */
@@ -59,7 +59,7 @@ typedef enum EventType {
 typedef struct Event {
         EventType type;
         const Failure *failure; /* EVENT_FAILED */
-        usec_t delay_usec;      /* EVENT_PENDING; EVENT_REATTEST: what is left of the wait */
+        usec_t delay_usec;      /* EVENT_PENDING; EVENT_REATTEST, EVENT_RETARGET: what is left of the wait */
         bool live;              /* PREPARE: IoT Edge is at work and has to be quiesced */
         bool adopt;             /* PREPARE: the hub's key may be adopted (Identity=) */
         bool hub_key;           /* EVENT_ASSIGNED */
@@ -76,13 +76,13 @@ typedef struct Action {
 
 typedef struct Machine {
         State state;
-        Step step;         /* under way, or to be done when the wait is over */
-        bool waiting;      /* the step has not begun: its time has not come */
-        bool restart;      /* EVENT_REATTEST came in the middle of a helper's call, which has to end first */
-        bool retarget;     /* the same for EVENT_RETARGET */
-        bool unconfigured; /* the same for EVENT_UNCONFIGURED */
-        bool reset;        /* a factory reset has begun: nothing else happens until it is complete */
-        bool target_none;  /* Target=none: no hand-off */
+        Step step;        /* under way, or to be done when the wait is over */
+        bool waiting;     /* the step has not begun: its time has not come */
+        bool restart;     /* EVENT_REATTEST came in the middle of a helper's call, which has to end first */
+        bool retarget;    /* the same for EVENT_RETARGET */
+        bool configured;  /* a usable scope is there */
+        bool reset;       /* a factory reset has begun: nothing else happens until it is complete */
+        bool target_none; /* Target=none: no hand-off */
         bool has_assignment; /* an assignment is stored: "already" does not apply */
         bool has_hub_key;    /* a wrapped key is stored with the assignment */
         bool adopt;          /* Identity=adopt, as PREPARE has it */
@@ -101,7 +101,10 @@ Action machine_feed(Machine *machine, const Event *event, const RetryPolicy *pol
 /* The wait is over: the step is under way from now on. */
 void machine_begin(Machine *machine);
 
-/* Does the service itself ask for the wait (429, Retry-After)? Then nobody may shorten it. */
+/* Is this the wait after a failure? The one between two polls is not. */
+bool machine_backing_off(const Machine *machine);
+
+/* Does the service make everybody wait (429)? Then nobody may shorten it. */
 bool machine_throttled(const Machine *machine);
 
 const char *state_to_string(State state);

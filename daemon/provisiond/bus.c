@@ -157,15 +157,19 @@ static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error,
 /* --- methods --- */
 
 void bus_answer_reprovision(Daemon *d) {
-        if (!d->reprovision || d->machine.state != STATE_ATTESTING || d->machine.restart)
+        if (!d->reprovision || d->machine.restart)
                 return;
-        (void) sd_bus_reply_method_return(d->reprovision, NULL);
+        if (d->machine.state == STATE_ATTESTING)
+                (void) sd_bus_reply_method_return(d->reprovision, NULL);
+        else /* it had to wait for a helper's call, and meanwhile the configuration went */
+                (void) sd_bus_reply_method_errorf(d->reprovision, ERROR_NO_SCOPE, "%s",
+                                                  d->failure.kind != FAILURE_NONE ? d->failure.sentence
+                                                                                  : "No ID scope is set");
         d->reprovision = sd_bus_message_unref(d->reprovision);
 }
 
 static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         Failure failure;
-        usec_t now = now_usec(CLOCK_BOOTTIME);
 
         if (d->machine.reset)
                 return sd_bus_error_setf(error, ERROR_RESETTING, "A factory reset is under way");
@@ -180,9 +184,8 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         (void) sd_bus_message_unref(d->reprovision);
         d->reprovision = sd_bus_message_ref(call);
         log_notice("Reprovisioning was asked for");
-        daemon_feed(d, &(Event){ .type = EVENT_REATTEST,
-                                 .forced = true,
-                                 .delay_usec = d->wait_ends_usec > now ? d->wait_ends_usec - now : 0 });
+        daemon_feed(d,
+                    &(Event){ .type = EVENT_REATTEST, .forced = true, .delay_usec = daemon_wait_left(d) });
         return 1;
 }
 
@@ -193,7 +196,7 @@ static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         char text[64] = "";
         struct tm tm;
 
-        if (!d->machine.waiting || d->failure.kind == FAILURE_NONE)
+        if (!machine_backing_off(&d->machine))
                 return sd_bus_error_setf(error, ERROR_NOT_WAITING,
                                          "There is no wait to end: the state is %s, the step %s",
                                          state_to_string(d->machine.state), daemon_step_text(d));

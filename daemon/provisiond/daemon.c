@@ -7,8 +7,10 @@
 #include <sys/random.h>
 
 #include "bus.h"
+#include "store.h"
 
-#define CLOCK_TOLERANCE_SEC 20u
+#define CLOCK_TOLERANCE_SEC  20u
+#define SERVER_TIME_STEP_SEC 60u
 
 static uint64_t random_number(void) {
         uint64_t n = 0;
@@ -27,8 +29,11 @@ bool daemon_adopts(const Daemon *d) {
 void daemon_set_server_time(Daemon *d, uint64_t date) {
         if (date == 0)
                 return;
-        d->server_time = d->record.server_time = date;
+        d->server_time = date;
         d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
+        /* On the disk a minute more or less does not matter, a write for each poll does. */
+        if (date < d->record.server_time || date > d->record.server_time + SERVER_TIME_STEP_SEC)
+                d->record.server_time = date;
 }
 
 uint64_t daemon_server_time(const Daemon *d) {
@@ -96,21 +101,9 @@ void daemon_note_reset(Daemon *d, const char *format, ...) {
         log_notice("%s", note);
 }
 
-static void warn_about_config(Daemon *d) {
-        const Config *c = d->config;
-
-        daemon_unwarn(d, WARNING_CONFIG_IGNORED);
-        for (size_t i = 0; i < c->problem_count; i++)
-                if (!c->problems[i].fatal) {
-                        daemon_warn(d, WARNING_CONFIG_IGNORED, "%s:%u: %s", c->problems[i].file,
-                                    c->problems[i].line, c->problems[i].text);
-                        return; /* the first; the others show when it is mended */
-                }
-}
-
 void daemon_unwarn_all(Daemon *d) {
         d->warning_count = 0;
-        warn_about_config(d);
+        daemon_tell_config(d);
 }
 
 /* --- the wait and the steps --- */
@@ -138,6 +131,17 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
+usec_t daemon_wait_left(const Daemon *d) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+
+        return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
+}
+
+static void tell_next_attempt(Daemon *d) {
+        d->record.next_attempt_usec =
+                machine_backing_off(&d->machine) ? now_usec(CLOCK_REALTIME) + daemon_wait_left(d) : 0;
+}
+
 static void arm(Daemon *d, usec_t delay_usec) {
         usec_t now = now_usec(CLOCK_BOOTTIME);
 
@@ -146,9 +150,7 @@ static void arm(Daemon *d, usec_t delay_usec) {
         d->wait_ends_usec = now + delay_usec;
         (void) sd_event_source_set_time(d->timer, d->wait_ends_usec);
         (void) sd_event_source_set_enabled(d->timer, SD_EVENT_ONESHOT);
-        d->record.next_attempt_usec = d->machine.waiting && d->failure.kind != FAILURE_NONE
-                                              ? now_usec(CLOCK_REALTIME) + delay_usec
-                                              : 0;
+        tell_next_attempt(d);
 }
 
 static void disarm(Daemon *d) {
@@ -180,13 +182,23 @@ static void act(Daemon *d, const Action *action) {
         arm(d, action->delay_usec);
 }
 
-static void finish_target_none(Daemon *d) {
+/* Whoever takes over without us has to know. */
+static void warn_about_clock(Daemon *d) {
         Failure failure;
 
         daemon_unwarn(d, FAILURE_CLOCK_BEHIND);
         if (daemon_clock_behind(d, &failure))
                 daemon_warn(d, FAILURE_CLOCK_BEHIND, "%s", failure.sentence);
+}
+
+static void finish_target_none(Daemon *d) {
+        warn_about_clock(d);
         (void) handoff_prove(d);
+}
+
+static void forget_failure(Daemon *d) {
+        d->failure = (Failure){};
+        d->failed_step = STEP_IDLE;
 }
 
 static void keep_failure(Daemon *d, State state, Step step, const Failure *failure) {
@@ -194,10 +206,28 @@ static void keep_failure(Daemon *d, State state, Step step, const Failure *failu
         if (state == STATE_HANDED_OFF && step == STEP_IDENTITY) {
                 /* what was handed off works on; whether the TPM is still the same can't be told now */
                 daemon_warn(d, failure->kind, "%s", failure->sentence);
+                d->identity_warning = failure->kind;
                 return;
         }
         d->failure = *failure;
         d->failed_step = step;
+}
+
+/* What has just failed is no longer of interest where it begins anew at once. */
+static void tell_failure(Daemon *d, Step step) {
+        if (d->machine.failure == FAILURE_NONE) {
+                publish_failure(d, step);
+                forget_failure(d);
+        } else if (machine_backing_off(&d->machine))
+                publish_failure(d, step);
+}
+
+void daemon_clock_set(Daemon *d) {
+        if (d->machine.state == STATE_HANDED_OFF && d->machine.target_none)
+                warn_about_clock(d);
+        tell_next_attempt(d);
+        daemon_publish(d);
+        daemon_shorten_wait(d, RETRY_EVENT_CLOCK);
 }
 
 void daemon_feed(Daemon *d, const Event *event) {
@@ -208,19 +238,21 @@ void daemon_feed(Daemon *d, const Event *event) {
         action = machine_feed(&d->machine, event, &d->config->retry, random_number());
         if (event->type == EVENT_FAILED)
                 keep_failure(d, before, step, event->failure);
-        else if ((event->type < EVENT_CONFIGURED && step >= d->failed_step) ||
-                 ((event->type == EVENT_REATTEST || event->type == EVENT_RESET) &&
-                  d->machine.failure == FAILURE_NONE))
-                d->failure = (Failure){}; /* it got further than where it failed */
+        else if (event->type < EVENT_CONFIGURED
+                         ? step >= d->failed_step /* it got further than where it failed */
+                         : action.start && d->machine.failure == FAILURE_NONE)
+                forget_failure(d);
         if (d->machine.state == STATE_HANDED_OFF && before != STATE_HANDED_OFF) {
-                d->failure = (Failure){};
+                forget_failure(d);
                 forget_attempt(d);
                 if (d->machine.target_none)
                         finish_target_none(d);
         }
         act(d, &action);
-        if (event->type == EVENT_FAILED && d->machine.waiting)
-                publish_failure(d, step);
+        if (event->type == EVENT_FAILED)
+                tell_failure(d, step);
+        if (d->machine.state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
+                (void) daemon_config_usable(d, &d->failure); /* why it is not provisioned */
         daemon_publish(d);
         if (event->type == EVENT_FAILED && step == STEP_FORGET)
                 bus_answer_reset(d, event->failure);
@@ -237,7 +269,7 @@ void daemon_failed(Daemon *d, const Failure *failure) {
 void daemon_shorten_wait(Daemon *d, RetryEvent event) {
         usec_t now = now_usec(CLOCK_BOOTTIME), left, shorter;
 
-        if (!d->machine.waiting || d->wait_ends_usec <= now || d->failure.kind == FAILURE_NONE)
+        if (!machine_backing_off(&d->machine) || d->wait_ends_usec <= now)
                 return;
         left = d->wait_ends_usec - now;
         shorter = retry_shorten(&d->machine.retry, &d->failure, event, left, now - d->wait_began_usec, now,
@@ -252,124 +284,42 @@ void daemon_shorten_wait(Daemon *d, RetryEvent event) {
         daemon_publish(d);
 }
 
-/* --- configuration --- */
-
-static bool usable(const Daemon *d, Failure *ret) {
-        if (config_failure(d->config, ret))
-                return false;
-        *ret = (Failure){};
-        return d->config->id_scope != NULL;
-}
-
-static bool text_differs(const char *a, const char *b) {
-        return (a == NULL) != (b == NULL) || (a && !streq(a, b));
-}
-
-static void log_config_failure(const Failure *failure) {
-        static const char *const fields[] = { "DPS_FAILURE=config", NULL };
-
-        log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), fields, "%s", failure->sentence);
-}
-
-static void unconfigure(Daemon *d, const Failure *failure) {
-        if (d->machine.state == STATE_ASSIGNED || d->machine.state == STATE_HANDED_OFF)
-                daemon_warn(d, FAILURE_CONFIG, "%s",
-                            failure->kind != FAILURE_NONE
-                                    ? failure->sentence
-                                    : "IdScope= is no longer set; what was handed off stays");
-        else
-                d->failure = *failure;
-        daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
-        if (failure->kind != FAILURE_NONE)
-                log_config_failure(failure);
-}
-
-static bool identity_changed(const Daemon *d, const Config *old) {
-        const Config *c = d->config;
-
-        bool assigned = d->record.hub && d->machine.state != STATE_ATTESTING;
-
-        /* What was assigned counts, not what the file said in between: a scope that comes back is no change.
-         */
-        return text_differs(c->id_scope, assigned ? d->record.id_scope : old->id_scope) ||
-               text_differs(c->global_endpoint, assigned ? d->record.endpoint : old->global_endpoint) ||
-               text_differs(c->registration_id, old->registration_id) ||
-               c->registration_id_format != old->registration_id_format;
-}
-
-static usec_t wait_left(const Daemon *d) {
-        usec_t now = now_usec(CLOCK_BOOTTIME);
-
-        return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
-}
-
-static void act_on_change(Daemon *d, const Config *old) {
-        const Config *c = d->config;
-
-        if (d->machine.state == STATE_UNPROVISIONED) {
-                d->failure = (Failure){};
-                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
-        } else if (d->machine.state == STATE_ASSIGNED && d->machine.step == STEP_IDLE)
-                daemon_feed(
-                        d,
-                        &(Event){
-                                .type = EVENT_RETARGET }); /* it had no usable configuration to go on with */
-        else if (identity_changed(d, old))
-                daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .delay_usec = wait_left(d) });
-        else if (c->hub_key_handle != old->hub_key_handle || c->target != old->target ||
-                 c->identity != old->identity)
-                daemon_feed(d, &(Event){ .type = EVENT_RETARGET });
-        /* whatever it was: it may be the cure */
-        retry_reset(&d->machine.retry);
-        daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
-}
-
-void daemon_reload(Daemon *d) {
-        CLEANUP(config_freep) Config *old = NULL;
-        Config *fresh = NULL;
-        Failure failure;
-        int r;
-
-        r = config_load(&fresh, &d->options->config);
-        if (r < 0) {
-                log_error("The configuration can't be read again: %s", strerror(-r));
-                return;
-        }
-        old = d->config;
-        d->config = fresh;
-        daemon_unwarn(d, FAILURE_CONFIG);
-        warn_about_config(d);
-        if (d->machine.reset)
-                daemon_shorten_wait(
-                        d, RETRY_EVENT_OPERATOR); /* it may be the cure; it means no more until then */
-        else if (usable(d, &failure))
-                act_on_change(d, old);
-        else
-                unconfigure(d, &failure);
-        watch_update(d->watch);
-        daemon_publish(d);
-}
-
 /* --- life --- */
 
+/* Beginning anew costs one registration; not beginning costs the gateway. What could not be understood (it
+ * may be a newer version's) is kept for whoever looks into it. */
+static int begin_anew(Daemon *d, int r, const Failure *failure) {
+        CLEANUP(freep) char *aside = NULL;
+
+        if (r == -ENOMEM)
+                return r;
+        if (asprintf(&aside, "%s.damaged", d->record_path) < 0) {
+                aside = NULL;
+                return -ENOMEM;
+        }
+        if (rename(d->record_path, aside) < 0)
+                daemon_warn(d, FAILURE_STORAGE, "%s; the assignment is not known", failure->sentence);
+        else
+                daemon_warn(d, FAILURE_STORAGE, "%s; it is kept as '%s', and the assignment is not known",
+                            failure->sentence, aside);
+        return 0;
+}
+
 static int load_record(Daemon *d) {
+        const char *dir = d->options->state_dir ?: "/var/lib/dps-provisiond";
         Failure failure;
         int r;
 
-        if (asprintf(&d->record_path, "%s/state.json", d->options->state_dir ?: "/var/lib/dps-provisiond") <
-            0) {
+        if (asprintf(&d->record_path, "%s/state.json", dir) < 0) {
                 d->record_path = NULL;
                 return -ENOMEM;
         }
+        (void) store_make_directory(dir, 0700); /* saving will tell */
         r = record_load(&d->record, d->record_path, &failure);
         if (r == -ENOENT)
                 return 0;
-        if (r < 0) {
-                /* Beginning anew costs one registration; not beginning costs the gateway. */
-                log_event(LOG_ERR, failure_message_id(failure.kind), NULL, "%s; beginning anew",
-                          failure.sentence);
-                return r == -ENOMEM ? r : 0;
-        }
+        if (r < 0)
+                return begin_anew(d, r, &failure);
         d->server_time = d->record.server_time;
         d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
         d->machine.retry = d->record.retry;
@@ -391,6 +341,8 @@ int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_b
         d->logged_state = _STATE_INVALID;
         r = config_load(&d->config, &options->config);
         if (r >= 0)
+                r = daemon_hash_config(d, d->config_hash);
+        if (r >= 0)
                 r = load_record(d);
         if (r >= 0)
                 r = sd_event_add_time(event, &d->timer, CLOCK_BOOTTIME, 0, USEC_PER_MSEC, on_timer, d);
@@ -408,6 +360,7 @@ Daemon *daemon_free(Daemon *d) {
                 return NULL;
         forget_attempt(d);
         d->watch = watch_free(d->watch);
+        (void) sd_event_source_disable_unref(d->renewal);
         (void) sd_bus_slot_unref(d->call);
         (void) sd_bus_message_unref(d->reprovision);
         (void) sd_bus_message_unref(d->reset);
@@ -446,17 +399,9 @@ static usec_t throttling_left(const Daemon *d) {
         return left < d->config->retry.throttled_max_usec ? left : d->config->retry.throttled_max_usec;
 }
 
-static bool retargeted(const Daemon *d) {
-        const Record *r = &d->record;
-
-        return r->target && r->identity &&
-               (!streq(r->target, target_to_string(d->config->target)) ||
-                !streq(r->identity, identity_mode_to_string(d->config->identity)) ||
-                r->hub_key_handle != d->config->hub_key_handle);
-}
-
 int daemon_start(Daemon *d) {
         State state = d->record.state;
+        Failure failure;
         Action action;
         bool ready;
         int r;
@@ -464,16 +409,16 @@ int daemon_start(Daemon *d) {
         r = watch_new(&d->watch, d);
         if (r < 0)
                 return r;
-        ready = usable(d, &d->failure);
-        warn_about_config(d);
+        ready = daemon_config_usable(d, &failure);
         d->machine.target_none = d->config->target == TARGET_NONE;
         d->machine.adopt = daemon_adopts(d);
-        if (state == STATE_HANDED_OFF && retargeted(d))
+        if (state == STATE_HANDED_OFF && daemon_retargeted(d))
                 state = STATE_ASSIGNED;
 
         action = machine_start(&d->machine, state, ready);
-        if (!ready && d->failure.kind != FAILURE_NONE)
-                log_config_failure(&d->failure);
+        daemon_tell_config(d);
+        if (!ready)
+                daemon_tell_unusable(d, &failure);
         if (d->machine.state == STATE_ATTESTING && throttling_left(d) > 0) {
                 d->machine.waiting = true;
                 d->machine.failure = FAILURE_HTTP_THROTTLED;

@@ -3,7 +3,8 @@
  * at a time.
  *
  * Layers: daemon.c runs actions and publishes the state; step-*.c start one step each and feed its result;
- * bus.c is the D-Bus interface; watch.c what comes from outside (configuration, network, clock).
+ * bus.c is the D-Bus interface; watch.c what comes from outside (files, network, clock); configuration.c
+ * what a change of the configuration means.
  */
 #pragma once
 
@@ -30,6 +31,7 @@ typedef struct Daemon {
         Watch *watch;
 
         Config *config;
+        uint8_t config_hash[SHA256_SIZE];
         Machine machine;
         Record record;
         char *record_path, *record_on_disk;
@@ -39,8 +41,9 @@ typedef struct Daemon {
         usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
 
         /* the operation under way */
-        sd_bus_slot *call; /* a helper's */
-        Http *http;        /* one for an attempt: one TLS connection */
+        sd_bus_slot *call;        /* a helper's */
+        sd_event_source *renewal; /* while IoT Edge is quiesced */
+        Http *http;               /* one for an attempt: one TLS connection */
 
         /* this attempt */
         Bytes ek_public, srk_public, challenge, hub_key_blob;
@@ -53,12 +56,14 @@ typedef struct Daemon {
 
         Failure failure; /* the last one; FAILURE_NONE: none */
         Step failed_step;
+        FailureKind identity_warning; /* why a handed-off device's TPM could not be looked at */
         Failure warnings[WARNINGS_MAX];
         size_t warning_count;
 
         /* what was published last */
         char *published[PROPERTIES_MAX];
         char *status;
+        bool save_failed;
         State logged_state;
         sd_bus_message *reprovision;                  /* a caller that waits for the state "attesting" */
         sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
@@ -78,11 +83,18 @@ void daemon_feed(Daemon *daemon, const Event *event);
 void daemon_done(Daemon *daemon);                           /* EVENT_DONE with nothing to add */
 void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 
-/* Rereads the configuration and acts on what changed. */
-void daemon_reload(Daemon *daemon);
-
 /* The network came up, the clock was set, somebody wants it now. */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
+void daemon_clock_set(Daemon *daemon);
+usec_t daemon_wait_left(const Daemon *daemon);
+
+/* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
+void daemon_reload(Daemon *daemon, bool asked);
+bool daemon_config_usable(const Daemon *daemon, Failure *ret); /* false without a failure: no scope */
+int daemon_hash_config(const Daemon *daemon, uint8_t ret[static SHA256_SIZE]);
+bool daemon_retargeted(const Daemon *daemon); /* since the last hand-off */
+void daemon_tell_config(Daemon *daemon);      /* what has no effect */
+void daemon_tell_unusable(Daemon *daemon, const Failure *failure);
 
 /* Replaces the warning of the same kind. Logged when it is new. */
 void daemon_warn(Daemon *daemon, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);

@@ -17,6 +17,9 @@ static void helper_failed(Daemon *daemon, const sd_bus_error *error) {
 
         bus_failure_from_error(&failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
                                tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd");
+        /* The challenge has just shown that the enrolment is for this TPM; the hub's key should be, too. */
+        if (daemon->machine.step == STEP_IMPORT && failure.kind == FAILURE_IDENTITY_MISMATCH)
+                failure.kind = FAILURE_PROTOCOL;
         if (!under_way.failed || !under_way.failed(daemon, &failure))
                 daemon_failed(daemon, &failure);
 }

@@ -8,7 +8,7 @@
 
 static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {
         (void) sd_notify(false, "RELOADING=1");
-        daemon_reload(userdata);
+        daemon_reload(userdata, true);
         (void) sd_notify(false, "READY=1");
         return 0;
 }

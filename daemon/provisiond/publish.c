@@ -38,17 +38,19 @@ static void add_common_fields(Fields *f, const Daemon *d, Step step) {
 
 void publish_failure(Daemon *d, Step step) {
         CLEANUP(fields_deinit) Fields f = {};
-        usec_t now = now_usec(CLOCK_BOOTTIME);
-        unsigned long long wait =
-                d->wait_ends_usec > now ? (d->wait_ends_usec - now + USEC_PER_SEC - 1) / USEC_PER_SEC : 0;
+        unsigned long long wait = (daemon_wait_left(d) + USEC_PER_SEC - 1) / USEC_PER_SEC;
 
         add_common_fields(&f, d, step);
         add_field(&f, "DPS_FAILURE", failure_kind_to_string(d->failure.kind));
         add_field(&f, "DPS_CODE", d->failure.code);
         add_field(&f, "DPS_REMEDY", failure_remedy(d->failure.kind));
-        log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
-                  "%s. Next attempt in %llu s. %s", d->failure.sentence, wait,
-                  failure_remedy(d->failure.kind));
+        if (machine_backing_off(&d->machine))
+                log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
+                          "%s. Next attempt in %llu s. %s", d->failure.sentence, wait,
+                          failure_remedy(d->failure.kind));
+        else
+                log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
+                          "%s. It begins anew at once", d->failure.sentence);
 }
 
 static const char *why_unprovisioned(const Daemon *d) {
@@ -73,6 +75,8 @@ static void log_state(Daemon *d) {
         if (d->machine.state >= STATE_ASSIGNED) {
                 add_field(&f, "DPS_HUB", d->record.hub);
                 add_field(&f, "DPS_DEVICE_ID", d->record.device_id);
+                add_field(&f, "DPS_SUBSTATUS", d->record.substatus);
+                add_field(&f, "DPS_PAYLOAD", d->record.payload);
         }
         fields = (const char *const *) f.list;
         switch (d->machine.state) {
@@ -95,8 +99,7 @@ static void log_state(Daemon *d) {
 
 /* The wait after a failure is a step of its own for people; the one between two polls is not. */
 const char *daemon_step_text(const Daemon *d) {
-        return d->machine.waiting && d->failure.kind != FAILURE_NONE ? "wait"
-                                                                     : step_to_string(d->machine.step);
+        return machine_backing_off(&d->machine) ? "wait" : step_to_string(d->machine.step);
 }
 
 static char *status_text(const Daemon *d) {
@@ -135,11 +138,14 @@ void daemon_publish(Daemon *d) {
         d->record.state = d->machine.state;
         d->record.retry = d->machine.retry;
         d->record.throttled = machine_throttled(&d->machine);
-        if (daemon_save(d, &failure) < 0)
+        if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);
-        else
+                d->save_failed = true;
+        } else if (d->save_failed) {
                 daemon_unwarn(d, FAILURE_STORAGE);
+                d->save_failed = false;
+        }
         log_state(d);
         notify_systemd(d);
         bus_publish(d);

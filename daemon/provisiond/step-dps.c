@@ -190,6 +190,11 @@ void step_register(Daemon *d) {
         Failure failure;
         int r;
 
+        /* An assignment that can't be stored is lost with the power, and each one is billed. */
+        if (daemon_save(d, &failure) < 0) {
+                daemon_failed(d, &failure);
+                return;
+        }
         secret_freep(&d->token);
         free(TAKE(d->operation_id));
         d->polling_since_usec = 0;

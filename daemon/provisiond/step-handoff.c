@@ -5,6 +5,8 @@
 #include "bus.h"
 #include "daemon.h"
 
+#define RENEWAL_USEC (60 * USEC_PER_SEC)
+
 /* The answers of Check, Apply and Verify have the same shape; each uses a part. Borrowed from the reply. */
 typedef struct Answer {
         const char *result, *identity, *hub, *device_id, *detail;
@@ -166,12 +168,60 @@ void step_prepare(Daemon *d) {
         helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Check", build_registration_id, on_prepare);
 }
 
+/* Nobody waits for these two: the helper lets IoT Edge go on by itself in the end. */
+static int on_aside(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        const sd_bus_error *error = sd_bus_message_get_error(reply);
+
+        if (error)
+                log_warning("The hand-off helper did not do what it was asked: %s", error->message);
+        return 0;
+}
+
+static void call_aside(Daemon *d, const char *method) {
+        (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, method,
+                                        on_aside, NULL, NULL);
+}
+
+void handoff_resume(Daemon *d) {
+        call_aside(d, "Resume");
+}
+
+void handoff_renew_quiesce(Daemon *d) {
+        call_aside(d, "Quiesce");
+}
+
+/* Between two polls, and while the TPM takes its time, more may pass than the helper waits for (5 minutes).
+ * Polling ends after 20 minutes, so this does, too. */
+static int on_renewal(sd_event_source *source, uint64_t usec, void *userdata) {
+        Daemon *d = userdata;
+
+        if (!d->machine.quiesced || d->machine.step == STEP_HANDOFF)
+                return sd_event_source_set_enabled(source, SD_EVENT_OFF);
+        handoff_renew_quiesce(d);
+        (void) sd_event_source_set_time_relative(source, RENEWAL_USEC);
+        return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
 static int on_quiesce(Daemon *d, sd_bus_message *reply) {
+        int r;
+
+        d->renewal = sd_event_source_disable_unref(d->renewal);
+        r = sd_event_add_time_relative(d->event, &d->renewal, CLOCK_BOOTTIME, RENEWAL_USEC, USEC_PER_SEC,
+                                       on_renewal, d);
+        if (r < 0)
+                return r;
         daemon_done(d);
         return 0;
 }
 
 void step_quiesce(Daemon *d) {
+        Failure failure;
+
+        /* The key that would be adopted can't be used yet (see step_adopt()), so IoT Edge goes on. */
+        if (d->machine.state == STATE_ASSIGNED && daemon_clock_behind(d, &failure)) {
+                daemon_failed(d, &failure);
+                return;
+        }
         helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Quiesce", NULL, on_quiesce);
 }
 
@@ -271,26 +321,4 @@ static int on_verify(Daemon *d, sd_bus_message *reply) {
 
 void step_verify(Daemon *d) {
         helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Verify", NULL, on_verify);
-}
-
-/* Nobody waits for these two: the helper lets IoT Edge go on by itself in the end. */
-static int on_aside(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
-        const sd_bus_error *error = sd_bus_message_get_error(reply);
-
-        if (error)
-                log_warning("The hand-off helper did not do what it was asked: %s", error->message);
-        return 0;
-}
-
-static void call_aside(Daemon *d, const char *method) {
-        (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, method,
-                                        on_aside, NULL, NULL);
-}
-
-void handoff_resume(Daemon *d) {
-        call_aside(d, "Resume");
-}
-
-void handoff_renew_quiesce(Daemon *d) {
-        call_aside(d, "Quiesce");
 }

@@ -181,12 +181,17 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
                 daemon_failed(d, &failure);
                 return 0;
         }
+        daemon_unwarn(d, d->identity_warning);
+        d->identity_warning = FAILURE_NONE;
         d->machine.target_none = d->config->target == TARGET_NONE;
         d->machine.adopt = daemon_adopts(d) && id.owner_auth_usable;
 
         if (d->machine.state != STATE_ATTESTING && is_other(d)) {
                 event.type = EVENT_OTHER;
-                record_forget_assignment(&d->record);
+                if (differs(d->record.ek_hash, d->ek_hash)) { /* never this machine's: a cloned disk */
+                        record_forget_assignment(&d->record);
+                        d->machine.has_assignment = d->machine.has_hub_key = false;
+                }
         } else if (is_key_lost(d, &id))
                 event.type = EVENT_LOST;
         daemon_feed(d, &event);

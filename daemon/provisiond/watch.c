@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <stdalign.h>
 #include <stdlib.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -13,29 +14,33 @@
 
 #define DIRECTORIES_MAX 8
 #define DEBOUNCE_USEC   (100 * USEC_PER_MSEC) /* an editor makes several events of one change */
+#define AGAIN_USEC      (5 * USEC_PER_SEC)    /* the kernel has a limit of inotify instances for each user */
 #define WATCHED                                                                                             \
-        (IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_DELETE_SELF |            \
-         IN_MOVE_SELF | IN_ONLYDIR)
+        (IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_ATTRIB |                 \
+         IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
 
 struct Watch {
         Daemon *daemon;
         sd_event_source *directories[DIRECTORIES_MAX];
         sd_event_source *debounce, *network, *clock;
+        bool blind; /* a directory can't be watched: it is read again and again instead */
         int netlink_fd, clock_fd;
 };
 
 static int on_debounced(sd_event_source *source, uint64_t usec, void *userdata) {
         Watch *w = userdata;
 
-        daemon_reload(w->daemon);
+        daemon_reload(w->daemon, false);
         return 0;
 }
 
-static int on_inotify(sd_event_source *source, const struct inotify_event *event, void *userdata) {
-        Watch *w = userdata;
-
-        (void) sd_event_source_set_time_relative(w->debounce, DEBOUNCE_USEC);
+static void reload_after(Watch *w, usec_t delay_usec) {
+        (void) sd_event_source_set_time_relative(w->debounce, delay_usec);
         (void) sd_event_source_set_enabled(w->debounce, SD_EVENT_ONESHOT);
+}
+
+static int on_inotify(sd_event_source *source, const struct inotify_event *event, void *userdata) {
+        reload_after(userdata, DEBOUNCE_USEC);
         return 0;
 }
 
@@ -55,7 +60,7 @@ static int watch_directory(Watch *w, sd_event_source **ret, char *path) {
 
 void watch_update(Watch *w) {
         char **list = NULL;
-        int r;
+        int r, error = 0;
 
         for (size_t i = 0; i < DIRECTORIES_MAX; i++)
                 w->directories[i] = sd_event_source_disable_unref(w->directories[i]);
@@ -65,22 +70,47 @@ void watch_update(Watch *w) {
                 if (i < DIRECTORIES_MAX) {
                         r = watch_directory(w, &w->directories[i], list[i]);
                         if (r < 0)
-                                log_warning("'%s' can't be watched for changes (send SIGHUP after one): %s",
-                                            list[i], strerror(-r));
+                                error = r;
                 }
                 free(list[i]);
         }
         free(list);
+        if (error < 0 && !w->blind)
+                log_warning("The configuration can't be watched for changes and is read every %u s: %s",
+                            (unsigned) (AGAIN_USEC / USEC_PER_SEC), strerror(-error));
+        w->blind = error < 0;
+        if (w->blind)
+                reload_after(w, AGAIN_USEC);
 }
 
-/* What the messages say does not matter: something about addresses or routes is new. */
+/* A new address or default route makes the service reachable; one that goes, or a route to a neighbour, does
+ * not. */
+static bool is_good_news(const struct nlmsghdr *message) {
+        const struct rtmsg *route = NLMSG_DATA(message);
+
+        if (message->nlmsg_type == RTM_NEWADDR)
+                return true;
+        return message->nlmsg_type == RTM_NEWROUTE && NLMSG_PAYLOAD(message, 0) >= sizeof(*route) &&
+               route->rtm_dst_len == 0 && route->rtm_type == RTN_UNICAST;
+}
+
 static int on_netlink(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
         Watch *w = userdata;
-        uint8_t buffer[8192];
+        alignas(struct nlmsghdr) uint8_t buffer[8192];
+        bool good = false;
+        ssize_t n;
 
-        while (recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT) > 0)
-                ;
-        daemon_shorten_wait(w->daemon, RETRY_EVENT_NETWORK);
+        while ((n = recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT)) > 0 || (n < 0 && errno == ENOBUFS)) {
+                unsigned left = n > 0 ? (unsigned) n : 0;
+
+                if (n < 0) /* there were so many that some are lost */
+                        good = true;
+                for (const struct nlmsghdr *m = (const void *) buffer; NLMSG_OK(m, left);
+                     m = NLMSG_NEXT(m, left))
+                        good = good || is_good_news(m);
+        }
+        if (good)
+                daemon_shorten_wait(w->daemon, RETRY_EVENT_NETWORK);
         return 0;
 }
 
@@ -109,7 +139,7 @@ static int on_clock(sd_event_source *source, int fd, uint32_t revents, void *use
 
         (void) !read(fd, &expirations, sizeof(expirations)); /* ECANCELED */
         (void) arm_clock(fd);
-        daemon_shorten_wait(w->daemon, RETRY_EVENT_CLOCK);
+        daemon_clock_set(w->daemon);
         return 0;
 }
 

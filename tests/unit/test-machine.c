@@ -106,14 +106,13 @@ static void failures_come_back_to_where_a_new_attempt_begins(void **state) {
                 { STATE_ATTESTING, STEP_IDENTITY, STEP_IDENTITY, FAILURE_TPM_MISSING, 5 },
                 { STATE_ATTESTING, STEP_PREPARE, STEP_PREPARE, FAILURE_RUNTIME_MISSING, 60 },
                 { STATE_ATTESTING, STEP_REGISTER, STEP_PREPARE, FAILURE_DNS, 5 },
-                { STATE_ATTESTING, STEP_ACTIVATE, STEP_PREPARE, FAILURE_IDENTITY_MISMATCH, 60 },
+                { STATE_ATTESTING, STEP_ACTIVATE, STEP_IDENTITY, FAILURE_IDENTITY_MISMATCH, 60 },
                 { STATE_ATTESTING, STEP_CONFIRM, STEP_PREPARE, FAILURE_HTTP_THROTTLED, 5 },
                 { STATE_ATTESTING, STEP_POLL, STEP_PREPARE, FAILURE_ASSIGNMENT_FAILED, 60 },
-                { STATE_ATTESTING, STEP_IMPORT, STEP_PREPARE, FAILURE_TPM_BUSY,
+                { STATE_ATTESTING, STEP_IMPORT, STEP_IDENTITY, FAILURE_TPM_BUSY,
                   60 }, /* it cost a registration */
                 { STATE_ASSIGNED, STEP_PREPARE, STEP_PREPARE, FAILURE_CONFIG_CONFLICT, 60 },
                 { STATE_ASSIGNED, STEP_ADOPT, STEP_PREPARE, FAILURE_TPM_FAILED, 5 },
-                { STATE_ASSIGNED, STEP_ADOPT, STEP_IDENTITY, FAILURE_IDENTITY_MISMATCH, 60 },
                 { STATE_ASSIGNED, STEP_HANDOFF, STEP_HANDOFF, FAILURE_APPLY_FAILED, 5 },
                 { STATE_HANDED_OFF, STEP_VERIFY, STEP_VERIFY, FAILURE_APPLY_FAILED, 5 },
         };
@@ -121,15 +120,51 @@ static void failures_come_back_to_where_a_new_attempt_begins(void **state) {
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
                 Machine m = machine_at(cases[i].state, cases[i].failed);
                 Action a = failed(&m, cases[i].kind);
-                State expected = cases[i].state;
 
-                if (cases[i].state == STATE_ASSIGNED && cases[i].kind == FAILURE_IDENTITY_MISMATCH)
-                        expected = STATE_ATTESTING;
-                assert_at(m, expected, cases[i].next);
-                assert_true(m.waiting);
+                assert_at(m, cases[i].state, cases[i].next);
+                assert_true(m.waiting && machine_backing_off(&m));
                 assert_int_equal(a.delay_usec, cases[i].delay * USEC_PER_SEC);
                 assert_int_equal(m.retry.attempts, 1);
         }
+}
+
+static void a_dead_hub_key_is_replaced_at_once_but_only_once(void **state) {
+        Machine m = machine_at(STATE_ASSIGNED, STEP_ADOPT);
+        Action a = failed(&m, FAILURE_IDENTITY_MISMATCH);
+
+        assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
+        assert_true(a.start && !m.waiting && !m.has_hub_key);
+        assert_int_equal(a.delay_usec, 0);
+
+        /* the new one is just as dead */
+        m = machine_at(STATE_ATTESTING, STEP_CONFIRM);
+        (void) feed(&m, (Event){ .type = EVENT_ASSIGNED, .hub_key = true });
+        (void) done(&m);
+        assert_at(m, STATE_ASSIGNED, STEP_ADOPT);
+        a = failed(&m, FAILURE_IDENTITY_MISMATCH);
+        assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
+        assert_int_equal(a.delay_usec, 60 * USEC_PER_SEC);
+
+        /* it took several tries to find that out */
+        m = machine_at(STATE_ASSIGNED, STEP_ADOPT);
+        (void) failed(&m, FAILURE_TPM_BUSY);
+        machine_begin(&m);
+        (void) done(&m);
+        assert_at(m, STATE_ASSIGNED, STEP_ADOPT);
+        assert_int_equal(failed(&m, FAILURE_IDENTITY_MISMATCH).delay_usec, 60 * USEC_PER_SEC);
+}
+
+/* The wait between two polls is the service's word, not a failure's, whatever failed before. */
+static void a_poll_is_no_backing_off(void **state) {
+        Machine m = machine_at(STATE_ATTESTING, STEP_REGISTER);
+
+        (void) failed(&m, FAILURE_HTTP_THROTTLED);
+        machine_begin(&m);
+        m.step = STEP_CONFIRM;
+        (void) feed(&m, (Event){ .type = EVENT_PENDING, .delay_usec = 3 * USEC_PER_SEC });
+        assert_true(m.waiting);
+        assert_false(machine_backing_off(&m) || machine_throttled(&m));
+        assert_int_equal(feed(&m, (Event){ .type = EVENT_REATTEST, .delay_usec = 1234 }).delay_usec, 0);
 }
 
 static void assigned_looks_before_it_touches_the_key(void **state) {
@@ -304,6 +339,65 @@ static void a_reset_goes_on_after_a_restart(void **state) {
         }
 }
 
+/* Attesting would decide for the old target, which may be what keeps it from going on. */
+static void retargeting_while_attesting_begins_anew(void **state) {
+        Machine m = machine_at(STATE_ATTESTING, STEP_PREPARE);
+
+        (void) failed(&m, FAILURE_RUNTIME_MISSING);
+        (void) feed(&m, (Event){ .type = EVENT_RETARGET });
+        assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
+        assert_false(m.waiting);
+
+        m = machine_at(STATE_ATTESTING, STEP_PREPARE);
+        assert_false(feed(&m, (Event){ .type = EVENT_RETARGET }).start);
+        (void) done(&m);
+        assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
+
+        m = machine_at(STATE_ATTESTING, STEP_REGISTER); /* the service's word stands */
+        (void) failed(&m, FAILURE_HTTP_THROTTLED);
+        assert_int_equal(feed(&m, (Event){ .type = EVENT_RETARGET, .delay_usec = 1234 }).delay_usec, 1234);
+}
+
+static void nothing_attests_without_a_configuration(void **state) {
+        Machine m = machine_at(STATE_ATTESTING, STEP_ACTIVATE);
+        Action a;
+
+        /* asked to attest anew, then the scope goes, both in the middle of a helper's call */
+        (void) feed(&m, (Event){ .type = EVENT_REATTEST, .forced = true });
+        assert_false(feed(&m, (Event){ .type = EVENT_UNCONFIGURED }).start);
+        a = done(&m);
+        assert_true(a.start && a.cancel && a.step == STEP_IDLE);
+        assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
+
+        m = machine_at(STATE_HANDED_OFF, STEP_VERIFY);
+        (void) feed(&m, (Event){ .type = EVENT_REATTEST, .forced = true });
+        (void) feed(&m, (Event){ .type = EVENT_UNCONFIGURED });
+        (void) done(&m);
+        assert_at(m, STATE_HANDED_OFF, STEP_IDLE);
+
+        /* a dead hub key, another TPM: only attesting would help */
+        m = machine_at(STATE_ASSIGNED, STEP_ADOPT);
+        (void) feed(&m, (Event){ .type = EVENT_UNCONFIGURED });
+        (void) failed(&m, FAILURE_IDENTITY_MISMATCH);
+        assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
+        m = machine_at(STATE_HANDED_OFF, STEP_IDENTITY);
+        (void) feed(&m, (Event){ .type = EVENT_UNCONFIGURED });
+        (void) feed(&m, (Event){ .type = EVENT_OTHER });
+        assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
+}
+
+static void a_configuration_that_comes_late_is_like_a_start(void **state) {
+        Machine m = { .has_assignment = true, .has_hub_key = true };
+
+        (void) machine_start(&m, STATE_HANDED_OFF, false);
+        assert_at(m, STATE_HANDED_OFF, STEP_IDLE);
+        (void) feed(&m, (Event){ .type = EVENT_CONFIGURED });
+        assert_at(m, STATE_HANDED_OFF, STEP_IDENTITY);
+
+        m = machine_at(STATE_HANDED_OFF, STEP_IDLE);
+        assert_false(feed(&m, (Event){ .type = EVENT_CONFIGURED }).start);
+}
+
 static void names_are_unique_and_come_back(void **state) {
         for (int s = 0; s < _STATE_MAX; s++)
                 assert_int_equal(state_from_string(state_to_string(s)), s);
@@ -316,6 +410,8 @@ int main(void) {
                 cmocka_unit_test(a_live_runtime_is_quiesced_before_the_token_is_used),
                 cmocka_unit_test(without_a_scope_nothing_happens),
                 cmocka_unit_test(failures_come_back_to_where_a_new_attempt_begins),
+                cmocka_unit_test(a_dead_hub_key_is_replaced_at_once_but_only_once),
+                cmocka_unit_test(a_poll_is_no_backing_off),
                 cmocka_unit_test(assigned_looks_before_it_touches_the_key),
                 cmocka_unit_test(already_provisioned_costs_no_registration),
                 cmocka_unit_test(handed_off_verifies_at_start),
@@ -326,6 +422,9 @@ int main(void) {
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
                 cmocka_unit_test(a_reset_waits_for_helpers_and_ends_at_rest),
                 cmocka_unit_test(a_reset_goes_on_after_a_restart),
+                cmocka_unit_test(retargeting_while_attesting_begins_anew),
+                cmocka_unit_test(nothing_attests_without_a_configuration),
+                cmocka_unit_test(a_configuration_that_comes_late_is_like_a_start),
                 cmocka_unit_test(names_are_unique_and_come_back),
         };
 

@@ -1,0 +1,200 @@
+/* What a changed configuration means. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "daemon.h"
+#include "identity.h"
+
+bool daemon_config_usable(const Daemon *d, Failure *ret) {
+        if (config_failure(d->config, ret))
+                return false;
+        *ret = (Failure){};
+        return d->config->id_scope != NULL;
+}
+
+/* --- has it changed? --- */
+
+/* A file that the configuration names counts by what stat() says of it. */
+static void print_mark(FILE *f, const char *path) {
+        struct stat st;
+
+        if (path && stat(path, &st) == 0)
+                (void) fprintf(f, "%s %llu %lld %lld.%09ld\n", path, (unsigned long long) st.st_ino,
+                               (long long) st.st_size, (long long) st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+}
+
+static int print_config(FILE *f, const Config *c) {
+        const char *section, *key, *source;
+        char *value;
+
+        for (size_t i = 0; config_describe(c, i, &section, &key, &value, &source); i++) {
+                if (!value)
+                        return -ENOMEM;
+                (void) fprintf(f, "%s=%s\n", key, value);
+                secret_freep(&value); /* a proxy may have a password */
+        }
+        for (size_t i = 0; i < c->problem_count; i++)
+                (void) fprintf(f, "%s:%u: %s\n", c->problems[i].file, c->problems[i].line,
+                               c->problems[i].text);
+        print_mark(f, c->payload);
+        print_mark(f, c->ca_file);
+        return 0;
+}
+
+int daemon_hash_config(const Daemon *d, uint8_t ret[static SHA256_SIZE]) {
+        CLEANUP(secret_freep) char *text = NULL;
+        size_t size = 0;
+        FILE *f = open_memstream(&text, &size);
+        int r;
+
+        if (!f)
+                return -ENOMEM;
+        r = print_config(f, d->config);
+        if (fclose(f) != 0)
+                return -ENOMEM;
+        return r < 0 ? r : sha256(text, size, ret);
+}
+
+static bool text_differs(const char *a, const char *b) {
+        return (a == NULL) != (b == NULL) || (a && !streq(a, b));
+}
+
+/* What was assigned counts, not what the file said in between: a value that comes back is no change. */
+static bool registration_id_changed(const Daemon *d, const Config *old) {
+        const Config *c = d->config;
+        CLEANUP(freep) char *id = NULL;
+        Failure failure;
+
+        if (d->machine.state != STATE_ATTESTING && d->record.registration_id && d->ek_public.size > 0)
+                return identity_registration_id(&id, c, &d->options->config, d->ek_public.data,
+                                                d->ek_public.size, &failure) < 0 ||
+                       !streq(id, d->record.registration_id);
+        return text_differs(c->registration_id, old->registration_id) ||
+               c->registration_id_format != old->registration_id_format;
+}
+
+static bool identity_changed(const Daemon *d, const Config *old) {
+        const Config *c = d->config;
+        bool assigned = d->record.hub && d->machine.state != STATE_ATTESTING;
+
+        return text_differs(c->id_scope, assigned ? d->record.id_scope : old->id_scope) ||
+               text_differs(c->global_endpoint, assigned ? d->record.endpoint : old->global_endpoint) ||
+               registration_id_changed(d, old);
+}
+
+bool daemon_retargeted(const Daemon *d) {
+        const Record *r = &d->record;
+
+        return r->target && r->identity &&
+               (!streq(r->target, target_to_string(d->config->target)) ||
+                !streq(r->identity, identity_mode_to_string(d->config->identity)) ||
+                r->hub_key_handle != d->config->hub_key_handle);
+}
+
+static bool target_changed(const Daemon *d, const Config *old) {
+        const Config *c = d->config;
+
+        if (d->machine.state == STATE_HANDED_OFF)
+                return daemon_retargeted(d);
+        return c->hub_key_handle != old->hub_key_handle || c->target != old->target ||
+               c->identity != old->identity;
+}
+
+/* --- what follows --- */
+
+void daemon_tell_config(Daemon *d) {
+        const Config *c = d->config;
+        char all[sizeof(d->failure.sentence)] = "";
+        size_t used = 0;
+
+        for (size_t i = 0; i < c->problem_count; i++) {
+                const ConfigProblem *p = &c->problems[i];
+                int n;
+
+                if (p->fatal || used >= sizeof(all))
+                        continue;
+                n = snprintf(all + used, sizeof(all) - used, "%s%s:%u: %s", used > 0 ? "; " : "", p->file,
+                             p->line, p->text);
+                used += n > 0 ? (size_t) n : 0;
+        }
+        if (used > 0)
+                daemon_warn(d, WARNING_CONFIG_IGNORED, "%s", all);
+        else
+                daemon_unwarn(d, WARNING_CONFIG_IGNORED);
+}
+
+static void log_config_failure(const Failure *failure) {
+        static const char *const fields[] = { "DPS_FAILURE=config", NULL };
+
+        log_event(LOG_ERR, failure_message_id(FAILURE_CONFIG), fields, "%s. %s", failure->sentence,
+                  failure_remedy(FAILURE_CONFIG));
+}
+
+void daemon_tell_unusable(Daemon *d, const Failure *failure) {
+        State state = d->machine.state;
+
+        if (failure->kind != FAILURE_NONE)
+                log_config_failure(failure);
+        if (state == STATE_HANDED_OFF || (state == STATE_ASSIGNED && failure->kind == FAILURE_NONE))
+                daemon_warn(d, FAILURE_CONFIG, "%s",
+                            failure->kind != FAILURE_NONE
+                                    ? failure->sentence
+                                    : "IdScope= is no longer set; what was assigned stays");
+        else
+                d->failure = *failure;
+}
+
+static void act_on_change(Daemon *d, const Config *old) {
+        usec_t left = daemon_wait_left(d);
+
+        if (d->machine.state == STATE_UNPROVISIONED)
+                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
+        else if (identity_changed(d, old))
+                daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .delay_usec = left });
+        else if (target_changed(d, old))
+                daemon_feed(d, &(Event){ .type = EVENT_RETARGET, .delay_usec = left });
+        else
+                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
+}
+
+void daemon_reload(Daemon *d, bool asked) {
+        CLEANUP(config_freep) Config *old = NULL;
+        uint8_t hash[SHA256_SIZE];
+        Config *fresh = NULL;
+        Failure failure;
+        int r;
+
+        watch_update(d->watch); /* first: what changes from here on is noticed */
+        r = config_load(&fresh, &d->options->config);
+        if (r >= 0) {
+                old = d->config;
+                d->config = fresh;
+                r = daemon_hash_config(d, hash);
+        }
+        if (r < 0) {
+                log_error("The configuration can't be read again: %s", strerror(-r));
+                return;
+        }
+        /* Something else in a directory that is watched is no reason to ask the service. */
+        if (!asked && memcmp(hash, d->config_hash, sizeof(hash)) == 0) {
+                log_debug("The configuration is unchanged");
+                return;
+        }
+        memcpy(d->config_hash, hash, sizeof(hash));
+
+        daemon_unwarn(d, FAILURE_CONFIG);
+        daemon_tell_config(d);
+        if (d->machine.reset) /* it may be the cure; it means no more until then */
+                daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
+        else if (daemon_config_usable(d, &failure)) {
+                act_on_change(d, old);
+                /* whatever it was: it may be the cure */
+                retry_reset(&d->machine.retry);
+                daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
+        } else {
+                daemon_tell_unusable(d, &failure);
+                daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
+        }
+        daemon_publish(d);
+}

@@ -1,0 +1,195 @@
+"""Suite "daemon": what the configuration says, when it is wrong, and when it changes under way."""
+import re
+import signal
+import threading
+
+import pytest
+from harness import SCOPE, BusError, wait_for
+
+NO_EDGE = {"HandOff": {"Target": "none"}}
+SLOW_IDENTITY = [{"command": "GetCapability", "delay": 2}]
+
+
+def write_credentials(world, **credentials):
+    """A credentials directory as systemd makes it; returns the environment to start the daemon with."""
+    directory = world.dir / "credentials"
+    directory.mkdir(exist_ok=True)
+    for name, value in credentials.items():
+        (directory / f"dps.{name}").write_text(value)
+    return {"CREDENTIALS_DIRECTORY": str(directory)}
+
+
+def test_scope_from_a_credential(new_world):
+    w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
+    credentials = write_credentials(w, id_scope=SCOPE + "\n")
+    w.helpers_environment(**credentials)
+    w.enroll(w.enrollment())
+    w.start_daemon(environment=credentials)
+    assert w.wait_for_state("handed-off")["IdScope"] == SCOPE
+
+
+def test_a_file_wins_over_the_credential(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon(environment=write_credentials(w, id_scope="0ne00OTHER"))
+    assert w.wait_for_failure("enrollment-missing")["IdScope"] == SCOPE
+
+
+def test_serial_number_in_the_registration_id(new_world):
+    w = new_world(Provisioning={"RegistrationId": "gw-%s"}, **NO_EDGE)
+    w.start_daemon(environment=write_credentials(w, serial=""))  # a machine without DMI
+    p = w.wait_for_failure("config")
+    assert "serial" in p["LastError"][2] and not w.requests()
+    w.stop_daemon()
+    w.start_daemon(environment=write_credentials(w, serial="SN0815\n"))
+    assert w.wait_for_failure("enrollment-missing")["RegistrationId"] == "gw-SN0815"
+
+
+def test_a_password_in_a_bad_proxy_is_not_told(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon(environment=write_credentials(w, proxy="htp://user:geheim@proxy:3128"))
+    p = w.wait_for_failure("config")
+    assert "credential dps.proxy" in p["LastError"][2]
+    assert "geheim" not in "\n".join([*w.daemon.lines, *p["LastError"]])
+
+
+def test_every_line_without_effect_is_told(new_world):
+    w = new_world(**NO_EDGE)
+    w.write_config(Provisioning={"IdScpoe": "x"}, Network={"Porxy": "y"})
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    (warning,) = w.wait_for_state("handed-off")["Warnings"]
+    assert warning[0] == "config-ignored"
+    assert re.search(r"provisiond\.conf:\d+: IdScpoe=.*provisiond\.conf:\d+: Porxy=", warning[1])
+
+
+@pytest.mark.parametrize("key, value, says", [
+    ("CAFile", "/nowhere/ca.pem", "/nowhere/ca.pem"),
+    ("Payload", "/nowhere/payload.json", "/nowhere/payload.json"),
+    ("Payload", "payload.json", "absolute"),
+    ("HubKeyHandle", "0x81010001", "0x81000002 to 0x817fffff"),
+    ("RegistrationIdFormat", "sha1", "sha256-hex, sha256-base32"),
+])
+def test_mistakes_are_told_and_can_be_mended(new_world, key, value, says):
+    section = {"CAFile": "Network", "HubKeyHandle": "Tpm"}.get(key, "Provisioning")
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    before = w.config[section].get(key)
+    w.write_config(**{section: {key: value}})
+    w.start_daemon()
+    assert says in w.wait_for_failure("config")["LastError"][2]
+    w.write_config(**{section: {key: before}})
+    w.wait_for_state("handed-off")
+
+
+# --- changes ---
+
+def test_only_a_change_asks_the_service_again(new_world):
+    """Files come and go in a directory that is watched; registrations are billed."""
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    due = w.wait_for_failure("enrollment-missing")["NextAttemptUSec"]
+    for text in ("", "something"):
+        seen = len(w.daemon.lines)
+        (w.dir / "conf/unrelated").write_text(text)
+        w.daemon.wait_for_line("configuration is unchanged", start=seen)
+        seen = len(w.daemon.lines)
+        w.write_config()
+        w.daemon.wait_for_line("configuration is unchanged", start=seen)
+    assert w.bus.properties()["NextAttemptUSec"] == due and len(w.requests(kind="register")) == 1
+    w.daemon.process.send_signal(signal.SIGHUP)  # somebody wants it
+    wait_for("another attempt", lambda: len(w.requests(kind="register")) == 2)
+    w.wait_for_failure("enrollment-missing")
+    w.write_config(Retry={"MaxSec": 3})
+    wait_for("another attempt", lambda: len(w.requests(kind="register")) == 3)
+
+
+def test_target_changed_while_attesting(new_world):
+    w = new_world()  # there is no IoT Edge
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait("a failure", lambda p: p["Step"] == "wait")
+    assert not w.requests()
+    w.write_config(**NO_EDGE)
+    w.wait_for_state("handed-off")
+
+
+def test_a_mistake_during_a_call_of_a_helper(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=SLOW_IDENTITY)
+    before = len(w.tpm_commands())
+    w.start_daemon()
+    wait_for("the slow command", lambda: len(w.tpm_commands()) > before)
+    w.write_config(Network={"RequestTimeoutSec": "soon"})
+    p = w.wait("the mistake", lambda p: p["State"] == "unprovisioned")
+    assert p["LastError"][0] == "config" and p["Step"] == "idle"
+    w.write_config(Network={"RequestTimeoutSec": 10})
+    assert w.wait_for_state("handed-off")["LastError"][0] == ""
+
+
+def test_scope_removed_while_reprovision_waits(new_world):
+    w = new_world(**NO_EDGE)
+    w.tpm_faults(rules=SLOW_IDENTITY)
+    before = len(w.tpm_commands())
+    w.start_daemon()
+    wait_for("the slow command", lambda: len(w.tpm_commands()) > before)
+    outcome = []
+
+    def reprovision():
+        try:
+            outcome.append(w.bus.call("Reprovision"))
+        except BusError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=reprovision)
+    thread.start()
+    w.daemon.wait_for_line("Reprovisioning was asked for")
+    w.write_config(Provisioning={"IdScope": None})
+    w.wait_for_state("unprovisioned")
+    thread.join()
+    assert "scope" in str(outcome[0]) and not w.requests()
+
+
+def test_started_without_a_scope_after_the_hand_off(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.stop_daemon()
+    w.write_config(Provisioning={"IdScope": None})
+    w.start_daemon()
+    p = w.wait("a warning", lambda p: p["Warnings"])
+    assert p["State"] == "handed-off" and p["Warnings"][0][0] == "config" and p["LastError"][0] == ""
+    w.write_config(Provisioning={"IdScope": SCOPE})
+    p = w.wait("no warning", lambda p: not p["Warnings"] and p["Step"] == "idle" and p["EndorsementKey"])
+    assert p["State"] == "handed-off" and w.registrations() == 1
+
+
+def test_a_typing_error_does_not_cost_a_registration(new_world):
+    w = new_world(Provisioning={"RegistrationId": "gw-1"}, **NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.write_config(Provisioning={"RegistrationId": "gw 1"})
+    p = w.wait("a warning", lambda p: p["Warnings"])
+    assert p["State"] == "handed-off" and re.search(r"conf:\d+: RegistrationId=", p["Warnings"][0][1])
+    w.write_config(Provisioning={"RegistrationId": "gw-1"})
+    w.wait("no warning", lambda p: not p["Warnings"] and p["State"] == "handed-off")
+    w.write_config(Provisioning={"RegistrationId": "gw-2"})
+    w.wait_for_failure("enrollment-missing")
+    assert w.registrations() == 1
+
+
+def test_another_scope_while_switched_off(new_world):
+    """The last proven hub is told until another one is."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    hub = w.wait_for_state("handed-off")["AssignedHub"]
+    w.stop_daemon()
+    w.write_config(Provisioning={"IdScope": "0ne00OTHER1"})
+    w.start_daemon()
+    p = w.wait_for_failure("scope-unknown")
+    assert p["State"] == "attesting" and p["AssignedHub"] == hub and w.hub_key()
+    w.write_config(Provisioning={"IdScope": SCOPE})
+    w.wait_for_state("handed-off")
