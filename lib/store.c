@@ -6,6 +6,7 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define SUFFIX_LENGTH 6
@@ -69,7 +70,64 @@ static int open_temporary(int dir_fd, const char *name, char *ret_path, size_t s
         return -EEXIST;
 }
 
-static int fill_temporary(int fd, const void *data, size_t size, const StoreAttributes *attributes) {
+/* The kernel makes these from the content, which is another one now. */
+static bool belongs_to_content(const char *attribute) {
+        return streq(attribute, "security.ima") || streq(attribute, "security.evm");
+}
+
+/* Labels of the kernel's security modules may need rights that we don't have; a new file has one of its own
+ * by their policy. */
+static bool may_be_refused(const char *attribute) {
+        return strncmp(attribute, "security.", strlen("security.")) == 0 ||
+               strncmp(attribute, "trusted.", strlen("trusted.")) == 0;
+}
+
+static int copy_attribute(int from, int to, const char *attribute) {
+        CLEANUP(freep) char *value = NULL;
+        ssize_t size;
+
+        size = fgetxattr(from, attribute, NULL, 0);
+        if (size < 0)
+                return errno == ENODATA ? 0 : -errno;
+        value = malloc((size_t) size + 1);
+        if (!value)
+                return -ENOMEM;
+        size = fgetxattr(from, attribute, value, (size_t) size);
+        if (size < 0)
+                return -errno;
+        if (fsetxattr(to, attribute, value, (size_t) size, 0) < 0 &&
+            !((errno == EPERM || errno == EACCES) && may_be_refused(attribute)))
+                return -errno;
+        return 0;
+}
+
+static int copy_attributes(int dir_fd, const char *like, int to) {
+        CLEANUP(closep) int from = openat(dir_fd, like, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        CLEANUP(freep) char *names = NULL;
+        ssize_t size;
+
+        if (from < 0)
+                return errno == ENOENT ? 0 : -errno;
+        size = flistxattr(from, NULL, 0);
+        if (size <= 0)
+                return size == 0 || errno == ENOTSUP ? 0 : -errno;
+        names = malloc((size_t) size);
+        if (!names)
+                return -ENOMEM;
+        size = flistxattr(from, names, (size_t) size);
+        if (size < 0)
+                return -errno;
+        for (const char *name = names; name < names + size; name += strlen(name) + 1) {
+                int r = belongs_to_content(name) ? 0 : copy_attribute(from, to, name);
+
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int fill_temporary(int dir_fd, int fd, const void *data, size_t size,
+                          const StoreAttributes *attributes) {
         int r;
 
         r = write_all(fd, data, size);
@@ -80,6 +138,11 @@ static int fill_temporary(int fd, const void *data, size_t size, const StoreAttr
                 return -errno;
         if (fchmod(fd, attributes->mode) < 0) /* after the chown, which would clear set-id bits */
                 return -errno;
+        if (attributes->like) { /* after the mode, which is a part of an ACL */
+                r = copy_attributes(dir_fd, attributes->like, fd);
+                if (r < 0)
+                        return r;
+        }
         return fsync(fd) < 0 ? -errno : 0;
 }
 
@@ -95,7 +158,7 @@ int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
         if (fd < 0)
                 return fd;
 
-        r = fill_temporary(fd, data, size, attributes);
+        r = fill_temporary(dir_fd, fd, data, size, attributes);
         if (close(fd) < 0 && r >= 0)
                 r = -errno;
         if (r >= 0 && renameat(dir_fd, temporary, dir_fd, name) < 0)

@@ -11,8 +11,9 @@
 
 typedef struct StoreAttributes {
         mode_t mode;
-        uid_t uid; /* (uid_t) -1: leave */
-        gid_t gid; /* (gid_t) -1: leave */
+        uid_t uid;        /* (uid_t) -1: leave */
+        gid_t gid;        /* (gid_t) -1: leave */
+        const char *like; /* a file in the same directory whose extended attributes are copied; or NULL */
 } StoreAttributes;
 
 /* name must not contain a slash. The temporary file is ".NAME.XXXXXX" and is gone after a failure; one that

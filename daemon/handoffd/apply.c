@@ -1,18 +1,11 @@
 /* Apply: an assigned identity becomes IoT Edge's, step by step. Killed anywhere and begun again, it ends in
  * the same place. */
-#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
-#include <strings.h>
 
 #include "handoffd.h"
 #include "log.h"
 #include "paths.h"
-
-#define BASE_MAX      ((size_t) 256 * 1024)
-#define PATH_BACKUP   PATH_CONFIG ".before-dps-provisiond"
-#define CONFIRM_PAUSE (USEC_PER_SEC / 2)
 
 static const char *root_of(const Operation *op) {
         return op->h->options->root;
@@ -27,12 +20,24 @@ static int storage_failure(Operation *op, int r, const char *path) {
                                  path);
 }
 
+static int name_pending(Operation *op) {
+        const Assignment *a = &op->assignment;
+
+        if (asprintf(&op->plan.pending, "%s %s %s", a->hub, a->device_id, a->key_name ? a->key_name : "-") >=
+            0)
+                return 0;
+        op->plan.pending = NULL;
+        return storage_failure(op, -ENOMEM, PATH_RECORD);
+}
+
 static int step_plan(Operation *op) {
         Situation *s = &op->situation;
         const Assignment *a = &op->assignment;
         Plan *plan = &op->plan;
+        Record *rec = &s->record;
         bool same_identity =
                 same(s->device_info.hub, a->hub) && same(s->device_info.device_id, a->device_id);
+        bool begun, started;
         int r;
 
         r = check_refusals(op);
@@ -41,95 +46,49 @@ static int step_plan(Operation *op) {
         if (!config_hub_allowed(s->config, a->hub))
                 return failure_set(&op->failure, FAILURE_HUB_NOT_ALLOWED, NULL,
                                    "The hub '%s' matches none of AllowedHubs=", a->hub);
+        r = name_pending(op);
+        if (r < 0)
+                return r;
+        begun = same(rec->pending, plan->pending);
+        started = begun && same(rec->started, plan->pending);
+        plan->proof_before = s->prev_state;
+        if (begun)
+                (void) snprintf(plan->proof_before.text, sizeof(plan->proof_before.text), "%s",
+                                rec->pending_proof ? rec->pending_proof : "");
+
         plan->adopt = plan->adopt && a->adopt;
         plan->moved = situation_moved(s) && !a->dps_just_answered;
-        plan->first = !s->record.handed_off;
+        plan->first = !rec->handed_off && !started;
         plan->write_device_info = plan->adopt && !plan->moved && !same_identity;
-        plan->renew_key = plan->adopt && !plan->moved && (a->key_changed || plan->write_device_info);
-        plan->restart_edged =
-                plan->first || plan->run_apply || plan->write_device_info || a->force || !s->edged.active;
-        plan->need_new_proof = plan->renew_key || plan->run_apply || !s->identityd.active;
-        plan->proof_before = s->prev_state;
+        plan->renew_key =
+                plan->adopt && !plan->moved && ((a->key_changed && !started) || plan->write_device_info);
+        plan->reprovision = !plan->adopt && !plan->moved && a->dps_just_answered && s->prev_state.text[0] &&
+                            (a->force || (s->device_info.hub && !same_identity));
+        plan->restart_edged = plan->run_apply || !s->edged.active ||
+                              ((plan->first || plan->write_device_info) && !plan->reprovision);
+        /* identityd asks its hub only when it starts. */
+        plan->restart_identityd = started && s->identityd.active && !plan->renew_key && !plan->run_apply &&
+                                  !file_mark_newer(&s->prev_state, &plan->proof_before);
+        plan->need_new_proof = begun || plan->renew_key || plan->run_apply || !s->identityd.active;
         return 0;
 }
 
-/* --- config.toml --- */
-
-static int make_config(Operation *op, char **ret) {
-        const Situation *s = &op->situation;
-        CLEANUP(freep) char *path = NULL, *base = NULL;
-        size_t size = 0;
+/* From here on until the hub has accepted it, only a prev_state that is newer than this counts: also for
+ * another instance of this process. */
+static int step_record_pending(Operation *op) {
+        const Plan *plan = &op->plan;
+        Record *rec = &op->situation.record;
         int r;
 
-        if (s->text)
-                return config_toml_edit(ret, PATH_CONFIG, s->text, s->text_size, &op->plan.wanted,
-                                        &op->failure);
-        r = path_under(&path, root_of(op), PATH_BASE);
-        if (r >= 0)
-                r = read_file(path, BASE_MAX, &base, &size);
-        if (r < 0 && r != -ENOENT)
-                return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s' can't be read", PATH_BASE);
-        return config_toml_edit(ret, PATH_BASE, base ? base : "", size, &op->plan.wanted, &op->failure);
-}
-
-/* Recorded before it is written: whichever of the two a power cut leaves is known to be ours. */
-static int record_config(Operation *op, const char *text) {
-        CLEANUP(config_toml_deinit) ConfigToml config = {};
-        Situation *s = &op->situation;
-        Record *rec = &s->record;
-        bool ours = same(s->toml.digest, rec->digest) || same(s->toml.digest, rec->previous_digest);
-        int r;
-
-        assert(text); /* make_config() went well */
-        r = config_toml_read(&config, PATH_CONFIG, text, strlen(text), &op->failure);
-        if (r < 0)
-                return r;
-        r = string_replace(&rec->previous_digest, ours ? s->toml.digest : NULL);
-        if (r >= 0)
-                r = string_replace(&rec->digest, config.digest);
-        if (r >= 0)
-                r = string_replace(&rec->registration_id, op->registration_id);
-        if (r < 0)
-                return storage_failure(op, r, PATH_RECORD);
-        return handoff_record_save(rec, root_of(op), &op->failure);
-}
-
-int operation_write(Operation *op, const char *name, const char *text, size_t size) {
-        CLEANUP(freep) char *directory = NULL;
-        CLEANUP(closep) int fd = -1;
-        int r;
-
-        r = path_under(&directory, root_of(op), PATH_CONFIG_DIR);
-        if (r >= 0)
-                r = store_make_directory(directory, 0755);
-        if (r >= 0) {
-                fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-                r = fd < 0 ? -errno
-                           : store_write_at(fd, strrchr(name, '/') + 1, text, size,
-                                            &op->situation.attributes);
-        }
-        return r < 0 ? storage_failure(op, r, name) : 0;
-}
-
-static int step_write_config(Operation *op) {
-        Situation *s = &op->situation;
-        CLEANUP(freep) char *text = NULL;
-        int r;
-
-        if (!op->plan.write_config)
+        if (same(rec->pending, plan->pending) || plan->moved ||
+            !(plan->renew_key || plan->restart_edged || plan->reprovision))
                 return 0;
-        r = make_config(op, &text);
+        free(TAKE(rec->started));
+        r = string_replace(&rec->pending, plan->pending);
         if (r >= 0)
-                r = record_config(op, text);
-        if (r >= 0 && s->text)
-                r = operation_write(op, PATH_BACKUP, s->text, s->text_size);
-        if (r >= 0)
-                r = operation_write(op, PATH_CONFIG, text, strlen(text));
-        if (r < 0)
-                return r;
-        op->plan.config_written = op->changed = true;
-        log_notice("The provisioning in '%s%s' was written", root_of(op), PATH_CONFIG);
-        return 0;
+                r = string_replace(&rec->pending_proof, plan->proof_before.text);
+        return r < 0 ? storage_failure(op, r, PATH_RECORD)
+                     : handoff_record_save(rec, root_of(op), &op->failure);
 }
 
 /* --- the identity --- */
@@ -205,6 +164,22 @@ static int step_apply(Operation *op) {
         return operation_jobs(op, &job, 1);
 }
 
+/* Its success is not enough: `iotedge config apply` knows failures that it only prints, and a drop-in may
+ * have another idea of what to run. */
+static int step_check_applied(Operation *op) {
+        Situation *s = &op->situation;
+
+        if (!op->plan.run_apply)
+                return 0;
+        situation_read_applied(s, root_of(op));
+        if (config_toml_matches(&s->applied, &op->plan.wanted))
+                return 0;
+        return failure_set(&op->failure, FAILURE_APPLY_FAILED, NULL,
+                           "'%s' ended well, but '%s%s' does not say what config.toml says; see "
+                           "'journalctl -u %s'",
+                           UNIT_APPLY, root_of(op), PATH_APPLIED, UNIT_APPLY);
+}
+
 /* All of IoT Edge's sockets: where one does not listen, nobody starts its service. systemd refuses to start
  * the socket of a service that runs. */
 static int step_start_sockets(Operation *op) {
@@ -241,7 +216,6 @@ static int step_restart_edged(Operation *op) {
 
         if (!plan->restart_edged)
                 return 0;
-        stopped_remove(&op->h->stopped, UNIT_EDGED); /* this starts it */
         r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
         if (r < 0)
                 return r;
@@ -251,6 +225,35 @@ static int step_restart_edged(Operation *op) {
         return operation_jobs(op, &job, 1);
 }
 
+/* Only now: what ends in between has it started by the next instance. */
+static int step_edged_started(Operation *op) {
+        if (op->plan.restart_edged)
+                stopped_remove(&op->h->stopped, UNIT_EDGED);
+        return 0;
+}
+
+static int step_restart_identityd(Operation *op) {
+        const UnitJob job = { UNIT_RESTART, UNIT_IDENTITYD };
+
+        if (!op->plan.restart_identityd)
+                return 0;
+        op->changed = true;
+        return operation_jobs(op, &job, 1);
+}
+
+/* A retry does not have to do it again. */
+static int step_record_started(Operation *op) {
+        Record *rec = &op->situation.record;
+
+        op->plan.edged_ran = true;
+        if (!same(rec->pending, op->plan.pending) || same(rec->started, op->plan.pending) ||
+            op->plan.reprovision)
+                return 0;
+        if (string_replace(&rec->started, op->plan.pending) < 0)
+                return storage_failure(op, -ENOMEM, PATH_RECORD);
+        return handoff_record_save(rec, root_of(op), &op->failure);
+}
+
 static int step_check_edged(Operation *op) {
         UnitState edged;
         int r;
@@ -258,7 +261,7 @@ static int step_check_edged(Operation *op) {
         r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
         if (r < 0)
                 return r;
-        if (edged.active)
+        if (edged.active && !edged.failing)
                 return 0;
         return failure_set(&op->failure, FAILURE_RESTART_FAILED, edged.result,
                            "'%s' was started but does not run; see 'journalctl -u %s'", UNIT_EDGED,
@@ -273,7 +276,7 @@ static void on_reprovisioned(void *userdata, const IdentitydAnswer *answer) {
         Failure failure;
 
         if (answer->status >= 200 && answer->status < 300) {
-                op->changed = op->plan.reprovisioned = op->plan.need_new_proof = true;
+                op->changed = op->plan.need_new_proof = true;
                 if (operation_jobs(op, &job, 1) >= 0)
                         return;
                 failure = op->failure;
@@ -286,14 +289,9 @@ static void on_reprovisioned(void *userdata, const IdentitydAnswer *answer) {
 
 /* identityd forgets who it is before it asks DPS, so it is told to only when DPS has just answered. */
 static int step_reprovision(Operation *op) {
-        const Situation *s = &op->situation;
-        const Assignment *a = &op->assignment;
-        bool other = s->device_info.hub &&
-                     !(same(s->device_info.hub, a->hub) && same(s->device_info.device_id, a->device_id));
         int r;
 
-        if (op->plan.adopt || op->plan.moved || !a->dps_just_answered || !(other || a->force) ||
-            !s->prev_state.exists)
+        if (!op->plan.reprovision)
                 return 0;
         op->plan.proof_before = prev_state_mark(root_of(op));
         r = identityd_ask(op->h->identityd, IDENTITYD_REPROVISION, on_reprovisioned, op);
@@ -301,117 +299,14 @@ static int step_reprovision(Operation *op) {
                      : FLOW_WAIT;
 }
 
-/* --- confirmation --- */
-
-static void confirm_ask(Operation *op);
-
-static int on_confirm_timer(sd_event_source *source, uint64_t usec, void *userdata) {
-        confirm_ask(userdata);
-        return 0;
-}
-
-static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
-        Failure failure;
-
-        if (answer->status == 200)
-                (void) failure_set(&failure, FAILURE_HUB_UNREACHABLE, NULL,
-                                   "IoT Edge runs as '%s' on '%s', but the hub has not accepted it yet",
-                                   answer->device_id, answer->hub);
-        else
-                (void) failure_set(&failure, FAILURE_CONFIRM_TIMEOUT, answer->status == 0 ? "no answer" : "",
-                                   "IoT Edge's identity service did not say that it is provisioned (status "
-                                   "%u): %s",
-                                   answer->status, answer->message);
-        operation_fail(op, &failure);
-}
-
-static void confirm_again(Operation *op, const IdentitydAnswer *answer) {
-        int r;
-
-        if (now_usec(CLOCK_MONOTONIC) > op->plan.deadline) {
-                confirm_give_up(op, answer);
-                return;
-        }
-        op->timer = sd_event_source_disable_unref(op->timer);
-        r = sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, CONFIRM_PAUSE,
-                                       USEC_PER_SEC / 10, on_confirm_timer, op);
-        if (r < 0)
-                confirm_give_up(op, answer);
-}
-
-static void on_confirmed(void *userdata, const IdentitydAnswer *answer) {
-        Operation *op = userdata;
-        Plan *plan = &op->plan;
-        FileMark proof = prev_state_mark(root_of(op));
-        Failure failure;
-
-        if (answer->status != 200 || !answer->hub[0] || !answer->device_id[0] ||
-            !(plan->need_new_proof ? file_mark_newer(&proof, &plan->proof_before) : proof.exists)) {
-                confirm_again(op, answer);
-                return;
-        }
-        if (string_replace(&plan->hub, answer->hub) < 0 ||
-            string_replace(&plan->device_id, answer->device_id) < 0) {
-                (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "Apply can't be answered");
-                operation_fail(op, &failure);
-                return;
-        }
-        operation_run(op);
-}
-
-static void confirm_ask(Operation *op) {
-        Failure failure;
-        int r;
-
-        r = identityd_ask(op->h->identityd, IDENTITYD_DEVICE, on_confirmed, op);
-        if (r < 0) {
-                (void) failure_set_errno(&failure, FAILURE_CONFIRM_TIMEOUT, r, "identityd can't be asked");
-                operation_fail(op, &failure);
-        }
-}
-
-static int step_confirm(Operation *op) {
-        op->plan.deadline = now_usec(CLOCK_MONOTONIC) + op->h->options->confirm_timeout_usec;
-        confirm_ask(op);
-        return FLOW_WAIT;
-}
-
-static int step_compare(Operation *op) {
-        const Assignment *a = &op->assignment;
-        const Plan *plan = &op->plan;
-
-        if (strcasecmp(plan->hub, a->hub) == 0 && streq(plan->device_id, a->device_id))
-                return 0;
-        if (plan->adopt && !plan->moved)
-                operation_warn(op, WARNING_ADOPTION_REFUSED,
-                               "IoT Edge did not keep the assigned identity '%s' on '%s' and registered by "
-                               "itself as '%s' on '%s'",
-                               a->device_id, a->hub, plan->device_id, plan->hub);
-        return 0;
-}
-
-static void on_edge_agent(void *userdata, const IdentitydAnswer *answer) {
-        Operation *op = userdata;
-
-        if (answer->status == 404 && strstr(answer->message, "not found"))
-                operation_warn(
-                        op, WARNING_EDGE_FLAG_MISSING,
-                        "The device '%s' has no $edgeAgent on '%s': its enrolment is not marked as an "
-                        "IoT Edge device",
-                        op->plan.device_id, op->plan.hub);
-        operation_run(op);
-}
-
-static int step_edge_agent(Operation *op) {
-        return identityd_ask(op->h->identityd, IDENTITYD_EDGE_AGENT, on_edge_agent, op) < 0 ? 0 : FLOW_WAIT;
-}
+/* --- the end --- */
 
 static int step_record_success(Operation *op) {
         Situation *s = &op->situation;
         Record *rec = &s->record;
         bool known = rec->handed_off && same(rec->hub, op->plan.hub) &&
                      same(rec->device_id, op->plan.device_id) && !rec->previous_hub &&
-                     !rec->previous_digest && !op->changed;
+                     !rec->previous_digest && !rec->pending && !op->changed;
         int r = 0;
 
         if (known)
@@ -429,6 +324,9 @@ static int step_record_success(Operation *op) {
         free(TAKE(rec->previous_hub));
         free(TAKE(rec->previous_device_id));
         free(TAKE(rec->previous_digest));
+        free(TAKE(rec->pending));
+        free(TAKE(rec->pending_proof));
+        free(TAKE(rec->started));
         rec->handed_off = true;
         return r < 0 ? storage_failure(op, r, PATH_RECORD)
                      : handoff_record_save(rec, root_of(op), &op->failure);
@@ -437,43 +335,25 @@ static int step_record_success(Operation *op) {
 const FlowStep apply_steps[] = { step_survey,
                                  step_ask_device,
                                  step_plan,
+                                 step_record_pending,
                                  step_write_config,
                                  step_stop,
                                  step_write_device_info,
                                  step_apply,
+                                 step_check_applied,
                                  step_start_sockets,
                                  step_restart_edged,
+                                 step_edged_started,
                                  step_start_stopped,
                                  step_check_edged,
+                                 step_restart_identityd,
+                                 step_record_started,
                                  step_reprovision,
                                  step_confirm,
+                                 step_check_edged,
                                  step_compare,
                                  step_edge_agent,
                                  step_record_success,
                                  NULL };
-
-/* --- when it went wrong --- */
-
-/* Never across a replaced key: the old scope with the new key would be a mixture, while device_info and key
- * work together even with the old config.toml. */
-static int step_restore_config(Operation *op) {
-        const Situation *s = &op->situation;
-        const UnitJob job = { UNIT_START, UNIT_APPLY };
-        Failure first = op->failure;
-        int r;
-
-        if (!op->plan.config_written || !op->plan.applied || first.kind != FAILURE_APPLY_FAILED ||
-            op->assignment.key_changed || !s->text || !s->edged.active)
-                return 0;
-        r = operation_write(op, PATH_CONFIG, s->text, s->text_size);
-        if (r < 0) {
-                log_error("The previous '%s' could not be put back: %s", PATH_CONFIG, op->failure.sentence);
-                op->failure = first;
-                return 0;
-        }
-        (void) failure_set(&op->failure, first.kind, first.code, "%s; the previous config.toml was put back",
-                           first.sentence);
-        return operation_jobs(op, &job, 1);
-}
 
 const FlowStep apply_recovery_steps[] = { step_restore_config, step_start_stopped, NULL };

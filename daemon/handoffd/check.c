@@ -159,6 +159,9 @@ int check_refusals(Operation *op) {
         bool itself;
         int r;
 
+        if (s->config->target == TARGET_NONE)
+                return failure_set(&op->failure, FAILURE_CONFIG, NULL,
+                                   "Target=none is set, so IoT Edge is left alone");
         plan->wanted = situation_wanted(s, op->registration_id);
         r = refuse_runtime(s, op->h->units, root, &op->failure);
         if (r >= 0)
@@ -167,7 +170,11 @@ int check_refusals(Operation *op) {
                 return r;
         plan->write_config = !s->text || !config_toml_matches(&s->toml, &plan->wanted);
         plan->run_apply = plan->write_config || !config_toml_matches(&s->applied, &plan->wanted);
-        if (plan->run_apply)
+        if (plan->write_config)
+                r = config_file_refusals(root, &op->failure);
+        if (r >= 0)
+                r = device_info_refusal(root, &op->failure);
+        if (r >= 0 && plan->run_apply)
                 r = refuse_apply(s, root, &op->failure);
 
         itself = s->toml.auto_reprovisioning_mode &&
@@ -203,7 +210,7 @@ static int step_decide(Operation *op) {
         if (r < 0)
                 return r;
         op->result = "ready";
-        if (!s->record.hub && !op->plan.run_apply && s->device.status == 200 && s->prev_state.exists &&
+        if (!s->record.hub && !op->plan.run_apply && s->device.status == 200 && s->prev_state.text[0] &&
             names_us(s, &op->plan.wanted)) {
                 op->result = "already";
                 return set_device(op, s->device.hub, s->device.device_id);

@@ -13,15 +13,33 @@
 #define NAME            "device_info"
 #define DEVICE_INFO_MAX 4096
 
+/* What is above the directory is followed as the system's owner has made it, as long as nobody else could
+ * have put something else there meanwhile. -ELOOP: the directory is a link; -EPERM: it could have been
+ * swapped. */
 static int open_directory(const char *root) {
         CLEANUP(freep) char *path = NULL;
+        CLEANUP(closep) int parent = -1;
+        struct stat st;
+        char *name;
         int fd, r;
 
         r = path_under(&path, root, PATH_IDENTITYD);
         if (r < 0)
                 return r;
-        fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        return fd < 0 ? -errno : fd;
+        name = strrchr(path, '/');
+        *name++ = '\0';
+        parent = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (parent < 0 || fstat(parent, &st) < 0)
+                return -errno;
+        if ((st.st_uid != 0 && st.st_uid != geteuid()) || st.st_mode & (S_IWGRP | S_IWOTH))
+                return -EPERM;
+        fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+                return errno == ENOTDIR && fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) >= 0 &&
+                                       S_ISLNK(st.st_mode)
+                               ? -ELOOP
+                               : -errno;
+        return fd;
 }
 
 static int read_regular(int dir, const char *name, char *buffer, size_t size) {
@@ -81,13 +99,62 @@ void device_info_deinit(DeviceInfo *info) {
         *info = (DeviceInfo){};
 }
 
+static const char *type_name(mode_t mode) {
+        return S_ISLNK(mode)    ? "a symbolic link"
+               : S_ISDIR(mode)  ? "a directory"
+               : S_ISFIFO(mode) ? "a FIFO"
+                                : "a special file";
+}
+
+static int refuse_directory(const char *root, int r, Failure *reterr) {
+        if (r == -ELOOP)
+                return failure_set(reterr, FAILURE_STORAGE, "ELOOP",
+                                   "'%s%s' is a symbolic link, which is not followed; put the directory in "
+                                   "its place",
+                                   root, PATH_IDENTITYD);
+        if (r == -EPERM)
+                return failure_set(reterr, FAILURE_STORAGE, "EPERM",
+                                   "The directory that '%s%s' is in may be written to by others than root, "
+                                   "so nothing in it can be trusted; correct its owner and mode",
+                                   root, PATH_IDENTITYD);
+        return failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s%s' can't be opened", root, PATH_IDENTITYD);
+}
+
+static int refuse_entry(int dir, const char *root, Failure *reterr) {
+        struct stat st;
+
+        if (fstatat(dir, NAME, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return errno == ENOENT ? 0
+                                       : failure_set_errno(reterr, FAILURE_STORAGE, errno,
+                                                           "'%s%s/" NAME "' can't be looked at", root,
+                                                           PATH_IDENTITYD);
+        return S_ISREG(st.st_mode)
+                       ? 0
+                       : failure_set(reterr, FAILURE_STORAGE, NULL,
+                                     "'%s%s/" NAME "' is %s, not a file, and is not replaced; remove it",
+                                     root, PATH_IDENTITYD, type_name(st.st_mode));
+}
+
+int device_info_refusal(const char *root, Failure *reterr) {
+        CLEANUP(closep) int dir = open_directory(root);
+
+        if (dir == -ENOENT) /* known when it is written; identityd makes it at its first start */
+                return 0;
+        return dir < 0 ? refuse_directory(root, dir, reterr) : refuse_entry(dir, root, reterr);
+}
+
 int device_info_write(const char *root, const char *hub, const char *device_id, Failure *reterr) {
         CLEANUP(freep) char *text = NULL;
         CLEANUP(closep) int dir = open_directory(root);
         struct stat st;
-        int r = dir < 0 ? dir : 0;
+        int r;
 
-        if (r >= 0 && fstat(dir, &st) < 0)
+        if (dir < 0)
+                return refuse_directory(root, dir, reterr);
+        r = refuse_entry(dir, root, reterr);
+        if (r < 0)
+                return r;
+        if (fstat(dir, &st) < 0)
                 r = -errno;
         /* Both were checked to hold nothing that TOML would want escaped. */
         if (r >= 0 &&
@@ -116,15 +183,16 @@ int device_info_remove(const char *root, Failure *reterr) {
 
 FileMark prev_state_mark(const char *root) {
         CLEANUP(closep) int dir = open_directory(root);
+        FileMark mark = {};
         struct stat st;
 
-        if (dir < 0 || fstatat(dir, "prev_state", &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
-                return (FileMark){};
-        return (FileMark){ .exists = true, .inode = st.st_ino, .mtime = st.st_mtim };
+        if (dir >= 0 && fstatat(dir, "prev_state", &st, AT_SYMLINK_NOFOLLOW) >= 0 && S_ISREG(st.st_mode))
+                (void) snprintf(mark.text, sizeof(mark.text), "%llu %lld.%09ld",
+                                (unsigned long long) st.st_ino, (long long) st.st_mtim.tv_sec,
+                                st.st_mtim.tv_nsec);
+        return mark;
 }
 
 bool file_mark_newer(const FileMark *now, const FileMark *before) {
-        return now->exists &&
-               (!before->exists || now->inode != before->inode ||
-                now->mtime.tv_sec != before->mtime.tv_sec || now->mtime.tv_nsec != before->mtime.tv_nsec);
+        return now->text[0] && !streq(now->text, before->text);
 }

@@ -3,13 +3,11 @@
  * local_gateway_hostname and device_id, the same in all releases since 1.2.3) and prev_state (written once
  * the hub took its token).
  *
- * The directory belongs to another user, who could swap anything in it: it is opened once and everything is
- * relative to that, no link in it is followed, nothing but regular files is read.
+ * The directory belongs to another user, who could swap anything in it: it is opened once, by its name in a
+ * directory that nobody else may write to, and everything is relative to that. No link in it is followed,
+ * nothing but regular files is read or replaced.
  */
 #pragma once
-
-#include <sys/types.h>
-#include <time.h>
 
 #include "failure.h"
 
@@ -17,16 +15,17 @@ typedef struct DeviceInfo {
         char *hub, *device_id;
 } DeviceInfo;
 
-/* Tells whether a file was written anew, whatever the clock says. */
+/* Tells whether a file was written anew, whatever the clock says: inode and time. "": there is none. */
 typedef struct FileMark {
-        bool exists;
-        ino_t inode;
-        struct timespec mtime;
+        char text[64];
 } FileMark;
 
 /* -ENOENT: none; -EBADMSG: one that identityd would not understand either; else why it can't be read. */
 int device_info_read(DeviceInfo *ret, const char *root);
 void device_info_deinit(DeviceInfo *info);
+
+/* Does something stand in device_info's place that must not be replaced? */
+int device_info_refusal(const char *root, Failure *reterr);
 
 /* Written whole, with owner and group of the directory, 0644. */
 int device_info_write(const char *root, const char *hub, const char *device_id, Failure *reterr);

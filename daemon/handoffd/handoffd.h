@@ -34,8 +34,11 @@ typedef struct Assignment {
 /* What Apply does and has done. */
 typedef struct Plan {
         Provisioning wanted;
-        bool adopt, write_config, write_device_info, renew_key, run_apply, restart_edged, first;
-        bool config_written, applied, reprovisioned;
+        bool adopt, write_config, write_device_info, renew_key, run_apply, first;
+        bool restart_edged, restart_identityd, reprovision;
+        bool config_written, applied, edged_ran;
+        char *written; /* what config.toml says now */
+        char *pending; /* of the record: what IoT Edge becomes */
 
         usec_t deadline;    /* of the confirmation, CLOCK_MONOTONIC */
         bool moved;         /* IoT Edge's own, newer identity stays */
@@ -78,6 +81,8 @@ struct Handoffd {
         bool resume_due;
         sd_bus_track *caller;    /* of Quiesce */
         sd_event_source *expiry; /* of Quiesce */
+        sd_event_source *again;  /* what is stopped could not be started: once more, later */
+        usec_t again_usec;
         Operation *operation;
         sd_bus_message *queue[HANDOFF_QUEUE_MAX];
         size_t queued;
@@ -105,8 +110,16 @@ int step_start_stopped(Operation *op); /* everything in h->stopped */
 
 int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
 
-/* Replaces a file in /etc/aziot, with the attributes of config.toml. */
-int operation_write(Operation *op, const char *name, const char *text, size_t size);
+/* confirm.c */
+int step_confirm(Operation *op);
+int step_compare(Operation *op);
+int step_edge_agent(Operation *op);
+
+/* config-file.c */
+int config_file_refusals(const char *root, Failure *reterr); /* a file system that can't be written, … */
+int step_write_config(Operation *op);
+int step_restore_config(Operation *op);                                              /* in the recovery */
+int operation_write(Operation *op, const char *path, const char *text, size_t size); /* in /etc/aziot */
 
 extern const FlowStep check_steps[], verify_steps[], apply_steps[], apply_recovery_steps[], quiesce_steps[],
         resume_steps[], forget_steps[];

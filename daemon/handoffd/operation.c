@@ -7,7 +7,9 @@
 #include "log.h"
 #include "paths.h"
 
-#define QUIESCE_USEC (300 * USEC_PER_SEC)
+#define QUIESCE_USEC   (300 * USEC_PER_SEC)
+#define AGAIN_USEC     (10 * USEC_PER_SEC)
+#define AGAIN_MAX_USEC (300 * USEC_PER_SEC)
 
 int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
                     const FlowStep *recovery, Operation **ret) {
@@ -33,6 +35,8 @@ static void operation_free(Operation *op) {
         free(op->registration_id);
         free(op->plan.hub);
         free(op->plan.device_id);
+        free(op->plan.written);
+        free(op->plan.pending);
         free(op);
 }
 
@@ -118,6 +122,7 @@ static int step_forget_stopped(Operation *op) {
         Failure ignored;
 
         h->stopped = (Stopped){};
+        h->again_usec = 0;
         if (stopped_save(&h->stopped, h->options->root, &ignored) < 0)
                 log_warning("%s",
                             ignored.sentence); /* they are started once more at the next start: harmless */
@@ -141,9 +146,10 @@ int step_start_stopped(Operation *op) {
         h->quiesced = false;
         h->caller = sd_bus_track_unref(h->caller);
         h->expiry = sd_event_source_disable_unref(h->expiry);
+        h->again = sd_event_source_disable_unref(h->again);
         if (n == 0)
                 return step_forget_stopped(op);
-        r = units_run(h->units, jobs, n, on_stopped_started, op);
+        r = units_run_all(h->units, jobs, n, on_stopped_started, op);
         return r < 0 ? failure_set_errno(&op->failure, FAILURE_RESTART_FAILED, r, "systemd can't be asked")
                      : FLOW_WAIT;
 }
@@ -172,6 +178,21 @@ static int on_caller_gone(sd_bus_track *track, void *userdata) {
 static int on_expired(sd_event_source *source, uint64_t usec, void *userdata) {
         resume(userdata, "nobody has renewed the request");
         return 0;
+}
+
+static int on_again(sd_event_source *source, uint64_t usec, void *userdata) {
+        resume(userdata, "it could not be done before");
+        return 0;
+}
+
+/* systemd was away, or a unit failed: not for ever. */
+static void resume_later(Handoffd *h) {
+        h->again_usec = h->again_usec == 0 ? AGAIN_USEC : h->again_usec * 2;
+        if (h->again_usec > AGAIN_MAX_USEC)
+                h->again_usec = AGAIN_MAX_USEC;
+        if (sd_event_add_time_relative(h->event, &h->again, CLOCK_BOOTTIME, h->again_usec, USEC_PER_SEC,
+                                       on_again, h) < 0)
+                log_error("What was stopped of IoT Edge is not started again before the next call");
 }
 
 static int step_hold(Operation *op) {
@@ -242,12 +263,14 @@ void handoffd_next(Handoffd *h) {
                 memmove(h->queue, h->queue + 1, --h->queued * sizeof(h->queue[0]));
                 (void) handoffd_begin_call(h, message);
         }
+        if (!h->operation && !h->quiesced && !h->again && stopped_any(&h->stopped))
+                resume_later(h);
 }
 
 bool handoffd_busy(void *userdata) {
         const Handoffd *h = userdata;
 
-        return h->operation || h->queued > 0 || h->quiesced;
+        return h->operation || h->queued > 0 || h->quiesced || h->again;
 }
 
 static int make_state_directory(const char *root) {
@@ -289,6 +312,7 @@ void handoffd_stop(Handoffd *h) {
                 (void) sd_bus_message_unref(h->queue[--h->queued]);
         h->caller = sd_bus_track_unref(h->caller);
         h->expiry = sd_event_source_disable_unref(h->expiry);
+        h->again = sd_event_source_disable_unref(h->again);
         h->identityd = identityd_free(h->identityd);
         h->units = units_free(h->units);
 }

@@ -22,6 +22,9 @@ static const struct {
         { "previousHub", offsetof(Record, previous_hub) },
         { "previousDeviceId", offsetof(Record, previous_device_id) },
         { "keyName", offsetof(Record, key_name) },
+        { "pending", offsetof(Record, pending) },
+        { "pendingProof", offsetof(Record, pending_proof) },
+        { "started", offsetof(Record, started) },
 };
 
 static char **text_of(const Record *record, size_t i) {

@@ -14,6 +14,10 @@ typedef struct Record {
         char *hub, *device_id, *previous_hub, *previous_device_id; /* device_info */
         char *key_name;                                            /* of the adopted key, for people */
         bool handed_off;                                           /* IoT Edge was seen to work with it */
+
+        /* What IoT Edge is to become, until its hub has accepted that: hub, device and key, and identityd's
+         * prev_state before. started: the same, once IoT Edge was restarted for it. */
+        char *pending, *pending_proof, *started;
 } Record;
 
 /* 0 with an empty record when there is none. One that can't be understood is a FAILURE_STORAGE. */

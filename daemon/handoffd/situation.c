@@ -35,10 +35,12 @@ static int read_config_toml(Situation *s, const char *root, Failure *reterr) {
 }
 
 /* One that can't be read is as good as none: it is written again. */
-static void read_applied(Situation *s, const char *root) {
+void situation_read_applied(Situation *s, const char *root) {
         CLEANUP(freep) char *path = NULL, *text = NULL;
         size_t size;
 
+        config_toml_deinit(&s->applied);
+        s->applied_exists = false;
         if (path_under(&path, root, PATH_APPLIED) < 0 || read_file(path, APPLIED_MAX, &text, &size) < 0)
                 return;
         s->applied_exists = true;
@@ -57,7 +59,7 @@ int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
         if (r < 0)
                 return r;
         s->attributes = s->text ? s->attributes : (StoreAttributes){ .mode = 0600 };
-        read_applied(s, root);
+        situation_read_applied(s, root);
         (void) device_info_read(&s->device_info, root);
         s->prev_state = prev_state_mark(root);
         return 0;

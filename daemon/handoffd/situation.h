@@ -34,6 +34,7 @@ typedef struct Situation {
 /* Files only: IoT Edge's and the record; with our configuration, which has to be usable. */
 int situation_read_iotedge(Situation *s, const char *root, Failure *reterr);
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr);
+void situation_read_applied(Situation *s, const char *root); /* once more, after it was written */
 int situation_read_units(Situation *s, Units *units, Failure *reterr);
 void situation_deinit(Situation *s);
 

@@ -15,6 +15,7 @@
 #define SYSTEMD_MANAGER   SYSTEMD ".Manager"
 #define ERROR_NO_SUCH     SYSTEMD ".NoSuchUnit"
 #define ERROR_LOAD_FAILED SYSTEMD ".LoadFailed"
+#define ERROR_MASKED      SYSTEMD ".UnitMasked"
 
 struct Units {
         sd_bus *bus;
@@ -22,6 +23,8 @@ struct Units {
         sd_event_source *timer;
         UnitJob jobs[JOBS_MAX];
         size_t count, index;
+        bool all;
+        Failure first;              /* kind FAILURE_NONE: none so far */
         char *job;                  /* path of the one under way; NULL: none, or not known yet */
         char *early, *early_result; /* a job that ended before its path was known */
         UnitsDone done;
@@ -45,12 +48,22 @@ static void forget_job(Units *u) {
         (void) sd_event_source_set_enabled(u->timer, SD_EVENT_OFF);
 }
 
-static void end(Units *u, const Failure *failure) {
+static void end(Units *u) {
+        const Failure first = u->first;
         UnitsDone done = TAKE(u->done);
 
         forget_job(u);
         u->count = u->index = 0;
-        done(u->userdata, failure);
+        done(u->userdata, first.kind == FAILURE_NONE ? NULL : &first);
+}
+
+static void next(Units *u) {
+        forget_job(u);
+        u->index++;
+        if (u->index < u->count && (u->all || u->first.kind == FAILURE_NONE))
+                run_job(u);
+        else
+                end(u);
 }
 
 static const UnitJob *current(const Units *u) {
@@ -72,23 +85,34 @@ static void job_failed(Units *u, const char *code, const char *what) {
                            : job->verb == UNIT_START ? "started"
                                                      : "restarted",
                            what, job->unit);
-        end(u, &failure);
-}
-
-static void job_done(Units *u) {
-        forget_job(u);
-        u->index++;
-        if (u->index < u->count)
-                run_job(u);
+        if (u->first.kind == FAILURE_NONE)
+                u->first = failure;
         else
-                end(u, NULL);
+                log_warning("%s", failure.sentence);
+        next(u);
 }
 
 static void job_ended(Units *u, const char *result) {
-        if (streq(result, "done") || streq(result, "skipped"))
-                job_done(u);
-        else
-                job_failed(u, result, "its job did not succeed");
+        static const struct {
+                const char *result, *what;
+        } results[] = {
+                { "failed", "it failed" },
+                { "timeout", "it took longer than its unit allows" },
+                { "canceled", "its job was cancelled, by another job or by somebody" },
+                { "dependency", "a unit that it needs failed" },
+                { "skipped", "systemd has skipped its job" },
+        };
+        const char *what = "its job did not succeed";
+
+        /* What was not to be stopped or started is as it is; who cares for that looks at the unit. */
+        if (streq(result, "done") || (streq(result, "skipped") && !streq(current(u)->unit, UNIT_APPLY))) {
+                next(u);
+                return;
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(results); i++)
+                if (streq(results[i].result, result))
+                        what = results[i].what;
+        job_failed(u, result, what);
 }
 
 static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
@@ -107,10 +131,16 @@ static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *reter
         return 0;
 }
 
-static bool may_be_missing(const UnitJob *job) {
+static bool passed_over(const Units *u, const sd_bus_error *error) {
+        const UnitJob *job = current(u);
         size_t n = strlen(job->unit), m = strlen(".socket");
+        bool socket = n > m && streq(job->unit + n - m, ".socket");
 
-        return job->verb == UNIT_STOP || (n > m && streq(job->unit + n - m, ".socket"));
+        if (sd_bus_error_has_name(error, ERROR_MASKED))
+                return u->all;
+        return (u->all || socket || job->verb == UNIT_STOP) &&
+               (sd_bus_error_has_name(error, ERROR_NO_SUCH) ||
+                sd_bus_error_has_name(error, ERROR_LOAD_FAILED));
 }
 
 static int on_job_queued(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
@@ -120,9 +150,8 @@ static int on_job_queued(sd_bus_message *reply, void *userdata, sd_bus_error *re
 
         u->call = sd_bus_slot_unref(u->call);
         if (error) {
-                if (may_be_missing(current(u)) && (sd_bus_error_has_name(error, ERROR_NO_SUCH) ||
-                                                   sd_bus_error_has_name(error, ERROR_LOAD_FAILED)))
-                        job_done(u);
+                if (passed_over(u, error))
+                        next(u);
                 else
                         job_failed(u, error->name, error->message ? error->message : "no reason was given");
                 return 0;
@@ -170,7 +199,7 @@ static void run_job(Units *u) {
                             strerror(-r));
 }
 
-int units_run(Units *u, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata) {
+static int begin(Units *u, const UnitJob *jobs, size_t count, bool all, UnitsDone done, void *userdata) {
         if (u->done)
                 return -EBUSY;
         if (count == 0 || count > JOBS_MAX)
@@ -178,10 +207,20 @@ int units_run(Units *u, const UnitJob *jobs, size_t count, UnitsDone done, void 
         memcpy(u->jobs, jobs, count * sizeof(*jobs));
         u->count = count;
         u->index = 0;
+        u->all = all;
+        u->first = (Failure){};
         u->done = done;
         u->userdata = userdata;
         run_job(u);
         return 0;
+}
+
+int units_run(Units *u, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata) {
+        return begin(u, jobs, count, false, done, userdata);
+}
+
+int units_run_all(Units *u, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata) {
+        return begin(u, jobs, count, true, done, userdata);
 }
 
 static int read_text(Units *u, const char *path, const char *interface, const char *property, char *ret,
@@ -209,6 +248,10 @@ static int read_state(Units *u, const char *path, const char *unit, UnitState *s
                 return r;
         s->active = streq(text, "active") || streq(text, "activating") || streq(text, "reloading");
         s->failed = streq(text, "failed");
+        r = read_text(u, path, SYSTEMD ".Unit", "SubState", text, sizeof(text));
+        if (r < 0)
+                return r;
+        s->failing = streq(text, "auto-restart");
         r = sd_bus_get_property_trivial(u->bus, SYSTEMD, path, SYSTEMD ".Unit",
                                         "ActiveEnterTimestampMonotonic", NULL, 't', &s->active_enter_usec);
         if (r >= 0 && s->exists && !s->masked && strstr(unit, ".service"))

@@ -26,6 +26,7 @@ typedef struct Units Units;
 
 typedef struct UnitState {
         bool exists, masked, active, failed;
+        bool failing;               /* it has ended with an error and is about to be started again */
         uint64_t active_enter_usec; /* CLOCK_MONOTONIC, 0: never */
         char result[32];            /* "success", "exit-code", … of a service; else "" */
 } UnitState;
@@ -53,3 +54,7 @@ int units_query(Units *units, const char *unit, UnitState *ret, Failure *reterr)
  * that don't exist are passed over when they are stopped, and sockets also when they are started. jobs is
  * copied. done() is called from the loop. -EBUSY: jobs are under way. */
 int units_run(Units *units, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata);
+
+/* The same, but each job gets its turn, whatever becomes of the others; done() is told the first failure.
+ * Units that don't exist or are masked are passed over. */
+int units_run_all(Units *units, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata);

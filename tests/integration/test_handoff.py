@@ -1,63 +1,13 @@
 """Suite "handoff": what happens to IoT Edge, with systemd and IoT Edge played by tests/standins."""
-import asyncio
+import ctypes
 import os
 import subprocess
 import tomllib
 
-import dbus_next
-import dbus_next.aio
 import pytest
+from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, ours, prepared, queued, snapshot,
+                     write_config_toml)
 from harness import SCOPE, BusError, wait_for
-
-OPERATORS = """# The operator's own file.
-hostname = "gw-17"   # kept
-
-[agent]
-name = "edgeAgent"
-config = { image = "example/agent:1.5" }
-
-[agent.env]
-# provisioning of modules
-provisioning = "[provisioning] is not here"
-"""
-MANUAL = OPERATORS + """
-[provisioning]
-source = "manual"
-connection_string = "HostName=x"
-
-[edge_ca]
-subject = "CN=x"
-"""
-
-
-def ours(world, registration_id):
-    return f"""[provisioning]
-source = "dps"
-global_endpoint = "https://localhost:{world.port}"
-id_scope = "{SCOPE}"
-[provisioning.attestation]
-method = "tpm"
-registration_id = "{registration_id}"
-"""
-
-
-def write_config_toml(world, text, mode=0o600):
-    world.config_toml.parent.mkdir(parents=True, exist_ok=True)
-    world.config_toml.write_text(text)
-    world.config_toml.chmod(mode)
-
-
-def edge(world, **changes):
-    return world.enrollment(capabilities={"iotEdge": True}, **changes)
-
-
-def prepared(new_world, text=None, standins=(), **settings):
-    w = new_world(**settings)
-    if text is not None:
-        write_config_toml(w, text)
-    w.start_standins(*standins)
-    w.enroll(edge(w))
-    return w
 
 
 def refused(world, kind, sentence):
@@ -93,7 +43,8 @@ def test_config_toml_without_provisioning(new_world):
     assert tomllib.loads(text)["provisioning"]["id_scope"] == SCOPE
     status = w.config_toml.stat()
     assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, 1234, 1234)
-    assert w.config_toml.with_name("config.toml.before-dps-provisiond").read_text() == OPERATORS
+    assert [path.name for path in backups(w)] == ["config.toml.before-dps-provisiond-1"]
+    assert backups(w)[0].read_text() == OPERATORS and backups(w)[0].stat().st_mode & 0o777 == 0o640
 
 
 def test_config_toml_of_somebody_else(new_world):
@@ -248,25 +199,15 @@ def test_iot_edge_registered_by_itself_since(new_world):
     w.stop_daemon()
     hub = w.move()
     w.tpm2("evictcontrol", "-c", "0x81000100")  # the hub will refuse what is signed without it
-    asyncio.run(call_systemd(w, "StopUnit", "aziot-tpmd.service"))
-    asyncio.run(call_systemd(w, "RestartUnit", "aziot-identityd.service"))
+    with Caller(w) as caller:
+        caller.systemd("StopUnit", "aziot-tpmd.service")
+        caller.systemd("RestartUnit", "aziot-identityd.service")
     wait_for("its own registration", lambda: w.standin_events("hub", hub=hub, status=200))
     requests, key = len(w.service_requests()), w.hub_key()
     w.start_daemon()
     p = w.wait("the other hub", lambda p: p["AssignedHub"] == hub)
     assert p["State"] == "handed-off" and p["Warnings"][0][0] == "adoption-refused"
     assert len(w.service_requests()) == requests and w.hub_key() == key
-
-
-async def call_systemd(world, method, *arguments):
-    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-    seen = len(world.jobs())
-    reply = await bus.call(dbus_next.Message("org.freedesktop.systemd1", "/org/freedesktop/systemd1",
-                                             "org.freedesktop.systemd1.Manager", method, signature="ss",
-                                             body=[*arguments, "replace"]))
-    assert reply.message_type == dbus_next.MessageType.METHOD_RETURN, reply.body
-    wait_for("the job", lambda: len(world.jobs()) > seen)
-    bus.disconnect()
 
 
 @pytest.mark.parametrize("what", ["config", "device_info", "applied", "all"])
@@ -414,75 +355,58 @@ def test_apply_without_the_container_runtime(new_world):
     assert len(w.requests(kind="register")) == requests
 
 
-def test_device_info_that_is_a_trap(new_world):
-    w = prepared(new_world)
-    victim = w.dir / "victim"
-    victim.write_text("untouched")
-    info = w.root / "var/lib/aziot/identityd/device_info"
-    info.symlink_to(victim)
-    w.start_daemon()
-    w.wait_for_state("handed-off")
-    assert victim.read_text() == "untouched" and not info.is_symlink()
-
-
-def test_identityd_directory_that_is_a_link(new_world):
-    w = prepared(new_world)
-    directory = w.root / "var/lib/aziot/identityd"
-    directory.rename(w.dir / "elsewhere")
-    directory.symlink_to(w.dir / "elsewhere")
-    w.start_daemon()
-    p = w.wait_for_failure("storage")
-    assert "device_info" in p["LastError"][2]
-    assert not (w.dir / "elsewhere/device_info").exists()
-    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
-
-
 # --- who may call, and with what ---
 
-async def connect(world):
-    return await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+BAD = [{"registrationId": None}, {"registrationId": ""}, {"registrationId": "../x"}, {"registrationId": "x" * 129},
+       {"hub": None}, {"hub": ""}, {"hub": "a b"}, {"hub": 'x"\ny'}, {"hub": "x" * 256}, {"hub": "\u00e9.example"},
+       {"deviceId": None}, {"deviceId": ""}, {"deviceId": 'x"'}, {"deviceId": "x\ny"}, {"deviceId": "x" * 129},
+       {"adopt": 7}, {"adopt": "yes"}, {"hub": True}, {"keyName": ""}, {"keyName": "xyz"}, {"keyName": "0" * 133},
+       {"command": "reboot"}]
 
 
-async def call(bus, method, signature="", *body):
-    return await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", method,
-                                            signature=signature, body=list(body)))
+class Watch:
+    """Whether anything below some directories is opened, by whomever."""
+
+    def __init__(self, world):
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        for directory in ("etc/aziot", "var/lib/dps-handoffd", "var/lib/aziot/identityd"):
+            everything = 0xfff
+            assert self.libc.inotify_add_watch(self.fd, bytes(world.root / directory), everything) > 0
+
+    def quiet(self):
+        try:
+            return os.read(self.fd, 4096) == b""
+        except BlockingIOError:
+            return True
 
 
-def assignment(**changes):
-    values = {"registrationId": "gw-1", "hub": "localhost:1", "deviceId": "gw-1", "adopt": True, **changes}
-    return {key: dbus_next.Variant("b" if isinstance(value, bool) else "i" if isinstance(value, int) else "s", value)
-            for key, value in values.items() if value is not None}
-
-
-@pytest.mark.parametrize("changes", [
-    {"registrationId": None}, {"registrationId": "../x"}, {"registrationId": "x" * 129}, {"hub": None}, {"hub": ""},
-    {"hub": "a b"}, {"hub": 'x"\ny'}, {"hub": "x" * 256}, {"deviceId": 'x"'}, {"deviceId": "x" * 129}, {"adopt": 7},
-    {"keyName": "xyz"}, {"keyName": "0" * 133}, {"command": "reboot"},
-])
-def test_bad_arguments(new_world, changes):
-    w = prepared(new_world)
-
-    async def run():
-        bus = await connect(w)
-        reply = await call(bus, "Apply", "a{sv}", assignment(**changes))
-        assert reply.error_name == "org.freedesktop.DBus.Error.InvalidArgs", reply.body
-        reply = await call(bus, "Check", "s", "no good")
-        assert reply.error_name == "org.freedesktop.DBus.Error.InvalidArgs", reply.body
-        bus.disconnect()
-    asyncio.run(run())
-    assert not w.jobs() and not w.config_toml.exists()
+def test_bad_arguments(new_world):
+    w = prepared(new_world, OPERATORS)
+    with Caller(w) as caller:
+        caller.ask("Verify")
+        before, watch = snapshot(w), Watch(w)
+        logged = len(w.bus_process.lines)
+        for number, changes in enumerate(BAD, 1):
+            assert caller.apply_refused(**changes)[0] == "InvalidArgs", changes
+            w.bus_process.wait_for_line("bad argument", logged + number - 1)
+            assert len(w.bus_process.lines) == logged + number, w.bus_process.lines[logged:]
+        for bad in ("", "no good", "x" * 129, "a/b"):
+            assert caller.refused("Check", "s", bad)[0] == "InvalidArgs"
+        for method, signature, body in (("Apply", "s", ["x"]), ("Check", "", []), ("Check", "u", [1]),
+                                        ("Quiesce", "s", ["x"])):
+            assert caller.refused(method, signature, *body)[0] == "InvalidArgs"
+        assert watch.quiet() and snapshot(w) == before and not queued(w)
 
 
 def test_hub_that_is_not_allowed(new_world):
     w = prepared(new_world)
-
-    async def run():
-        bus = await connect(w)
-        reply = await call(bus, "Apply", "a{sv}", assignment(hub="evil.example"))
-        assert reply.error_name == "org.dps.Failure.hub_not_allowed"
-        bus.disconnect()
-    asyncio.run(run())
-    assert not w.jobs() and not w.config_toml.exists()
+    with Caller(w) as caller:
+        caller.ask("Verify")
+        before = snapshot(w)
+        kind, sentence = caller.apply_refused(hub="evil.example")
+        assert kind == "hub-not-allowed" and "evil.example" in sentence
+        assert snapshot(w) == before and not queued(w)
 
 
 @pytest.mark.parametrize("name, method, arguments", [
@@ -491,50 +415,30 @@ def test_hub_that_is_not_allowed(new_world):
     ("Tpm1", "Identity", []), ("Tpm1", "ForgetHubKey", ["ay", "0"]),
 ])
 def test_other_users_are_refused(new_world, name, method, arguments):
-    w = new_world()
-    w.start_standins()
-    w.dir.chmod(0o755)
-    (w.dir / "bus").chmod(0o777)
-    result = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "busctl", "--system", "call",
-                             f"org.dps.{name}", f"/org/dps/{name}", f"org.dps.{name}", method, *arguments],
-                            env=w.environment, capture_output=True, text=True, timeout=30, check=False)
-    assert result.returncode != 0 and "Access denied" in result.stderr, result
-    w.bus_process.wait_for_line(f"Refused '{method}' to the user with the ID 65534")
-    assert not w.jobs() and not w.tpm_commands()
-
-
-def test_quiesce_ends_with_its_caller(new_world):
-    w = new_world()
-    w.start_gateway()
-    jobs = len(w.jobs())
-
-    async def run():
-        bus = await connect(w)
-        await call(bus, "Quiesce")
-        assert ("stop", "aziot-identityd.service") in w.jobs()[jobs:]
-        assert (w.root / "var/lib/dps-handoffd/stopped").exists()
-        bus.disconnect()
-    asyncio.run(run())
-    wait_for("the start", lambda: ("start", "aziot-identityd.service") in w.jobs()[jobs:])
-    wait_for("the end", lambda: not (w.root / "var/lib/dps-handoffd/stopped").exists())
-    assert ("restart", "aziot-edged.service") not in w.jobs()[jobs:]
+    w = prepared(new_world, OPERATORS)
+    with Caller(w) as caller:
+        caller.ask("Verify")
+        before, watch, commands = snapshot(w), Watch(w), len(w.tpm_commands())
+        w.dir.chmod(0o755)
+        (w.dir / "bus").chmod(0o777)
+        result = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "busctl", "--system",
+                                 "call", f"org.dps.{name}", f"/org/dps/{name}", f"org.dps.{name}", method, *arguments],
+                                env=w.environment, capture_output=True, text=True, timeout=30, check=False)
+        assert result.returncode != 0 and "Access denied" in result.stderr, result
+        refusal = f"Refused '{method}' to the user with the ID 65534"
+        w.bus_process.wait_for_line(refusal)
+        assert len([line for line in w.bus_process.lines if refusal in line]) == 1
+        assert watch.quiet() and snapshot(w) == before and not queued(w) and len(w.tpm_commands()) == commands
 
 
 def test_second_apply_is_told_to_wait(new_world):
     w = prepared(new_world)
-    w.standin_faults(units={"dps-iotedge-apply.service": {"delay": 2}})
-
-    async def run():
-        first, second = await connect(w), await connect(w)
-        task = asyncio.ensure_future(call(first, "Apply", "a{sv}", assignment(adopt=False)))
-        while not w.standin_events("start", unit="dps-iotedge-apply.service"):
-            await asyncio.sleep(0.01)
-        reply = await call(second, "Apply", "a{sv}", assignment(adopt=False))
-        assert reply.error_name == "org.dps.HandOff1.Busy"
-        task.cancel()
-        first.disconnect()
-        second.disconnect()
-    asyncio.run(run())
+    w.standin_faults(units={APPLY: {"delay": 2}})
+    with Caller(w) as first, Caller(w) as second:
+        under_way = first.begin("Apply", "a{sv}", assignment(adopt=False))
+        wait_for("the apply", lambda: w.standin_events("start", unit=APPLY))
+        assert second.apply_refused(adopt=False)[0] == "Busy"
+        under_way.cancel()
 
 
 def test_reading_needs_nothing(new_world):

@@ -1,11 +1,14 @@
 """What the stand-ins share: where things are, what happened, the faults, and the checks of 'iotedge config apply'."""
 import json
+import os
 import pathlib
+import pwd
+import time
 import tomllib
 
 SERVICES = ("aziot-edged", "aziot-identityd", "aziot-keyd", "aziot-certd", "aziot-tpmd")
 SOCKETS = ("aziot-edged.mgmt", "aziot-edged.workload", "aziot-identityd", "aziot-keyd", "aziot-certd", "aziot-tpmd")
-APPLIED = ("keyd", "certd", "identityd", "tpmd", "edged")
+OWNERS = {"keyd": "aziotks", "certd": "aziotcs", "identityd": "aziotid", "tpmd": "aziottpm", "edged": "iotedge"}
 
 
 class World:
@@ -21,7 +24,7 @@ class World:
 
     def log(self, event, **fields):
         with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **fields}) + "\n")
+            file.write(json.dumps({"event": event, "time": round(time.monotonic(), 6), **fields}) + "\n")
 
     def fault(self, name):
         try:
@@ -29,14 +32,20 @@ class World:
         except FileNotFoundError:
             return None
 
-    def write(self, path, text, mode):
-        """Replaces a file as the real programs do: a new inode each time."""
-        target = self.path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.new")
-        temporary.write_text(text)
-        temporary.chmod(mode)
-        temporary.rename(target)
+    def write(self, path, text):
+        """As the real programs do: in place, so that a power cut may leave a part of it."""
+        self.path(path).write_text(text)
+
+    def own(self, path, user):
+        """Gives it to the user, where there is one and where we may."""
+        try:
+            entry = pwd.getpwnam(user)
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+        except (KeyError, PermissionError):
+            pass
+
+    def configured(self, service):
+        return self.path(f"/etc/aziot/{service}/config.d/00-super.toml").exists()
 
 
 class ApplyFailed(Exception):
@@ -73,3 +82,13 @@ def identityd_toml(provisioning):
         lines += ["", "[provisioning.attestation]", 'method = "tpm"',
                   f'registration_id = {json.dumps(provisioning["attestation"]["registration_id"])}']
     return "\n".join(lines) + "\n"
+
+
+def write_applied(world, provisioning):
+    """Five files of five users: removed, written, and then given away. A power cut may leave any of it."""
+    for service, user in OWNERS.items():
+        path = world.path(f"/etc/aziot/{service}/config.d/00-super.toml")
+        path.unlink(missing_ok=True)
+        path.write_text(identityd_toml(provisioning) if service == "identityd" else "# auto-generated\n")
+        path.chmod(0o600)
+        world.own(path, user)

@@ -174,8 +174,8 @@ class Identityd:
             if status == 200:
                 hub, device = self.identity
                 self.world.write("/var/lib/aziot/identityd/device_info",
-                                 f'hub_name = "{hub}"\nlocal_gateway_hostname = "{hub}"\ndevice_id = "{device}"\n', 0o644)
-                self.world.write("/var/lib/aziot/identityd/prev_state", f'hub = "{hub}"\n', 0o644)
+                                 f'hub_name = "{hub}"\nlocal_gateway_hostname = "{hub}"\ndevice_id = "{device}"\n')
+                self.world.write("/var/lib/aziot/identityd/prev_state", "# its settings\n")
                 return
             if attempt == 0:
                 await self.register()
@@ -262,11 +262,17 @@ class Identityd:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.manager.trigger(SERVICE)
+            self.world.log("connected")
             if self.world.fault("identityd") == "silent":
                 await asyncio.get_running_loop().create_future()
+            while self.world.fault("identityd") == "hold":
+                await asyncio.sleep(0.02)
             await self.ready.wait()
             method, target, _ = head.split("\r\n", 1)[0].split(" ")
-            status, body = await self.answer(method, urllib.parse.unquote(target.partition("?")[0]))
+            path = urllib.parse.unquote(target.partition("?")[0])
+            self.world.log("asked", method=method, path=path)
+            told = (self.world.fault("identityd-status") or {}).get(f"{method} {path}")
+            status, body = (told, {"message": f"told to answer {told}"}) if told else await self.answer(method, path)
             text = json.dumps(body).encode() if body is not None else b""
             writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n"
                          "Connection: close\r\n\r\n".encode() + text)

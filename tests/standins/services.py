@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import pathlib
-import pwd
 import re
 import socket
 import subprocess
@@ -24,10 +23,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from gateway import APPLIED, SOCKETS, ApplyFailed, World, identityd_toml, super_config  # noqa: E402
+from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, super_config, write_applied  # noqa: E402
 
-OWNERS = {"keyd": "aziotks", "certd": "aziotcs", "identityd": "aziotid", "tpmd": "aziottpm", "edged": "iotedge"}
-STOPPED = ("aziot-edged", "aziot-identityd", "aziot-keyd", "aziot-certd", "aziot-tpmd")
 RUN = pathlib.Path("/run/aziot")
 TPMD_API = "api-version=2020-09-01"
 UNCONFIGURED = 153  # with which the real ones tell systemd not to start them again
@@ -37,10 +34,6 @@ def new_world():
     return World(argparse.Namespace(root="/", log="/var/log/standins.jsonl", faults="/etc/standin-faults.json",
                                     tcti=os.environ.get("STANDIN_TCTI", "device:/dev/tpmrm0"),
                                     hub_ca=os.environ.get("STANDIN_HUB_CA")))
-
-
-def configured(service):
-    return pathlib.Path(f"/etc/aziot/{service}/config.d/00-super.toml").exists()
 
 
 def passed_sockets():
@@ -183,28 +176,17 @@ async def idle(_world):
 
 # --- iotedge config apply ---
 
-def write_applied(world, provisioning):
-    """Not atomic, as the real one."""
-    for service in APPLIED:
-        path = pathlib.Path(f"/etc/aziot/{service}/config.d/00-super.toml")
-        user = pwd.getpwnam(OWNERS[service])
-        path.unlink(missing_ok=True)
-        path.write_text(identityd_toml(provisioning) if service == "identityd" else "# auto-generated\n")
-        path.chmod(0o600)
-        os.chown(path, user.pw_uid, user.pw_gid)
-
-
 def apply(world):
     """Exit 0 although a unit failed, but not when the container runtime doesn't answer."""
     provisioning = super_config(world)
-    if configured("identityd"):
+    if world.configured("identityd"):
         try:
             socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")
         except OSError as error:
             raise ApplyFailed(f"the container runtime does not answer: {error}") from error
     write_applied(world, provisioning)
     world.log("apply", scope=provisioning.get("scope_id"))
-    for name in STOPPED:
+    for name in SERVICES:
         subprocess.run(["systemctl", "stop", f"{name}.service"], check=False)
     for name in SOCKETS:
         subprocess.run(["systemctl", "start", f"{name}.socket"], check=False)
@@ -234,7 +216,7 @@ def main():
         iotedge(world, sys.argv[2:])
     elif name not in services:
         sys.exit(__doc__)
-    elif name in OWNERS and not configured(name):
+    elif name in OWNERS and not world.configured(name):
         sys.exit(UNCONFIGURED)
     else:
         asyncio.run(serve(services[name], world))

@@ -21,6 +21,7 @@ class Unit:
         self.service = service  # the one that this socket starts
         self.oneshot = oneshot
         self.state = "inactive"
+        self.restarting = False  # it has failed and waits for its RestartSec=
         self.result = "success"
         self.entered = 0
 
@@ -28,9 +29,17 @@ class Unit:
     def path(self):
         return f"{PATH}/unit/" + "".join(c if c.isalnum() else f"_{ord(c):02x}" for c in self.name)
 
+    @property
+    def active_state(self):
+        return "activating" if self.restarting else self.state
+
 
 class JobFailed(Exception):
-    pass
+    """With the job's result, where it is another one than "failed"."""
+
+    def __init__(self, text, result="failed"):
+        super().__init__(text)
+        self.result = result
 
 
 class Manager:
@@ -39,6 +48,7 @@ class Manager:
         self.units = {}
         self.jobs = 0
         self.bus = None
+        self.away = False
         self.lock = asyncio.Lock()
         self.tasks = set()
 
@@ -63,23 +73,34 @@ class Manager:
         how = self.fault(unit.name).get("start")
         self.world.log("start", unit=unit.name)
         await asyncio.sleep(self.fault(unit.name).get("delay", 0))
+        unit.restarting = False
         try:
+            if how in ("timeout", "canceled", "dependency", "skipped"):
+                raise JobFailed("told to end so", how)
             if how == "fail":
                 raise JobFailed("told to fail")
             if unit.do_start:
                 await unit.do_start()
         except Exception as error:
-            unit.state, unit.result = "failed", "exit-code"
+            result = getattr(error, "result", "failed")
+            if result in ("failed", "timeout"):
+                unit.state, unit.result = "failed", "timeout" if result == "timeout" else "exit-code"
             self.world.log("failed", unit=unit.name, error=str(error))
-            raise JobFailed(str(error)) from error
+            raise JobFailed(str(error), result) from error
         unit.state, unit.result = ("inactive" if unit.oneshot else "active"), "success"
         unit.entered = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
         if how == "flap":
             unit.state, unit.result = "failed", "exit-code"
+        elif how == "crash-loop":
+            unit.state, unit.result, unit.restarting = "failed", "exit-code", True
 
     async def stop(self, unit):
         for name in unit.sockets:
             await self.stop(self.units[name])
+        how = self.fault(unit.name).get("stop")
+        if how:
+            raise JobFailed("told to fail", how)
+        unit.restarting = False
         if unit.state == "active":
             self.world.log("stop", unit=unit.name)
             if unit.do_stop:
@@ -87,8 +108,8 @@ class Manager:
         if unit.state != "failed":
             unit.state = "inactive"
 
-    async def run(self, verb, name):
-        """A job to its end, from within; True if it was done."""
+    async def result_of(self, verb, name):
+        """A job to its end, from within; its result."""
         unit = self.units[name]
         sockets = [s for s in unit.sockets if self.units[s].state == "active"]
         try:
@@ -98,9 +119,12 @@ class Manager:
                 await self.start(self.units[socket])  # PartOf= restarts them as well
             if verb in ("start", "restart"):
                 await self.start(unit)
-        except JobFailed:
-            return False
-        return True
+        except JobFailed as error:
+            return error.result
+        return "done"
+
+    async def run(self, verb, name):
+        return await self.result_of(verb, name) == "done"
 
     def trigger(self, name):
         """A connection to a socket starts its service."""
@@ -109,12 +133,13 @@ class Manager:
 
     def died(self, name, restart):
         """A service ended by itself; Restart=on-failure."""
-        self.units[name].state, self.units[name].result = "failed", "exit-code"
+        unit = self.units[name]
+        unit.state, unit.result, unit.restarting = "failed", "exit-code", True
         self.world.log("died", unit=name)
 
         async def again():
             await asyncio.sleep(restart)
-            if self.units[name].state == "failed":
+            if unit.state == "failed" and unit.restarting:
                 await self.run("start", name)
         self.spawn(again())
 
@@ -124,6 +149,17 @@ class Manager:
         self.bus = await MessageBus(address).connect()
         self.bus.add_message_handler(self.on_message)
         await self.bus.request_name(NAME)
+
+    async def leave(self):
+        """Gives the name back with a job under way, until the fault is gone."""
+        self.away = True
+        await self.bus.release_name(NAME)
+        self.world.log("left")
+        while any("leave" in faults.values() for faults in (self.world.fault("units") or {}).values()):
+            await asyncio.sleep(0.02)
+        self.away = False
+        await self.bus.request_name(NAME)
+        self.world.log("back")
 
     def on_message(self, message):
         if message.message_type != MessageType.METHOD_CALL or message.destination not in (NAME, self.bus.unique_name):
@@ -155,23 +191,31 @@ class Manager:
             return Message.new_error(message, f"{NAME}.UnitMasked", f"Unit {name} is masked.")
         self.jobs += 1
         job = f"{PATH}/job/{self.jobs}"
+        self.world.log("queued", verb=verbs[message.member], unit=name)
         self.spawn(self.job(self.jobs, job, verbs[message.member], name))
         return Message.new_method_return(message, "o", [job])
 
     async def job(self, number, path, verb, name):
-        if verb != "stop" and self.fault(name).get("start") == "hang":
+        how = self.fault(name).get("stop" if verb == "stop" else "start")
+        if how == "hang":
+            return
+        if how == "leave":
+            await self.leave()
             return
         async with self.lock:
-            done = await self.run(verb, name)
-        self.world.log("job", verb=verb, unit=name, done=done)
-        await self.bus.send(Message.new_signal(PATH, MANAGER, "JobRemoved", "uoss",
-                                               [number, path, name, "done" if done else "failed"]))
+            result = await self.result_of(verb, name)
+        self.world.log("job", verb=verb, unit=name, done=result == "done", result=result)
+        if not self.away:
+            await self.bus.send(Message.new_signal(PATH, MANAGER, "JobRemoved", "uoss", [number, path, name, result]))
 
     def on_get(self, message):
         unit = next((u for u in self.units.values() if u.path == message.path), None)
         load = self.fault(unit.name).get("load", "loaded") if unit else "not-found"
+        there = unit and load == "loaded"
         values = {"LoadState": Variant("s", load),
-                  "ActiveState": Variant("s", unit.state if unit and load == "loaded" else "inactive"),
+                  "ActiveState": Variant("s", unit.active_state if there else "inactive"),
+                  "SubState": Variant("s", "dead" if not there else "auto-restart" if unit.restarting else
+                                      "running" if unit.state == "active" else unit.state),
                   "ActiveEnterTimestampMonotonic": Variant("t", unit.entered if unit else 0),
                   "Result": Variant("s", unit.result if unit else "success")}
         value = values.get(message.body[1])

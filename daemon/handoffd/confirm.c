@@ -1,0 +1,148 @@
+/* Has it worked? identityd has to name a device, and its hub has to have accepted the token. */
+#include <errno.h>
+#include <strings.h>
+
+#include "handoffd.h"
+
+#define CONFIRM_PAUSE (USEC_PER_SEC / 2)
+
+static const char *root_of(const Operation *op) {
+        return op->h->options->root;
+}
+
+static void confirm_ask(Operation *op);
+
+static int on_confirm_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        confirm_ask(userdata);
+        return 0;
+}
+
+/* What identityd means with a status, for people; NULL: a reply that says nothing to anybody. */
+static const struct {
+        unsigned status;
+        bool final; /* asking again does not change it */
+        const char *meaning;
+} statuses[] = {
+        { 0, false, "gives no answer" },
+        { 400, false, "has no identity yet" },
+        { 401, true, "refuses the question of root" },
+        { 404, false, "got no identity from the provisioning service or its hub" },
+        { 422, true, "does not understand the question, so it is of a release that is not supported" },
+        { 500, false, "has an internal error" },
+};
+
+static size_t find_status(unsigned status) {
+        size_t i = 0;
+
+        while (i < ARRAY_SIZE(statuses) && statuses[i].status != status)
+                i++;
+        return i;
+}
+
+static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
+        size_t i = find_status(answer->status);
+        UnitState identityd = {};
+        Failure failure;
+        char code[16];
+
+        (void) units_query(op->h->units, UNIT_IDENTITYD, &identityd, NULL);
+        (void) snprintf(code, sizeof(code), answer->status == 0 ? "no answer" : "HTTP %u", answer->status);
+        if (answer->status == 200 && answer->hub[0] && answer->device_id[0])
+                (void) failure_set(&failure, FAILURE_HUB_UNREACHABLE, NULL,
+                                   "IoT Edge runs as '%s' on '%s', but the hub has not accepted it yet",
+                                   answer->device_id, answer->hub);
+        else if (identityd.masked || identityd.failed || identityd.failing)
+                (void) failure_set(&failure, FAILURE_RESTART_FAILED, identityd.result,
+                                   "'%s' %s, so IoT Edge has no identity; see 'journalctl -u %s'",
+                                   UNIT_IDENTITYD, identityd.masked ? "is masked" : "ends with an error",
+                                   UNIT_IDENTITYD);
+        else
+                (void) failure_set(
+                        &failure, FAILURE_CONFIRM_TIMEOUT, code, "IoT Edge's identity service %s%s%s",
+                        i < ARRAY_SIZE(statuses) ? statuses[i].meaning : "answers what is not understood",
+                        answer->message[0] ? ": " : "", answer->message);
+        operation_fail(op, &failure);
+}
+
+static void confirm_again(Operation *op, const IdentitydAnswer *answer) {
+        size_t i = find_status(answer->status);
+        int r;
+
+        if (now_usec(CLOCK_MONOTONIC) > op->plan.deadline ||
+            (i < ARRAY_SIZE(statuses) && statuses[i].final)) {
+                confirm_give_up(op, answer);
+                return;
+        }
+        op->timer = sd_event_source_disable_unref(op->timer);
+        r = sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, CONFIRM_PAUSE,
+                                       USEC_PER_SEC / 10, on_confirm_timer, op);
+        if (r < 0)
+                confirm_give_up(op, answer);
+}
+
+static void on_confirmed(void *userdata, const IdentitydAnswer *answer) {
+        Operation *op = userdata;
+        Plan *plan = &op->plan;
+        FileMark proof = prev_state_mark(root_of(op));
+        Failure failure;
+
+        if (answer->status != 200 || !answer->hub[0] || !answer->device_id[0] ||
+            !(plan->need_new_proof ? file_mark_newer(&proof, &plan->proof_before) : proof.text[0] != '\0')) {
+                confirm_again(op, answer);
+                return;
+        }
+        if (string_replace(&plan->hub, answer->hub) < 0 ||
+            string_replace(&plan->device_id, answer->device_id) < 0) {
+                (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "Apply can't be answered");
+                operation_fail(op, &failure);
+                return;
+        }
+        operation_run(op);
+}
+
+static void confirm_ask(Operation *op) {
+        Failure failure;
+        int r;
+
+        r = identityd_ask(op->h->identityd, IDENTITYD_DEVICE, on_confirmed, op);
+        if (r < 0) {
+                (void) failure_set_errno(&failure, FAILURE_CONFIRM_TIMEOUT, r, "identityd can't be asked");
+                operation_fail(op, &failure);
+        }
+}
+
+int step_confirm(Operation *op) {
+        op->plan.deadline = now_usec(CLOCK_MONOTONIC) + op->h->options->confirm_timeout_usec;
+        confirm_ask(op);
+        return FLOW_WAIT;
+}
+
+int step_compare(Operation *op) {
+        const Assignment *a = &op->assignment;
+        const Plan *plan = &op->plan;
+
+        if (strcasecmp(plan->hub, a->hub) == 0 && streq(plan->device_id, a->device_id))
+                return 0;
+        if (plan->adopt && !plan->moved)
+                operation_warn(op, WARNING_ADOPTION_REFUSED,
+                               "IoT Edge did not keep the assigned identity '%s' on '%s' and registered by "
+                               "itself as '%s' on '%s'",
+                               a->device_id, a->hub, plan->device_id, plan->hub);
+        return 0;
+}
+
+static void on_edge_agent(void *userdata, const IdentitydAnswer *answer) {
+        Operation *op = userdata;
+
+        if (answer->status == 404 && strstr(answer->message, "not found"))
+                operation_warn(
+                        op, WARNING_EDGE_FLAG_MISSING,
+                        "The device '%s' has no $edgeAgent on '%s': its enrolment is not marked as an "
+                        "IoT Edge device",
+                        op->plan.device_id, op->plan.hub);
+        operation_run(op);
+}
+
+int step_edge_agent(Operation *op) {
+        return identityd_ask(op->h->identityd, IDENTITYD_EDGE_AGENT, on_edge_agent, op) < 0 ? 0 : FLOW_WAIT;
+}
