@@ -47,3 +47,13 @@ def pytest_runtest_makereport(item, call):
         for cell in item.funcargs["new_world"].__closure__:
             for world in cell.cell_contents if isinstance(cell.cell_contents, list) else ():
                 report.sections.append(("world", world.report()))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests have counted, over all of them."""
+    totals = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            totals[name] = totals.get(name, 0) + value
+    for name, value in sorted(totals.items()):
+        terminalreporter.write_line(f"{name}: {value}")

@@ -1,0 +1,123 @@
+"""Suite "handoff": the helper is killed at every system call of Apply that changes a file or tells somebody something.
+
+One run for each such call. What lies on the disk then is whole, the old or the new; the next call finishes the work;
+nothing is left over and nothing stays stopped. The summary says how many points were tried.
+"""
+import json
+import re
+import subprocess
+
+import dbus_next
+import pytest
+from handoff import (APPLY, EDGED, IDENTITYD, OPERATORS, Caller, Gateway, assignment, backups, info_path, info_text,
+                     queued, record, record_path, snapshot, stopped_path, temporary_files)
+from harness import BUILD, wait_for
+
+SHARDS = 4
+KILLED = 77  # crash-at's exit status
+SOCKETS = ("aziot-identityd.socket", "aziot-tpmd.socket", "aziot-edged.mgmt.socket", "aziot-edged.workload.socket")
+
+
+def crash_at(world, n):
+    return [BUILD / "tests/tools/crash-at", f"--log={world.dir}/calls", str(n)]
+
+
+def runs(caller, unit):
+    return caller.unit(unit) == "active"
+
+
+def killed_apply(gateway, caller, n):
+    """Apply, killed at its n-th call; the name of that call, or None when there are fewer."""
+    w = gateway.world
+    helper = caller.start_helper(*crash_at(w, n))
+    reply = caller.call("Apply", "a{sv}", assignment(**gateway.assignment()))
+    done = reply.message_type == dbus_next.MessageType.METHOD_RETURN
+    try:
+        assert helper.process.wait(1 if done else 10) == KILLED
+    except subprocess.TimeoutExpired:
+        assert done
+        caller.stop_helper()
+        return None
+    assert done or reply.error_name == "org.freedesktop.DBus.Error.NoReply", reply.body
+    return (w.dir / "calls").read_text().splitlines()[-1]  # done: by the next helper, this one had just begun
+
+
+def check_wholeness(gateway, old, new):
+    """What a power cut here would leave; identityd, which is not ours, may be writing at this moment."""
+    w = gateway.world
+    assert w.config_toml.read_text() in (old["config"], new["config"])
+    wait_for("a whole device_info", lambda: info_path(w).read_text() in (old["info"], new["info"]))
+    assert set(json.loads(record_path(w).read_text())) >= {"handedOff"}
+    for path in backups(w):
+        assert path.read_text() == old["config"]
+    assert len(temporary_files(w)) <= 1
+    if stopped_path(w).exists():
+        assert set(stopped_path(w).read_text().splitlines()) <= {EDGED, IDENTITYD, "aziot-tpmd.service", *SOCKETS}
+
+
+def check_finished(gateway, caller, new):
+    w = gateway.world
+    caller.apply(**gateway.assignment())
+    assert w.config_toml.read_text() == new["config"]
+    assert info_path(w).read_text() == new["info"]
+    after = record(w)
+    assert after["handedOff"] and after["hub"] == gateway.hub and "pending" not in after and "previousHub" not in after
+    assert len(backups(w)) == 1 and not temporary_files(w) and not stopped_path(w).exists()
+    for unit in (EDGED, IDENTITYD, *SOCKETS):
+        wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_killed_at_every_call(new_world, record_property, shard):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    points = []
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        gateway.save()
+        old = {"config": w.config_toml.read_text(), "info": info_path(w).read_text()}
+        caller.apply(**gateway.assignment())
+        new = {"config": w.config_toml.read_text(), "info": info_text(gateway.hub, gateway.device)}
+        assert old["config"] != new["config"] and new["config"].startswith(OPERATORS)
+        for n in range(shard + 1, 1000, SHARDS):
+            gateway.restore()
+            point = killed_apply(gateway, caller, n)
+            if point is None:
+                break
+            check_wholeness(gateway, old, new)
+            check_finished(gateway, caller, new)
+            points.append(point)
+    record_property("crash points", len(points))
+    assert len(points) > 10
+    assert not w.standin_events("registers-itself")
+
+
+def test_what_is_renamed_is_on_the_disk(new_world):
+    """A power cut keeps what was written only if it was synced: the file before its new name, the directory after."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        killed_apply(gateway, caller, 0)
+    calls = [line.split(" ", 2)[1:] for line in (w.dir / "calls").read_text().splitlines()]
+    renames = [i for i, (name, _) in enumerate(calls) if name == "rename"]
+    names = {re.sub(r"^\.|\.\w{6}$", "", calls[i][1]) for i in renames}
+    assert {"config.toml", "config.toml.before-dps-provisiond-1", "device_info", "record.json", "stopped"} <= names
+    for i in renames:
+        assert calls[i - 1][0] == "fsync" and calls[i - 1][1].endswith(calls[i][1])
+        assert calls[i + 1][0] == "fsync" and not calls[i + 1][1].endswith(calls[i][1])
+    for i in (i for i, (name, path) in enumerate(calls) if name == "unlink" and path == "stopped"):
+        assert calls[i + 1][0] == "fsync"
+
+
+def test_nothing_to_do_changes_nothing(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        before, jobs = snapshot(w), len(queued(w))
+        for _ in range(2):
+            assert caller.apply(**gateway.assignment())["changed"] is False
+        killed_apply(gateway, caller, 0)
+        assert snapshot(w) == before and len(queued(w)) == jobs
+    assert {line.split(" ")[1] for line in (w.dir / "calls").read_text().splitlines()} <= {"send", "mkdir", "unlink"}
+    assert APPLY not in [unit for _, unit in queued(w)[jobs:]]
