@@ -116,14 +116,14 @@ static int take_unicode(Scan *s, ScanText *t, size_t digits) {
 }
 
 static int take_escape(Scan *s, ScanText *t) {
-        static const char names[] = "btnfr\"\\", characters[] = "\b\t\n\f\r\"\\";
+        static const char names[] = "btnfre\"\\", characters[] = "\b\t\n\f\r\x1b\"\\";
         const char *found;
 
         s->p++; /* the backslash */
         if (s->p >= s->end)
                 return scan_refuse(s, "an unfinished escape sequence");
-        if (*s->p == 'u' || *s->p == 'U') {
-                size_t digits = *s->p == 'u' ? 4 : 8;
+        if (scan_at_any(s, "xuU")) {
+                size_t digits = *s->p == 'x' ? 2 : *s->p == 'u' ? 4 : 8;
 
                 s->p++;
                 return take_unicode(s, t, digits);

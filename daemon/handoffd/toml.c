@@ -44,7 +44,7 @@ static int take_string(Scan *s, const ScanText *path, bool record) {
         return r;
 }
 
-static int skip_array_space(Scan *s) {
+static int skip_space(Scan *s) {
         int r;
 
         for (;;) {
@@ -61,14 +61,14 @@ static int take_array(Scan *s, const ScanText *path, int depth) {
 
         s->p++;
         for (;;) {
-                r = skip_array_space(s);
+                r = skip_space(s);
                 if (r < 0)
                         return r;
                 if (scan_at(s, "]"))
                         break;
                 r = take_value(s, path, false, depth + 1);
                 if (r >= 0)
-                        r = skip_array_space(s);
+                        r = skip_space(s);
                 if (r < 0)
                         return r;
                 if (scan_at(s, ","))
@@ -93,30 +93,29 @@ static int take_inline_pair(Scan *s, const ScanText *path, bool record, int dept
                 return scan_refuse(s, "a key without '='");
         s->p++;
         scan_blanks(s);
-        r = take_value(s, &full, record, depth + 1);
-        scan_blanks(s);
-        return r;
+        return take_value(s, &full, record, depth + 1);
 }
 
+/* Over several lines, with comments and a last comma, since TOML 1.1. */
 static int take_inline_table(Scan *s, const ScanText *path, bool record, int depth) {
         int r;
 
         s->p++;
-        scan_blanks(s);
-        if (scan_at(s, "}")) {
-                s->p++;
-                return 0;
-        }
         for (;;) {
-                r = take_inline_pair(s, path, record, depth);
+                r = skip_space(s);
                 if (r < 0)
                         return r;
                 if (scan_at(s, "}"))
                         break;
-                if (!scan_at(s, ","))
+                r = take_inline_pair(s, path, record, depth);
+                if (r >= 0)
+                        r = skip_space(s);
+                if (r < 0)
+                        return r;
+                if (scan_at(s, ","))
+                        s->p++;
+                else if (!scan_at(s, "}"))
                         return scan_refuse(s, "an inline table without its end");
-                s->p++;
-                scan_blanks(s);
         }
         s->p++;
         return 0;

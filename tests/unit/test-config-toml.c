@@ -39,6 +39,11 @@ static void everything_else_stays(void **state) {
                   "hostname = \"a\"\n\n" BLOCK },
                 { "provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }\n[agent]\n",
                   "[agent]\n\n" BLOCK },
+                { "provisioning = {\n  source = \"dps\", # } why\n\n  attestation = {\n    method = "
+                  "\"tpm\",\n  },\n}\n[agent]\n",
+                  "[agent]\n\n" BLOCK },
+                { "[agent]\nx = { # [provisioning]\n  y = 1,\n}\n[provisioning]\nsource = \"\\e\\x41\"\n",
+                  "[agent]\nx = { # [provisioning]\n  y = 1,\n}\n" BLOCK },
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
@@ -131,6 +136,10 @@ static void what_is_unclear_is_refused_with_its_line(void **state) {
                 { "a = \"x\n", "f:1:" },
                 { "a = [1,\n2\n", "f:3:" },
                 { "x\n", "f:1:" },
+                { "x = { a = 1,\n  b\n}\n", "f:2:" },
+                { "x = { , }\n", "f:1:" },
+                { "x = {\n  a = 1\n\n", "f:4:" },
+                { "x = \"\\x4\"\n", "f:1:" },
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -175,7 +184,7 @@ static void what_a_file_says_is_read(void **state) {
 
 static void escapes_are_decoded(void **state) {
         static const char text[] =
-                "[provisioning]\nid_scope = \"0ne\\u0058\"\nsource = \"\"\"d\\\n   ps\"\"\"\n"
+                "[provisioning]\nid_scope = \"0\\x6Ee\\u0058\"\nsource = \"\"\"d\\\n   ps\"\"\"\n"
                 "global_endpoint = \"a\\u0000b\"\n";
         ConfigToml c;
         Failure failure;
