@@ -8,6 +8,8 @@
 
 #include <systemd/sd-id128.h>
 
+#include "hardware.h"
+
 #define BASE32_DIGEST_LENGTH 52 /* 256 bits in groups of five, without padding */
 
 bool identity_registration_id_valid(const char *id) {
@@ -76,7 +78,7 @@ static int specifier_value(char specifier, const IdentitySources *sources, const
                                    "RegistrationId= uses '%%%c', but this machine has no %s", specifier,
                                    specifier == 'H'   ? "host name"
                                    : specifier == 'm' ? "machine ID"
-                                                      : "serial number (credential dps.serial)");
+                                                      : "serial number, or only root may read it");
         return 0;
 }
 
@@ -115,11 +117,31 @@ int identity_expand(char **ret, const char *pattern, const IdentitySources *sour
         return *ret ? 0 : -ENOMEM;
 }
 
+/* The unit's credential holds what only root may read. It is blank on a machine without DMI; whoever asks at
+ * a shell has none. Firmware pads its strings. */
+static int read_serial(char **ret, const ConfigPaths *paths) {
+        CLEANUP(secret_freep) char *credential = NULL;
+        int r;
+
+        r = config_read_credential(&credential, paths, "dps.serial");
+        if (r >= 0) {
+                for (size_t n = strlen(credential); n > 0 && credential[n - 1] == ' '; n--)
+                        credential[n - 1] = '\0';
+                if (credential[0]) {
+                        *ret = TAKE(credential);
+                        return 0;
+                }
+        }
+        r = hardware_serial_number(ret, NULL);
+        return r == -ENOMEM ? r : 0;
+}
+
 int identity_registration_id(char **ret, const Config *config, const ConfigPaths *paths,
                              const void *ek_public, size_t ek_public_size, Failure *reterr) {
         CLEANUP(secret_freep) char *serial = NULL;
         char host_name[HOST_NAME_MAX + 1] = "", machine_id[SD_ID128_STRING_MAX] = "";
         sd_id128_t id;
+        int r;
 
         if (!config->registration_id)
                 return identity_derive(ret, config->registration_id_format, ek_public, ek_public_size);
@@ -127,7 +149,9 @@ int identity_registration_id(char **ret, const Config *config, const ConfigPaths
         (void) gethostname(host_name, sizeof(host_name) - 1);
         if (sd_id128_get_machine(&id) >= 0)
                 (void) sd_id128_to_string(id, machine_id);
-        (void) config_read_credential(&serial, paths, "dps.serial");
+        r = read_serial(&serial, paths);
+        if (r < 0)
+                return r;
         return identity_expand(
                 ret, config->registration_id,
                 &(IdentitySources){ .host_name = host_name, .machine_id = machine_id, .serial = serial },

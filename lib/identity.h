@@ -15,7 +15,7 @@
 typedef struct IdentitySources {
         const char *host_name;  /* %H */
         const char *machine_id; /* %m: 32 hex digits */
-        const char *serial;     /* %s: DMI product serial, from the credential dps.serial */
+        const char *serial;     /* %s: of the product, from the firmware */
 } IdentitySources;
 
 int identity_derive(char **ret, RegistrationIdFormat format, const void *ek_public, size_t ek_public_size);
@@ -25,7 +25,7 @@ int identity_derive(char **ret, RegistrationIdFormat format, const void *ek_publ
 int identity_expand(char **ret, const char *pattern, const IdentitySources *sources, Failure *reterr);
 
 /* What a daemon and the command-line tool do alike: expand RegistrationId= if it is set (reading host name,
- * machine ID and serial from this machine), else derive. */
+ * machine ID and serial number from this machine), else derive. */
 int identity_registration_id(char **ret, const Config *config, const ConfigPaths *paths,
                              const void *ek_public, size_t ek_public_size, Failure *reterr);
 

@@ -61,6 +61,27 @@ def test_registration_id_equals_the_tools(gateway, key_format, command):
     assert gateway.json()["registrationId"] == expected
 
 
+@pytest.mark.parametrize("credential, expected", [("SN-4711\n", "gw-SN-4711"), ("SN-4711  \n", "gw-SN-4711"), ("\n", None),
+                                                  (None, None)])
+def test_registration_id_with_the_serial_number(gateway, credential, expected):
+    """At a shell there is no credential: it comes from where root finds it."""
+    gateway.config = {"Provisioning": {"RegistrationId": "gw-%s"}}
+    (gateway.dir / "credentials").mkdir()
+    if credential is not None:
+        (gateway.dir / "credentials/dps.serial").write_text(credential)
+    options = {"env": {"CREDENTIALS_DIRECTORY": f"{gateway.dir}/credentials"}}
+    firmware = [path.read_text().strip(" \t\r\n\0") for path in
+                (pathlib.Path("/sys/class/dmi/id/product_serial"),
+                 pathlib.Path("/sys/firmware/devicetree/base/serial-number")) if os.access(path, os.R_OK)]
+    if not expected and any(firmware):
+        expected = "gw-" + next(filter(None, firmware))
+    if expected:
+        assert json.loads(gateway.run("--format=json", **options))["registrationId"] == expected
+    else:
+        assert gateway.run("--format=json", status=1, **options) == ""
+        assert "no serial number" in gateway.stderr
+
+
 # --- what it takes, and what it leaves ---
 
 @pytest.mark.parametrize("persistent", [False, True])
