@@ -18,7 +18,7 @@ import tempfile
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
-DEADLINE = 30  # for what takes a second or two on an idle machine
+DEADLINE = 90  # for what takes a second or two on an idle machine
 SCOPE = "0ne00TEST01"
 NAME = "org.dps.Provisioning1"
 PATH = "/org/dps/Provisioning1"
@@ -315,20 +315,26 @@ class Machine:
         result = self.busctl("call", NAME, PATH, "org.freedesktop.DBus.Properties", "GetAll", "s", NAME, **options)
         return {key: value["data"] for key, value in json.loads(result.stdout)["data"][0].items()}
 
-    def wait_for_state(self, state):
-        """Reads what the daemon has logged so far, then waits for it to log the state."""
+    def wait_for_property(self, name, value):
+        """Also while the daemon is not on the bus; returns all of them."""
         found = {}
 
         def reached():
             result = self.busctl("call", NAME, PATH, "org.freedesktop.DBus.Properties", "GetAll", "s", NAME, check=False)
             if result.returncode == 0:
                 found.update({k: v["data"] for k, v in json.loads(result.stdout)["data"][0].items()})
-            return found.get("State") == state
+            return found.get(name) == value
         try:
-            wait_for(f"state {state}", reached)
+            wait_for(f"{name}={value}", reached)
         except Timeout as error:
-            raise Timeout(f"{error}: {found}\n{self.journal_text()}") from None
+            raise Timeout(f"{error}: {found}") from None
         return found
+
+    def wait_for_state(self, state):
+        return self.wait_for_property("State", state)
+
+    def wait_for_step(self, step):
+        return self.wait_for_property("Step", step)
 
     def journal(self, *matches):
         """Entries as dictionaries; none is a failure of journalctl, so its status says nothing."""
