@@ -4,6 +4,7 @@
 #include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
@@ -82,7 +83,8 @@ int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
                 r = sd_bus_creds_get_euid(creds, &uid);
         if (r < 0)
                 return sd_bus_error_set_errnof(error, r, "The caller can't be identified");
-        if (uid == 0)
+        /* who runs this program can do without it what it does: a demonstration without root */
+        if (uid == 0 || uid == geteuid())
                 return 0;
         user = getpwnam(DPS_USER);
         if (user && user->pw_uid == uid)

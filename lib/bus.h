@@ -30,8 +30,8 @@ int bus_error_set_failure(sd_bus_error *error, const Failure *failure);
 void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind fallback,
                             const char *subject);
 
-/* 0 when the sender of the message is root or the user DPS_USER; else fills error with AccessDenied, logs
- * once. */
+/* 0 when the sender of the message is root, the user DPS_USER or this program's own; else fills error with
+ * AccessDenied, logs once. */
 int bus_check_caller(sd_bus_message *message, sd_bus_error *error);
 
 /* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "paths.h"
 
@@ -58,7 +59,8 @@ int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
                 r = read_config_toml(s, root, reterr);
         if (r < 0)
                 return r;
-        s->attributes = s->text ? s->attributes : (StoreAttributes){ .mode = 0600 };
+        if (!s->text)
+                s->attributes = (StoreAttributes){ .mode = 0600, .uid = geteuid(), .gid = getegid() };
         situation_read_applied(s, root);
         (void) device_info_read(&s->device_info, root);
         s->prev_state = prev_state_mark(root);
