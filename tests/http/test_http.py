@@ -4,6 +4,7 @@
 test_http.py --client=PROGRAM --emulator=PROGRAM prints TAP. Everything happens on the loopback interface.
 """
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 
 DEADLINE = 20
 
@@ -22,7 +24,7 @@ DEADLINE = 20
 class Server:
     """Accepts connections in a thread and gives each to `handler`, through TLS unless told otherwise."""
 
-    def __init__(self, world, handler, tls=True):
+    def __init__(self, world, handler, tls=True, versions=None, certificate=None):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         self.url = f"https://localhost:{self.port}/x"
@@ -31,7 +33,12 @@ class Server:
         self.context = None
         if tls:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.context.load_cert_chain(world.certificate, world.key)
+            self.context.load_cert_chain(certificate or world.certificate, world.key)
+            if versions:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    self.context.minimum_version, self.context.maximum_version = versions
+                self.context.set_ciphers("ALL:@SECLEVEL=0")  # or this library would refuse the old ones
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -118,8 +125,8 @@ class World:
         return outcomes if len(outcomes) > 1 else outcomes[0]
 
     @contextlib.contextmanager
-    def server(self, handler, tls=True):
-        server = Server(self, handler, tls)
+    def server(self, handler, tls=True, **options):
+        server = Server(self, handler, tls, **options)
         try:
             yield server
         finally:
@@ -184,9 +191,39 @@ def test_an_error_status_is_a_reply(world):
 
 
 def test_redirects_are_not_followed(world):
-    with world.server(answering(reply(b"", "302 Found", (b"Location: https://localhost:1/",)))) as server:
-        assert world.run(f"GET {server.url}")["status"] == 302
-        assert server.connections == 1
+    with world.server(answering(reply())) as other:
+        for status in ("301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Moved"):
+            with world.server(answering(reply(b"", status, (f"Location: {other.url}".encode(),)))) as server:
+                for outcome in world.run(f"GET {server.url} SharedAccessSignature x", f"PUT {server.url}"):
+                    assert outcome["status"] == int(status[:3]), outcome
+                assert server.connections == 1
+        assert other.connections == 0
+
+
+def test_old_versions_of_tls_are_refused(world):
+    version = ssl.TLSVersion
+    for versions in ((version.TLSv1, version.TLSv1), (version.TLSv1_1, version.TLSv1_1), (version.TLSv1, version.TLSv1_1)):
+        with world.server(answering(reply()), versions=versions) as server:
+            assert b"New, TLSv1" in subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-cipher",
+                                                    "ALL:@SECLEVEL=0"], input=b"", capture_output=True, check=False).stdout
+            outcome = world.run(f"GET {server.url}")
+            assert "status" not in outcome and outcome["kind"].startswith(("tls-", "connect")), outcome
+    for newer in (version.TLSv1_2, version.TLSv1_3):
+        with world.server(answering(reply()), versions=(newer, newer)) as server:
+            assert world.run(f"GET {server.url}")["status"] == 200
+
+
+def test_who_intercepts_is_named(world):
+    """A company's proxy that opens TLS shows itself by the issuer of its certificates."""
+    names = {"authority": "/O=Example Corp/CN=Example TLS Inspection", "leaf": "/CN=localhost"}
+    for name, subject in names.items():
+        issuer = ["-CA", world.dir / "authority.pem", "-CAkey", world.key] if name == "leaf" else []
+        subprocess.run(["openssl", "req", "-x509", "-key", world.key, "-days", "2", "-subj", subject, *issuer, "-addext",
+                        "subjectAltName=DNS:localhost", "-out", world.dir / f"{name}.pem"], check=True, capture_output=True)
+    with world.server(answering(reply()), certificate=world.dir / "leaf.pem") as server:
+        outcome = world.run(f"GET {server.url}")
+        assert outcome["kind"] == "tls-trust" and "Example TLS Inspection" in outcome["sentence"], outcome
+        assert world.run(f"GET {server.url}", ca=world.dir / "authority.pem")["status"] == 200
 
 
 def test_large_bodies_are_cut_off(world):
@@ -299,9 +336,13 @@ def test_a_missing_ca_file_is_told(world):
         assert outcome["kind"] == "config" and "/nonexistent/ca.pem" in outcome["sentence"], outcome
 
 
-def proxy(answer, seen):
+def proxy(answer, seen, credentials=None):
     def handler(connection):
         head = read_request(connection)
+        if credentials and f"Proxy-Authorization: Basic {credentials}" not in head:
+            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\n"
+                               b"Content-Length: 0\r\n\r\n")
+            return
         seen.append(head.splitlines()[0])
         connection.sendall(answer)
         if b" 200 " not in answer:
@@ -333,6 +374,13 @@ def test_proxies(world):
             assert outcome["status"] == 200 and outcome["date"] == 0, outcome
             assert world.run(f"GET {server.url}", env={"https_proxy": address})["status"] == 200
         assert seen == [f"CONNECT localhost:{server.port} HTTP/1.1"] * 2
+        word = base64.b64encode(b"gateway:p@ss").decode()
+        with world.server(proxy(established, seen, word), tls=False) as closed:
+            for credentials, result in (("gateway:p%40ss@", True), ("", False), ("gateway:wrong@", False)):
+                outcome = world.run(f"GET {server.url}", proxy=f"http://{credentials}localhost:{closed.port}")
+                assert outcome.get("status") == 200 if result else outcome["kind"] == "proxy", (credentials, outcome)
+                assert result or "407" in outcome["code"], outcome
+                assert "ss@" not in str(outcome) and "wrong" not in str(outcome), outcome
         for status in ("403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway"):
             refusal = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
             with world.server(proxy(refusal, seen), tls=False) as bad:
