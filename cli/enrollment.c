@@ -52,8 +52,8 @@ static void print_help(void) {
                 "  --full                  put all that json has into the QR code\n"
                 "  --format=pem            the certificates of endorsement keys that the TPM holds\n"
                 "  --output=FILE           write to this file; for qr it ends in .svg or .png\n"
-                "  --merge FILE…           join what --format=json printed on many devices into bodies of\n"
-                "                          at most 10 enrolments, one a line\n"
+                "  --merge FILE…           join what --format=json printed on many devices, or tables of\n"
+                "                          --station, into bodies of at most 10 enrolments, one a line\n"
                 "  --station=FILE          add this device to a factory line's table, unless it is in it\n\n"
                 "  --device-id=ID          the device ID in the hub, when it is not the registration ID\n"
                 "  --hub=NAME              the hub, when the allocation policy shall not choose\n"
@@ -75,17 +75,6 @@ static int parse_format(Options *o, const char *verb) {
                            optarg);
 }
 
-/* What IoT Hub allows. */
-static bool device_id_valid(const char *id) {
-        return chars_valid(
-                id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.%_*?!(),:=@$'", 1, 128);
-}
-
-static bool hub_valid(const char *hub) {
-        return hub[0] != '-' &&
-               chars_valid(hub, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.:", 1, 253);
-}
-
 static int check_options(const Options *o, const char *verb, int files) {
         if (o->merge && (!o->format_given || o->format != FORMAT_BULK))
                 return usage_error(verb, "--merge is for --format=bulk");
@@ -101,9 +90,9 @@ static int check_options(const Options *o, const char *verb, int files) {
                 return usage_error(verb, "--full is for --format=qr");
         if (o->output && o->format == FORMAT_QR && qr_form_from_path(o->output) < 0)
                 return usage_error(verb, "--output=%s: the name has to end in .svg or .png", o->output);
-        if (o->device_id && !device_id_valid(o->device_id))
+        if (o->device_id && !enrollment_device_id_valid(o->device_id))
                 return usage_error(verb, "'%s' is not a device ID", o->device_id);
-        if (o->hub && !hub_valid(o->hub))
+        if (o->hub && !enrollment_hub_valid(o->hub))
                 return usage_error(verb, "'%s' is not the host name of a hub", o->hub);
         return 0;
 }
@@ -281,10 +270,16 @@ static int print_pem(const Options *o, const Facts *facts) {
                      : enrollment_write(o->output, pem, strlen(pem));
 }
 
-static int enroll(const Options *o, const Facts *facts, const char *registration_id) {
+static int enroll(const Options *o, const Config *config, const Facts *facts, const char *registration_id) {
         CLEANUP(hardware_deinit) Hardware hardware = {};
         int r;
 
+        if (o->hub && !config_hub_allowed(config, o->hub))
+                (void) fprintf(stderr,
+                               "dps-provision: Warning: this device will refuse the hub '%s', which "
+                               "AllowedHubs= does "
+                               "not name.\n",
+                               o->hub);
         r = hardware_read(&hardware, NULL);
         if (r < 0)
                 return report_errno(r, "What this machine is can't be read");
@@ -306,6 +301,7 @@ static int enroll(const Options *o, const Facts *facts, const char *registration
                         .asset = o->asset ? o->asset : hardware.asset,
                         .dps_name = o->dps_name,
                         .resource_group = o->resource_group,
+                        .id_scope = config->id_scope,
                 });
 }
 
@@ -344,5 +340,5 @@ int verb_enrollment(int argc, char *argv[]) {
                 return report_failure(&failure);
         warn_of_certificate(&options, &facts.certificate);
         return options.format == FORMAT_PEM ? print_pem(&options, &facts)
-                                            : enroll(&options, &facts, registration_id);
+                                            : enroll(&options, config, &facts, registration_id);
 }

@@ -3,7 +3,10 @@
 #include <stdlib.h>
 #include <strings.h>
 
-#include "enrollment.h"
+#include "enrollment-internal.h"
+
+#define FORMULAS        "=+-@"
+#define BYTE_ORDER_MARK "\xef\xbb\xbf"
 
 enum {
         COLUMN_REGISTRATION_ID,
@@ -32,9 +35,19 @@ static const char *const columns[_COLUMN_MAX] = {
         [COLUMN_CERTIFICATE] = "ek_certificate",
 };
 
+/* A spreadsheet takes a field that begins so for a formula; an apostrophe more keeps it, and keeps one that
+ * is there apart from it. */
+static bool needs_apostrophe(const char *value) {
+        return value[0] && strchr(FORMULAS "'", value[0]);
+}
+
+static const char *without_apostrophe(const char *value) {
+        return value[0] == '\'' && needs_apostrophe(value + 1) ? value + 1 : value;
+}
+
 static void write_field(FILE *f, const char *value) {
         (void) fputc('"', f);
-        if (value && strchr("=+-@", value[0]) && value[0])
+        if (value && needs_apostrophe(value))
                 (void) fputc('\'', f);
         for (const char *p = value ? value : ""; *p; p++) {
                 if (*p == '"')
@@ -171,22 +184,7 @@ static bool is_header(const Row *row) {
         return row->count == _COLUMN_MAX;
 }
 
-/* Registration IDs are the same whatever their case, device IDs are not. */
-static const char *same_device(const Row *row, const Enrollment *e, const char *key) {
-        const char *registration_id = row->fields[COLUMN_REGISTRATION_ID];
-        const char *device_id = row->fields[COLUMN_DEVICE_ID];
-
-        if (strcasecmp(registration_id, e->registration_id) == 0)
-                return "registration ID";
-        if (streq(row->fields[COLUMN_ENDORSEMENT_KEY], key))
-                return "endorsement key";
-        if (streq(device_id[0] ? device_id : registration_id,
-                  e->device_id ? e->device_id : e->registration_id))
-                return "device ID";
-        return NULL;
-}
-
-static int check_header(Reader *reader, Row *row, const char **ret_why) {
+static int read_header(Reader *reader, Row *row, const char **ret_why) {
         CLEANUP(freep) char *header = NULL;
         Reader before = *reader;
         size_t left = (size_t) (reader->end - reader->at);
@@ -204,36 +202,59 @@ static int check_header(Reader *reader, Row *row, const char **ret_why) {
         return -EBADMSG;
 }
 
-static int check_rows(Reader *reader, Row *row, const Enrollment *e, size_t *ret_line,
-                      const char **ret_why) {
-        CLEANUP(freep) char *key = NULL;
-        int r;
+/* What a power cut left of a row that was being written: no row of ours has line feeds, and each begins with
+ * a quote. Blocks that never reached the disk read as NULs. */
+static bool is_torn(const Reader *reader) {
+        return !memchr(reader->at, '\n', (size_t) (reader->end - reader->at)) &&
+               (*reader->at == '"' || *reader->at == '\0');
+}
 
-        r = base64_encode(&key, e->ek_public, e->ek_public_size);
-        if (r < 0)
-                return r;
+static int read_rows(Reader *reader, Row *row, int (*found)(void *userdata, const EnrollmentRow *row),
+                     void *userdata, size_t *ret_line, const char **ret_why) {
         for (;;) {
                 Reader before = *reader;
+                int r = read_row(reader, row);
 
-                if (read_row(reader, row) == 0) {
+                *ret_line = before.line;
+                if (r == 0 && (before.at == before.end || is_torn(&before))) {
                         *reader = before;
                         return 0;
                 }
-                *ret_line = before.line;
-                if (row->count != _COLUMN_MAX) {
+                if (r == 0 || row->count != _COLUMN_MAX) {
                         *ret_why = "a row of such a table";
                         return -EBADMSG;
                 }
-                *ret_why = same_device(row, e, key);
-                if (*ret_why)
-                        return -EEXIST;
+                r = found(userdata,
+                          &(EnrollmentRow){
+                                  .line = before.line,
+                                  .registration_id = without_apostrophe(row->fields[COLUMN_REGISTRATION_ID]),
+                                  .device_id = without_apostrophe(row->fields[COLUMN_DEVICE_ID]),
+                                  .endorsement_key = without_apostrophe(row->fields[COLUMN_ENDORSEMENT_KEY]),
+                                  .hub = without_apostrophe(row->fields[COLUMN_HUB]),
+                                  .iot_edge = strcasecmp(row->fields[COLUMN_IOT_EDGE], "true") == 0,
+                          });
+                if (r < 0)
+                        return r;
         }
 }
 
-int enrollment_csv_check(const char *table, size_t size, const Enrollment *e, size_t *ret_end,
-                         size_t *ret_line, const char **ret_why) {
-        static const char byte_order_mark[] = "\xef\xbb\xbf";
-        Reader reader = { .at = table, .end = table + size, .line = 1 };
+static size_t byte_order_mark_size(const char *text, size_t size) {
+        size_t n = strlen(BYTE_ORDER_MARK);
+
+        return size >= n && memcmp(text, BYTE_ORDER_MARK, n) == 0 ? n : 0;
+}
+
+bool enrollment_is_csv(const char *text, size_t size) {
+        size_t at = byte_order_mark_size(text, size), length = strlen(columns[0]);
+
+        at += at < size && text[at] == '"';
+        return size - at >= length && memcmp(text + at, columns[0], length) == 0;
+}
+
+int enrollment_csv_each(const char *table, size_t size,
+                        int (*found)(void *userdata, const EnrollmentRow *row), void *userdata,
+                        size_t *ret_end, size_t *ret_line, const char **ret_why) {
+        Reader reader = { .at = table + byte_order_mark_size(table, size), .end = table + size, .line = 1 };
         CLEANUP(freep) char *buffer = NULL;
         Row row = {};
         int r;
@@ -244,12 +265,47 @@ int enrollment_csv_check(const char *table, size_t size, const Enrollment *e, si
                 return -ENOMEM;
         row.buffer = buffer;
         *ret_line = 1;
-        if (size >= strlen(byte_order_mark) && memcmp(table, byte_order_mark, strlen(byte_order_mark)) == 0)
-                reader.at += strlen(byte_order_mark);
-        r = check_header(&reader, &row, ret_why);
+        r = read_header(&reader, &row, ret_why);
         if (r > 0)
-                r = check_rows(&reader, &row, e, ret_line, ret_why);
+                r = read_rows(&reader, &row, found, userdata, ret_line, ret_why);
         if (r >= 0)
                 *ret_end = (size_t) (reader.at - table);
+        return r;
+}
+
+typedef struct Newcomer {
+        const Enrollment *enrollment;
+        char *key;
+        const char *same;
+} Newcomer;
+
+/* Registration IDs are the same whatever their case, device IDs are not. */
+static int compare(void *userdata, const EnrollmentRow *row) {
+        Newcomer *n = userdata;
+        const Enrollment *e = n->enrollment;
+
+        if (strcasecmp(row->registration_id, e->registration_id) == 0)
+                n->same = "registration ID";
+        else if (streq(row->endorsement_key, n->key))
+                n->same = "endorsement key";
+        else if (streq(row->device_id[0] ? row->device_id : row->registration_id,
+                       e->device_id ? e->device_id : e->registration_id))
+                n->same = "device ID";
+        return n->same ? -EEXIST : 0;
+}
+
+int enrollment_csv_check(const char *table, size_t size, const Enrollment *e, size_t *ret_end,
+                         size_t *ret_line, const char **ret_why) {
+        CLEANUP(freep) char *key = NULL;
+        Newcomer newcomer = { .enrollment = e };
+        int r;
+
+        r = base64_encode(&key, e->ek_public, e->ek_public_size);
+        if (r < 0)
+                return r;
+        newcomer.key = key;
+        r = enrollment_csv_each(table, size, compare, &newcomer, ret_end, ret_line, ret_why);
+        if (r == -EEXIST)
+                *ret_why = newcomer.same;
         return r;
 }

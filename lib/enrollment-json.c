@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "dps-json.h"
-#include "enrollment.h"
+#include "enrollment-internal.h"
 #include "identity.h"
 
 #define KEY_MAX ((size_t) 1024) /* bytes of a TPM2B_PUBLIC */
@@ -30,14 +30,9 @@ static json_object *add_object(json_object *object, const char *key) {
         return add(object, key, child) < 0 ? NULL : child;
 }
 
-static int fill_attestation(json_object *root, const Enrollment *e) {
+static int fill_attestation(json_object *root, const char *key) {
         json_object *attestation = add_object(root, "attestation"), *tpm;
-        CLEANUP(freep) char *key = NULL;
-        int r;
 
-        r = base64_encode(&key, e->ek_public, e->ek_public_size);
-        if (r < 0)
-                return r;
         if (!attestation || add_string(attestation, "type", "tpm") < 0)
                 return -ENOMEM;
         tpm = add_object(attestation, "tpm");
@@ -53,25 +48,39 @@ static int fill_policy(json_object *root) {
         return add(policy, "migrateDeviceData", json_object_new_boolean(true));
 }
 
-static int fill(json_object *root, const Enrollment *e) {
+/* "" as device ID or hub is none. */
+static int fill_row(json_object *root, const EnrollmentRow *row) {
         json_object *capabilities;
         int r;
 
-        r = add_string(root, "registrationId", e->registration_id);
-        if (r >= 0 && e->device_id)
-                r = add_string(root, "deviceId", e->device_id);
+        r = add_string(root, "registrationId", row->registration_id);
+        if (r >= 0 && row->device_id[0])
+                r = add_string(root, "deviceId", row->device_id);
         if (r >= 0)
-                r = fill_attestation(root, e);
+                r = fill_attestation(root, row->endorsement_key);
         if (r < 0)
                 return r;
         capabilities = add_object(root, "capabilities");
-        if (!capabilities || add(capabilities, "iotEdge", json_object_new_boolean(true)) < 0)
+        if (!capabilities || add(capabilities, "iotEdge", json_object_new_boolean(row->iot_edge)) < 0)
                 return -ENOMEM;
-        if (e->hub)
-                r = add_string(root, "iotHubHostName", e->hub);
+        if (row->hub[0])
+                r = add_string(root, "iotHubHostName", row->hub);
         if (r >= 0)
                 r = add_string(root, "provisioningStatus", "enabled");
         return r < 0 ? r : fill_policy(root);
+}
+
+static int fill(json_object *root, const Enrollment *e) {
+        CLEANUP(freep) char *key = NULL;
+        int r;
+
+        r = base64_encode(&key, e->ek_public, e->ek_public_size);
+        return r < 0 ? r
+                     : fill_row(root, &(EnrollmentRow){ .registration_id = e->registration_id,
+                                                        .device_id = e->device_id ? e->device_id : "",
+                                                        .endorsement_key = key,
+                                                        .hub = e->hub ? e->hub : "",
+                                                        .iot_edge = true });
 }
 
 static int to_text(char **ret, json_object *object, int flags) {
@@ -201,6 +210,13 @@ static bool is_endorsement_key(const char *text) {
                key.data[3] == 1;
 }
 
+/* Or not there. */
+static bool string_is(json_object *e, const char *key, bool (*valid)(const char *value)) {
+        const char *value = string_member(e, key);
+
+        return !member(e, key) || (value && valid(value));
+}
+
 /* Why it is not an enrolment with a TPM, NULL when it is one. */
 static const char *find_fault(json_object *e) {
         json_object *attestation = member(e, "attestation");
@@ -211,8 +227,10 @@ static const char *find_fault(json_object *e) {
                 return "it is not an object";
         if (!id || !identity_registration_id_valid(id))
                 return "it has no registrationId, or not a legal one";
-        if (member(e, "deviceId") && !string_member(e, "deviceId"))
-                return "its deviceId is not a string";
+        if (!string_is(e, "deviceId", enrollment_device_id_valid))
+                return "its deviceId is not a legal one";
+        if (!string_is(e, "iotHubHostName", enrollment_hub_valid))
+                return "its iotHubHostName is not a host name";
         if (!type || !streq(type, "tpm"))
                 return "its attestation.type is not tpm";
         if (!key || !is_endorsement_key(key))
@@ -292,27 +310,68 @@ static int merge_one(EnrollmentMerge *m, json_object *e, const Report *report) {
         return 0;
 }
 
-int enrollment_merge_add(EnrollmentMerge *m, const char *source, const char *text, size_t size,
-                         EnrollmentNote *note, void *userdata) {
-        const Report report = { .source = source, .note = note, .userdata = userdata };
+static int merge_json(EnrollmentMerge *m, const char *text, size_t size, const Report *report) {
         CLEANUP(json_putp) json_object *value = NULL;
         json_object *list;
         int r;
 
         r = dps_json_parse(&value, text, size);
         if (r == -EBADMSG)
-                return say(&report, true, "%s is not JSON, or more than one value", source);
+                return say(report, true, "%s is neither JSON, one value of it, nor a table of --station",
+                           report->source);
         if (r < 0)
                 return r;
         list = json_object_is_type(value, json_type_array) ? value : member(value, "enrollments");
         if (!json_object_is_type(list, json_type_array))
-                return merge_one(m, value, &report);
+                return merge_one(m, value, report);
         for (size_t i = 0; i < json_object_array_length(list); i++) {
-                r = merge_one(m, json_object_array_get_idx(list, i), &report);
+                r = merge_one(m, json_object_array_get_idx(list, i), report);
                 if (r < 0)
                         return r;
         }
         return 0;
+}
+
+typedef struct RowMerge {
+        EnrollmentMerge *merge;
+        const Report *report;
+} RowMerge;
+
+static int merge_row(void *userdata, const EnrollmentRow *row) {
+        CLEANUP(json_putp) json_object *e = json_object_new_object();
+        const RowMerge *rows = userdata;
+        char source[300];
+        int r;
+
+        if (!e)
+                return -ENOMEM;
+        (void) snprintf(source, sizeof(source), "%s:%zu", rows->report->source, row->line);
+        r = fill_row(e, row);
+        return r < 0 ? r
+                     : merge_one(rows->merge, e,
+                                 &(Report){ source, rows->report->note, rows->report->userdata });
+}
+
+static int merge_csv(EnrollmentMerge *m, const char *text, size_t size, const Report *report) {
+        size_t end = 0, line = 0;
+        const char *why = NULL;
+        int r;
+
+        r = enrollment_csv_each(text, size, merge_row, &(RowMerge){ m, report }, &end, &line, &why);
+        if (r == -EBADMSG)
+                return say(report, true, "%s:%zu is not %s; it and what follows is left out", report->source,
+                           line, why);
+        if (r == 0 && end < size)
+                return say(report, true, "%s:%zu is an unfinished row", report->source, line);
+        return r;
+}
+
+int enrollment_merge_add(EnrollmentMerge *m, const char *source, const char *text, size_t size,
+                         EnrollmentNote *note, void *userdata) {
+        const Report report = { .source = source, .note = note, .userdata = userdata };
+
+        return enrollment_is_csv(text, size) ? merge_csv(m, text, size, &report)
+                                             : merge_json(m, text, size, &report);
 }
 
 int enrollment_merge_body(char **ret, const EnrollmentMerge *m, size_t index) {

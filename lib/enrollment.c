@@ -3,6 +3,28 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define LETTERS_AND_DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+bool enrollment_device_id_valid(const char *id) {
+        return chars_valid(id, LETTERS_AND_DIGITS "-.%_*?!(),:=@$'", 1, 128);
+}
+
+bool enrollment_hub_valid(const char *hub) {
+        return hub[0] != '-' && chars_valid(hub, LETTERS_AND_DIGITS "-.:", 1, 253);
+}
+
+static const char *source_of_key(const Enrollment *e) {
+        return e->ek_persistent
+                       ? "read from 0x81010001, where IoT Edge uses it too"
+                       : "created for this call and not stored (0x81010001 is empty); it is the same each "
+                         "time";
+}
+
+static const char *template_of_key(const Enrollment *e) {
+        return e->ek_tcg_template ? "TCG L-1 (RSA 2048), the one that manufacturers certify"
+                                  : "NOT the TCG L-1 template, so no manufacturer's certificate is for it";
+}
+
 int enrollment_to_text(char **ret, const Enrollment *e) {
         CLEANUP(freep) char *key = NULL;
         int r;
@@ -18,21 +40,17 @@ int enrollment_to_text(char **ret, const Enrollment *e) {
                 "  Source:         %s\n"
                 "  Template:       %s\n"
                 "  Certificate:    %s\n"
+                "  ID scope:       %s\n"
                 "\n"
-                "Next: create an individual enrolment in the Device Provisioning Service that your ID "
-                "scope\n"
+                "Next: create an individual enrolment in the Device Provisioning Service that the ID scope\n"
                 "belongs to: mechanism TPM, with both values, and \"IoT Edge device\" set to true. This "
                 "prints\n"
                 "the command for it:\n"
                 "  dps-provision enrollment --format=az\n"
                 "The device registers by itself, also when the enrolment is created later.\n",
-                e->registration_id, key,
-                e->ek_persistent ? "read from 0x81010001, where IoT Edge uses it too"
-                                 : "created for this call and not stored (0x81010001 is empty); it is the "
-                                   "same each time",
-                e->ek_tcg_template ? "TCG L-1 (RSA 2048), the one that manufacturers certify"
-                                   : "NOT the TCG L-1 template, so no manufacturer's certificate is for it",
-                e->certificate ? e->certificate : "not looked at");
+                e->registration_id, key, source_of_key(e), template_of_key(e),
+                e->certificate ? e->certificate : "not looked at",
+                e->id_scope ? e->id_scope : "not set yet: dps-provision set-scope ID");
         return r < 0 ? -ENOMEM : 0;
 }
 

@@ -21,7 +21,11 @@ typedef struct Enrollment {
         const char *certificate_verdict; /* the same in a word */
         const char *serial_number, *mac, *host_name, *asset; /* NULL: not known */
         const char *dps_name, *resource_group;               /* NULL: filled in later */
+        const char *id_scope;                                /* NULL: not set yet */
 } Enrollment;
+
+bool enrollment_device_id_valid(const char *id); /* what IoT Hub allows */
+bool enrollment_hub_valid(const char *hub);      /* a host name */
 
 /* Each result ends with a newline. */
 
@@ -60,10 +64,10 @@ int enrollment_merge_new(EnrollmentMerge **ret);
 EnrollmentMerge *enrollment_merge_free(EnrollmentMerge *merge);
 void enrollment_merge_freep(EnrollmentMerge **merge);
 
-/* Adds what the JSON text has: an IndividualEnrollment, an array of them, or the body of a bulk request. One
- * that is not for a TPM, or has the registration ID, device ID or endorsement key of an earlier one, is left
- * out: note() is told, and also of what was taken but looks like a mistake. source is what the sentences
- * call the text; text is NUL-terminated. -ENOMEM is the only error. */
+/* Adds what the text has: JSON of an IndividualEnrollment, an array of them, or the body of a bulk request;
+ * or a table. One that is not for a TPM, or has the registration ID, device ID or endorsement key of an
+ * earlier one, is left out: note() is told, and also of what was taken but looks like a mistake. source is
+ * what the sentences call the text; text is NUL-terminated. -ENOMEM is the only error. */
 int enrollment_merge_add(EnrollmentMerge *merge, const char *source, const char *text, size_t size,
                          EnrollmentNote *note, void *userdata);
 

@@ -152,7 +152,10 @@ def test_text_says_where_the_key_came_from(gateway):
     assert re.search(r"Source: +created for this call and not stored", text)
     assert re.search(r"Template: +TCG L-1", text)
     assert re.search(r"Certificate: +The TPM holds none", text)
+    assert re.search(r"ID scope: +not set yet", text)
     assert "Next:" in text and "IoT Edge device" in text
+    gateway.config = {"Provisioning": {"IdScope": "0ne00ABCDEF"}}
+    assert re.search(r"ID scope: +0ne00ABCDEF", gateway.run())
     gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
     assert re.search(r"Source: +read from 0x81010001", gateway.run())
 
@@ -191,6 +194,12 @@ def test_json_is_what_the_service_takes(gateway, options, extra):
         "reprovisionPolicy": {"updateHubAssignment": True, "migrateDeviceData": True},
         **extra,
     }
+
+
+@pytest.mark.parametrize("hub, warned", [(HUB, False), ("hub-1", True), ("hub-1.example.com", True)])
+def test_a_hub_that_the_device_will_refuse(gateway, hub, warned):
+    assert gateway.json(f"--hub={hub}")["iotHubHostName"] == hub
+    assert ("AllowedHubs" in gateway.stderr) == warned
 
 
 def test_bulk_is_what_the_service_takes(gateway):
@@ -242,6 +251,30 @@ def test_merge_takes_arrays_and_bodies_too(gateway):
     assert body["enrollments"] == d
 
 
+def test_merge_takes_the_table_of_a_factory_line(new_gateway):
+    gateways = [new_gateway() for _ in range(3)]
+    path = gateways[0].dir / "line.csv"
+    options = [["--device-id=-x"], [f"--hub={HUB}", "--asset=a\nb"], ["--device-id='=y"]]
+    for gateway, given in zip(gateways, options):
+        gateway.run(f"--station={path}", *given)
+    [body] = bodies(gateways[0].run("--format=bulk", "--merge", path))
+    assert body["enrollments"] == [g.json(*[o for o in given if "asset" not in o])
+                                   for g, given in zip(gateways, options)]
+    # as a spreadsheet saves it, with a line that somebody spoilt
+    rows = list(csv.reader(path.open(newline="")))
+    rows[1][3], rows[2][2] = "FALSE", "spoilt"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    [body] = bodies(gateways[0].run("--format=bulk", "--merge", path, path, status=1))
+    assert [e["deviceId"] for e in body["enrollments"]] == ["-x", "'=y"]
+    assert f"{path}:2: '-x'" not in gateways[0].stderr and f"{path}:3: " in gateways[0].stderr
+    assert gateways[0].stderr.count("same registrationId") == 2 and "4 refused" in gateways[0].stderr
+    assert "will not be an IoT Edge device" in gateways[0].stderr
+    path.write_text(path.read_text() + '"torn')
+    gateways[0].run("--format=bulk", "--merge", path, status=1)
+    assert "unfinished row" in gateways[0].stderr
+
+
 def changed(enrollment, path, value):
     copy = json.loads(json.dumps(enrollment))
     *way, last = path.split(".")
@@ -260,6 +293,8 @@ def changed(enrollment, path, value):
     ("registrationId", "no spaces", "registrationId"),
     ("registrationId", 7, "registrationId"),
     ("deviceId", 7, "deviceId"),
+    ("deviceId", "a b", "deviceId"),
+    ("iotHubHostName", "https://hub", "iotHubHostName"),
     ("attestation", None, "attestation.type"),
     ("attestation.type", "x509", "attestation.type"),
     ("attestation.tpm", None, "endorsementKey"),
@@ -383,7 +418,7 @@ def table(text):
     ('""', '""'),
     ("two\nlines\rthree\ttabs", "two lines three tabs"),
     ("Köln 中文", "Köln 中文"),
-    ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"),
+    ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"), ("'=1", "''=1"),
 ])
 def test_csv_is_a_table_with_one_row(gateway, given, read):
     text = gateway.run("--format=csv", f"--asset={given}", f"--serial={given}", "--device-id=gw,7", f"--hub={HUB}")
@@ -436,6 +471,11 @@ def test_station_refuses_duplicates_and_names_the_line(new_gateway):
     before = "".join(before.splitlines(keepends=True)[:2])
     path.write_text(before)
     refused(other, 2, "device ID", "--device-id=gw-7")
+    for device_id in ("-x", "'x", "@x"):  # what is protected from spreadsheets is compared as it was
+        path.unlink()
+        one.run(f"--station={path}", f"--device-id={device_id}")
+        before = path.read_text()
+        refused(other, 2, "device ID", f"--device-id={device_id}")
     other.config = {"Provisioning": {"RegistrationId": one.json()["registrationId"].upper()}}
     refused(other, 2, "registration ID")
 
@@ -469,6 +509,8 @@ def test_station_takes_a_table_that_a_spreadsheet_saved(new_gateway):
 @pytest.mark.parametrize("text, line", [
     ("hello\n", 1), ("hello", 1), ("registration_id;device_id\n", 1), ("\n", 1),
     (",".join(COLUMNS) + "\na,b,c\n", 2), (",".join(COLUMNS) + "\n\n", 2),
+    (",".join(COLUMNS) + "\n,,,,,,,,,\n\",,,,,,,,,\n,,,,,,,,,\n", 3),  # a quote that is never closed
+    (",".join(COLUMNS) + "\nhalf a line", 2),  # of a hand, not of us
 ])
 def test_station_leaves_another_file_alone(gateway, text, line):
     path = gateway.dir / "line.csv"
@@ -509,6 +551,23 @@ def test_station_undoes_a_write_that_fails(new_gateway):
     finally:
         signal.signal(signal.SIGXFSZ, handler)
     assert "can't be written" in other.stderr and path.read_bytes() == before
+
+
+def test_station_locks_before_it_reads_and_syncs_before_it_reports(gateway):
+    path = gateway.dir / "line.csv"
+    gateway.run(f"--station={path}", prefix=["strace", "-f", "-o", gateway.dir / "trace", "-e",
+                                             "trace=openat,flock,read,write,fsync,ftruncate", "-y"])
+    trace = (gateway.dir / "trace").read_text()
+    steps = [re.search(pattern, trace, re.MULTILINE) for pattern in (
+        rf"flock\(\d+<{path}>, LOCK_EX\) += 0",
+        rf"read\(\d+<{path}>",
+        rf"write\(\d+<{path}>",
+        rf"fsync\(\d+<{path}>\) += 0",
+        rf"fsync\(\d+<{path.parent}>\) += 0",
+        r"write\(1<")]
+    assert all(steps), trace
+    positions = [step.start() for step in steps]
+    assert positions == sorted(positions), trace
 
 
 # --- qr ---
