@@ -2,8 +2,7 @@
 
 #include <assert.h>
 
-#define TPM_DEADLINE_USEC     (360 * USEC_PER_SEC)
-#define HANDOFF_DEADLINE_USEC (600 * USEC_PER_SEC)
+#define TPM_DEADLINE_USEC (360 * USEC_PER_SEC)
 
 static const struct {
         const char *name, *message_id;

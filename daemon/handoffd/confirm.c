@@ -112,7 +112,12 @@ static void confirm_ask(Operation *op) {
 }
 
 int step_confirm(Operation *op) {
-        op->plan.deadline = now_usec(CLOCK_MONOTONIC) + op->h->options->confirm_timeout_usec;
+        usec_t now = now_usec(CLOCK_MONOTONIC);
+
+        op->plan.deadline = now + op->h->options->confirm_timeout_usec;
+        if (op->plan.deadline > op->deadline)
+                op->plan.deadline =
+                        op->deadline > now + CONFIRM_LEAST_USEC ? op->deadline : now + CONFIRM_LEAST_USEC;
         confirm_ask(op);
         return FLOW_WAIT;
 }

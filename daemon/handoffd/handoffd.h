@@ -16,6 +16,7 @@
 
 #define HANDOFF_WARNINGS_MAX 8
 #define HANDOFF_QUEUE_MAX    16
+#define CONFIRM_LEAST_USEC   (20 * USEC_PER_SEC)
 #define HANDOFF_BUSY         "org.dps.HandOff1.Busy"
 
 typedef struct Handoffd Handoffd;
@@ -55,6 +56,7 @@ struct Operation {
         const char *name;
         const FlowStep *steps, *steps_begun, *recovery; /* the next one; the list it began with */
         bool failed, changed;
+        usec_t deadline; /* of all of it, CLOCK_MONOTONIC */
         Failure failure;
         char *registration_id;
         bool forget_provisioning; /* Forget's argument */

@@ -1,15 +1,32 @@
 /* How operations run, and the two short ones: Quiesce and Resume. */
+#include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
 #include "handoffd.h"
 #include "log.h"
+#include "machine.h"
 #include "paths.h"
 
 #define QUIESCE_USEC   (300 * USEC_PER_SEC)
 #define AGAIN_USEC     (10 * USEC_PER_SEC)
 #define AGAIN_MAX_USEC (300 * USEC_PER_SEC)
+
+/* Each wait has a limit of its own; together they would be longer than the daemon waits for its call. What
+ * was stopped is started again within what is left, and a call may wait for a Resume before it begins. */
+#define SHORT_USEC    (60 * USEC_PER_SEC)
+#define LONG_USEC     (330 * USEC_PER_SEC)
+#define RECOVERY_USEC (60 * USEC_PER_SEC)
+static_assert(SHORT_USEC + LONG_USEC + CONFIRM_LEAST_USEC + RECOVERY_USEC +
+                              2 * STOPPED_MAX * UNITS_LEAST_USEC <
+                      HANDOFF_DEADLINE_USEC,
+              "a call ends before its caller gives up");
+
+static void set_deadline(Operation *op, usec_t usec) {
+        op->deadline = now_usec(CLOCK_MONOTONIC) + usec;
+        units_set_deadline(op->h->units, op->deadline);
+}
 
 int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
                     const FlowStep *recovery, Operation **ret) {
@@ -23,6 +40,7 @@ int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, cons
                            .steps = steps,
                            .steps_begun = steps,
                            .recovery = recovery };
+        set_deadline(op, recovery ? LONG_USEC : SHORT_USEC);
         h->operation = op;
         *ret = op;
         return 0;
@@ -58,6 +76,7 @@ static void begin_recovery(Operation *op) {
         static const FlowStep none[] = { NULL };
 
         op->failed = true;
+        set_deadline(op, RECOVERY_USEC);
         op->steps = op->recovery ? op->recovery : none;
         op->recovery = NULL;
 }

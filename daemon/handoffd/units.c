@@ -21,6 +21,7 @@ struct Units {
         sd_bus *bus;
         sd_bus_slot *job_removed, *owner_changed, *call;
         sd_event_source *timer;
+        usec_t deadline; /* 0: none */
         UnitJob jobs[JOBS_MAX];
         size_t count, index;
         bool all;
@@ -184,9 +185,22 @@ static int on_owner_changed(sd_bus_message *m, void *userdata, sd_bus_error *ret
         return 0;
 }
 
+void units_set_deadline(Units *u, usec_t deadline) {
+        u->deadline = deadline;
+}
+
+static usec_t job_timeout(const Units *u, const UnitJob *job) {
+        usec_t timeout = streq(job->unit, UNIT_APPLY) ? APPLY_TIMEOUT_USEC : JOB_TIMEOUT_USEC,
+               now = now_usec(CLOCK_MONOTONIC);
+
+        if (u->deadline == 0 || now + timeout <= u->deadline)
+                return timeout;
+        return u->deadline > now + UNITS_LEAST_USEC ? u->deadline - now : UNITS_LEAST_USEC;
+}
+
 static void run_job(Units *u) {
         const UnitJob *job = current(u);
-        usec_t timeout = streq(job->unit, UNIT_APPLY) ? APPLY_TIMEOUT_USEC : JOB_TIMEOUT_USEC;
+        usec_t timeout = job_timeout(u, job);
         int r;
 
         log_debug("Asking systemd to %s '%s'", verbs[job->verb], job->unit);

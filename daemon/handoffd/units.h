@@ -44,11 +44,16 @@ typedef struct UnitJob {
 
 typedef void (*UnitsDone)(void *userdata, const Failure *failure); /* NULL: every job was done */
 
+#define UNITS_LEAST_USEC (5 * USEC_PER_SEC)
+
 int units_new(Units **ret, sd_bus *bus, sd_event *event);
 Units *units_free(Units *units);
 
 /* Waits for systemd's answer, at most 5 s. */
 int units_query(Units *units, const char *unit, UnitState *ret, Failure *reterr);
+
+/* CLOCK_MONOTONIC: no job is waited for longer, but each gets UNITS_LEAST_USEC. */
+void units_set_deadline(Units *units, usec_t deadline);
 
 /* Runs the jobs in order; the first that fails or takes longer than 100 s (UNIT_APPLY: 300 s) ends it. Units
  * that don't exist are passed over when they are stopped, and sockets also when they are started. jobs is
