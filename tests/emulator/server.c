@@ -25,6 +25,8 @@ typedef struct Listener {
         sd_event_source *io, *timer;
 } Listener;
 
+typedef struct Exchange Exchange;
+
 struct Server {
         sd_event *event;
         Emulator *emulator;
@@ -32,12 +34,13 @@ struct Server {
         RequestLog *log;
         Listener listeners[LISTENERS_MAX];
         size_t n_listeners;
+        Exchange *suspended; /* whose replies wait */
         unsigned connections;
         uint16_t port;
 };
 
 /* One request under way. */
-typedef struct Exchange {
+struct Exchange {
         Server *server;
         struct MHD_Connection *connection;
         char *body;
@@ -46,7 +49,8 @@ typedef struct Exchange {
         sd_event_source *delay;
         struct MHD_Response *delayed; /* the reply, while it waits */
         unsigned status;
-} Exchange;
+        Exchange *next, **link; /* in the server's list while it is suspended */
+};
 
 /* The text of a reply, as it goes out in chunks. */
 typedef struct Output {
@@ -203,12 +207,30 @@ static struct MHD_Response *new_reply(Server *server, RequestKind kind, const Re
         return reply;
 }
 
+static void suspend(Exchange *exchange) {
+        Exchange **list = &exchange->server->suspended;
+
+        exchange->next = *list;
+        if (exchange->next)
+                exchange->next->link = &exchange->next;
+        exchange->link = list;
+        *list = exchange;
+        MHD_suspend_connection(exchange->connection);
+}
+
+static void resume(Exchange *exchange) {
+        *exchange->link = exchange->next;
+        if (exchange->next)
+                exchange->next->link = exchange->link;
+        MHD_resume_connection(exchange->connection);
+}
+
 static int send_delayed(sd_event_source *source, uint64_t usec, void *userdata) {
         Exchange *exchange = userdata;
         Server *server = exchange->server;
         int r = 0;
 
-        MHD_resume_connection(exchange->connection);
+        resume(exchange);
         /* a resumed connection shows at no descriptor */
         for (size_t i = 0; r >= 0 && i < server->n_listeners; i++)
                 r = run_listener(&server->listeners[i]);
@@ -225,7 +247,7 @@ static enum MHD_Result send_reply(Exchange *exchange, struct MHD_Response *reply
                                                exchange) >= 0) {
                 exchange->delayed = reply;
                 exchange->status = status;
-                MHD_suspend_connection(exchange->connection);
+                suspend(exchange);
                 return MHD_YES;
         }
         result = MHD_queue_response(exchange->connection, status, reply);
@@ -536,6 +558,8 @@ int server_new(Server **ret, sd_event *event, const char *address, uint16_t port
 Server *server_free(Server *server) {
         if (!server)
                 return NULL;
+        while (server->suspended) /* libmicrohttpd aborts otherwise */
+                resume(server->suspended);
         for (size_t i = 0; i < server->n_listeners; i++) {
                 Listener *listener = &server->listeners[i];
 
