@@ -101,6 +101,8 @@ int tpm_fail_input(Tpm *tpm, Failure *reterr, TSS2_RC rc, FailureKind kind, cons
 int tpm_check_node(const char *path, Failure *reterr);
 
 /* tpm-keys.c */
+bool tpm_is_ek(const TPMT_PUBLIC *key); /* what ActivateCredential needs, with the TCG profile's policy */
+bool tpm_is_srk(const TPMT_PUBLIC *key);
 int tpm_find_ek(Tpm *tpm, Failure *reterr);
 int tpm_find_srk(Tpm *tpm, Failure *reterr);
 void tpm_release_keys(Tpm *tpm);

@@ -58,21 +58,21 @@ static bool is_storage_key(const TPMT_PUBLIC *key) {
                rsa->symmetric.mode.aes == TPM2_ALG_CFB && rsa->keyBits == TPM_RSA_SIZE * 8;
 }
 
-static bool is_ek(const TPMT_PUBLIC *key) {
+bool tpm_is_ek(const TPMT_PUBLIC *key) {
         const TPM2B_DIGEST *policy = &ek_template.publicArea.authPolicy;
 
         return is_storage_key(key) && key->authPolicy.size == policy->size &&
                memcmp(key->authPolicy.buffer, policy->buffer, policy->size) == 0;
 }
 
-static bool is_srk(const TPMT_PUBLIC *key) {
+bool tpm_is_srk(const TPMT_PUBLIC *key) {
         return is_storage_key(key) && (key->objectAttributes & TPMA_OBJECT_USERWITHAUTH);
 }
 
 static bool has_tcg_template(const TPMT_PUBLIC *ek) {
         const TPMT_PUBLIC *template = &ek_template.publicArea;
 
-        return is_ek(ek) && ek->objectAttributes == template->objectAttributes &&
+        return tpm_is_ek(ek) && ek->objectAttributes == template->objectAttributes &&
                ek->parameters.rsaDetail.scheme.scheme == TPM2_ALG_NULL &&
                ek->parameters.rsaDetail.exponent == 0;
 }
@@ -230,7 +230,7 @@ static int read_ek(Tpm *tpm, Failure *reterr) {
                 return r;
         tpm->ek.persistent = true;
         tpm->ek_tcg_template = has_tcg_template(&public.publicArea);
-        if (!is_ek(&public.publicArea))
+        if (!tpm_is_ek(&public.publicArea))
                 return failure_set(
                         reterr, FAILURE_TPM_HANDLE_TAKEN, NULL,
                         "The TPM object at the endorsement key's handle 0x%08x is not an RSA-2048 "
@@ -297,7 +297,7 @@ static int read_srk(Tpm *tpm, bool *ret_usable, Failure *reterr) {
                                 reterr);
         if (r < 0)
                 return r;
-        *ret_usable = is_srk(&public.publicArea);
+        *ret_usable = tpm_is_srk(&public.publicArea);
         tpm->srk.persistent = *ret_usable;
         if (!*ret_usable) {
                 (void) Esys_TR_Close(tpm->esys, &tpm->srk.object);

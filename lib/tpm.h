@@ -109,3 +109,25 @@ int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_a
 
 /* Evicts the hub key if its name is known_name; nothing to do (0) when the handle is empty. */
 int tpm_forget_hub_key(Tpm *tpm, const Bytes *known_name, Failure *reterr);
+
+/* --- for a doctor: nothing is changed, no authorization value is used --- */
+
+typedef struct TpmProperties {
+        char manufacturer[5];
+        uint32_t firmware[2];
+        uint32_t lockout_counter,
+                lockout_limit;         /* wrong authorization values so far; from which on it is locked */
+        uint32_t lockout_interval_sec; /* takes back one of them every so many seconds; 0: never */
+        uint32_t persistent_available; /* objects that still fit, as far as it knows */
+        bool in_lockout, owner_auth_set, endorsement_auth_set;
+} TpmProperties;
+
+int tpm_properties(Tpm *tpm, TpmProperties *ret, Failure *reterr);
+
+/* What sits at a persistent handle, and what it could be used as. */
+typedef struct TpmObject {
+        bool present, is_ek, is_srk, is_hub_key;
+        char description[48]; /* "an RSA-2048 storage key"; "" for nothing */
+} TpmObject;
+
+int tpm_object(Tpm *tpm, uint32_t handle, TpmObject *ret, Failure *reterr);
