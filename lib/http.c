@@ -26,6 +26,7 @@ struct Http {
         usec_t connect_timeout_usec, request_timeout_usec;
         size_t body_max;
         uint64_t build_time;
+        bool examine;
 
         /* the request under way */
         bool busy;
@@ -242,6 +243,8 @@ static int setup(Http *http) {
                 c = c ?: curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http");
                 c = c ?: curl_easy_setopt(e, CURLOPT_PROXY, "");
         }
+        if (http->examine)
+                c = c ?: curl_easy_setopt(e, CURLOPT_CERTINFO, 1L);
         if (http->proxy)
                 c = c ?: curl_easy_setopt(e, CURLOPT_PROXY, http->proxy);
         if (http->ca_file)
@@ -264,6 +267,7 @@ int http_new(Http **ret, sd_event *event, const HttpSettings *settings) {
                         .request_timeout_usec = settings->request_timeout_usec,
                         .body_max = settings->body_max,
                         .build_time = settings->build_time,
+                        .examine = settings->examine,
                         .event = sd_event_ref(event) };
         http->multi = curl_multi_init();
         http->easy = curl_easy_init();
@@ -423,7 +427,8 @@ void http_disconnect(Http *http) {
 }
 
 /* curl does not give the chain of a handshake that failed, so who issued the certificate is found out by a
- * second handshake, over which nothing is sent: an intercepting proxy shows itself. */
+ * second handshake, over which nothing is sent that anybody may not know: an intercepting proxy shows
+ * itself. */
 static int start_probe(Http *http) {
         CURLcode c = CURLE_OK;
 
@@ -432,7 +437,13 @@ static int start_probe(Http *http) {
                 return -ENOMEM;
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_URL, http->url);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROTOCOLS_STR, "https");
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_CONNECT_ONLY, 1L);
+        if (http->examine) { /* HEAD, for the Date */
+                c = c ?: curl_easy_setopt(http->probe, CURLOPT_NOBODY, 1L);
+                c = c ?: curl_easy_setopt(http->probe, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+                c = c ?: curl_easy_setopt(http->probe, CURLOPT_HEADERFUNCTION, on_header);
+                c = c ?: curl_easy_setopt(http->probe, CURLOPT_HEADERDATA, http);
+        } else
+                c = c ?: curl_easy_setopt(http->probe, CURLOPT_CONNECT_ONLY, 1L);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_CERTINFO, 1L);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYPEER, 0L);
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYHOST, 0L);
@@ -454,18 +465,30 @@ static void end_probe(Http *http) {
         curl_easy_cleanup(TAKE(http->probe));
 }
 
-static void add_issuer(Http *http) {
-        const Failure failure = http->failure;
+/* Borrowed from curl. */
+static const char *issuer_of(CURL *easy) {
         struct curl_certinfo *chain = NULL;
 
-        if (curl_easy_getinfo(http->probe, CURLINFO_CERTINFO, &chain) != CURLE_OK || !chain ||
+        if (curl_easy_getinfo(easy, CURLINFO_CERTINFO, &chain) != CURLE_OK || !chain ||
             chain->num_of_certs < 1)
-                return;
+                return NULL;
         for (const struct curl_slist *line = chain->certinfo[0]; line; line = line->next)
                 if (strncmp(line->data, "Issuer:", 7) == 0)
-                        (void) failure_set(&http->failure, failure.kind, failure.code,
-                                           "%.250s; its issuer is '%.200s'", failure.sentence,
-                                           line->data + 7);
+                        return line->data + 7;
+        return NULL;
+}
+
+static void add_issuer(Http *http) {
+        const Failure failure = http->failure;
+        const char *issuer = issuer_of(http->probe);
+
+        if (issuer)
+                (void) failure_set(&http->failure, failure.kind, failure.code,
+                                   "%.250s; its issuer is '%.200s'", failure.sentence, issuer);
+}
+
+uint64_t http_unverified_date(const Http *http) {
+        return http->date;
 }
 
 static void report_failure(Http *http) {
@@ -488,7 +511,10 @@ static void request_failed(Http *http, CURLcode code) {
                                                          .too_large = http->too_large,
                                                          .body_max = http->body_max,
                                                          .build_time = http->build_time });
-        if (http->failure.kind != FAILURE_TLS_TRUST || start_probe(http) < 0)
+        http->date = 0;
+        if (!(http->failure.kind == FAILURE_TLS_TRUST ||
+              (http->examine && http->failure.kind == FAILURE_TLS_CLOCK)) ||
+            start_probe(http) < 0)
                 report_failure(http);
 }
 
@@ -503,7 +529,8 @@ static void request_succeeded(Http *http) {
                              .size = http->reply_size,
                              .request_id = http->request_id[0] ? http->request_id : NULL,
                              .retry_after = http->retry_after[0] ? http->retry_after : NULL,
-                             .date = http->date };
+                             .date = http->date,
+                             .issuer = http->examine ? issuer_of(http->easy) : NULL };
         http->done(http->userdata, &reply, NULL);
 }
 

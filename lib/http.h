@@ -23,6 +23,8 @@ typedef struct HttpSettings {
         usec_t connect_timeout_usec;
         usec_t request_timeout_usec; /* in total, connecting included */
         size_t body_max;
+        bool examine; /* for a doctor: the reply names the certificate's issuer; see http_unverified_date()
+                       */
         uint64_t
                 build_time; /* seconds since the epoch: a local clock before it is implausible (tls-clock) */
 } HttpSettings;
@@ -41,6 +43,7 @@ typedef struct HttpReply {
         const char *request_id;  /* x-ms-request-id, or NULL */
         const char *retry_after; /* the header's text, or NULL */
         uint64_t date;           /* Date header, seconds since the epoch; 0: none or unreadable */
+        const char *issuer;      /* of the peer's certificate, when examined; or NULL */
 } HttpReply;
 
 /* Exactly one of reply and failure is not NULL. */
@@ -53,3 +56,7 @@ int http_start(Http *http, const HttpRequest *request, HttpDone done,
                void *userdata);   /* -EBUSY: one is under way */
 void http_cancel(Http *http);     /* done() is not called; the connection is closed */
 void http_disconnect(Http *http); /* after an attempt: closes the kept connection */
+
+/* After a failure to trust the peer, when examined: the Date that the peer gave when it was asked again for
+ * nothing but that, by nobody's word but its own; 0: none. Tells a wrong clock from a wrong certificate. */
+uint64_t http_unverified_date(const Http *http);
