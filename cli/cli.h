@@ -16,6 +16,7 @@ enum {
 };
 
 int verb_enrollment(int argc, char *argv[]);
+int verb_check(int argc, char *argv[]);
 int verb_status(int argc, char *argv[]);
 int verb_reprovision(int argc, char *argv[]);
 int verb_retry(int argc, char *argv[]);
@@ -49,6 +50,8 @@ int client_open(sd_bus **ret);
 
 /* 0, or a negative errno; -EHOSTDOWN: the daemon does not run. It has told why. */
 int client_get_status(sd_bus *bus, Status *ret);
+/* The same in silence. */
+int client_read_status(sd_bus *bus, Status *ret, sd_bus_error *error);
 void status_deinit(Status *status);
 
 /* A call to the daemon, to which arguments may be added; and why one failed, on standard error. */

@@ -143,24 +143,32 @@ static int read_properties(sd_bus_message *m, Status *s) {
         return r < 0 ? r : s->state && s->step && s->hub && s->device_id && s->version ? 0 : -EBADMSG;
 }
 
-int client_get_status(sd_bus *bus, Status *ret) {
-        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+int client_read_status(sd_bus *bus, Status *ret, sd_bus_error *error) {
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         CLEANUP(status_deinit) Status status = {};
         int r;
 
         r = sd_bus_call_method(bus, PROVISIONING_NAME, PROVISIONING_PATH, "org.freedesktop.DBus.Properties",
-                               "GetAll", &error, &reply, "s", PROVISIONING_NAME);
+                               "GetAll", error, &reply, "s", PROVISIONING_NAME);
+        if (r >= 0)
+                r = read_properties(reply, &status);
         if (r < 0)
-                return client_report_error(&error, r);
-        r = read_properties(reply, &status);
-        if (r < 0) {
-                (void) report_errno(r, "The daemon's answer can't be understood");
                 return r;
-        }
         *ret = status;
         status = (Status){};
         return 0;
+}
+
+int client_get_status(sd_bus *bus, Status *ret) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        int r = client_read_status(bus, ret, &error);
+
+        if (r >= 0)
+                return 0;
+        if (sd_bus_error_is_set(&error))
+                return client_report_error(&error, r);
+        (void) report_errno(r, "The daemon's answer can't be understood");
+        return r;
 }
 
 void status_deinit(Status *s) {

@@ -13,6 +13,7 @@ static const struct {
 } verbs[] = {
         { "enrollment", verb_enrollment, "print what an individual enrolment needs" },
         { "status", verb_status, "say how far the provisioning is" },
+        { "check", verb_check, "look for what keeps this device from being provisioned" },
         { "reprovision", verb_reprovision, "attest again" },
         { "retry", verb_retry, "try now instead of waiting" },
         { "set-scope", verb_set_scope, "set the ID scope" },

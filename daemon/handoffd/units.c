@@ -340,3 +340,7 @@ Units *units_free(Units *u) {
         free(u);
         return NULL;
 }
+
+void units_freep(Units **u) {
+        *u = units_free(*u);
+}

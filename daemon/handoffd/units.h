@@ -48,6 +48,7 @@ typedef void (*UnitsDone)(void *userdata, const Failure *failure); /* NULL: ever
 
 int units_new(Units **ret, sd_bus *bus, sd_event *event);
 Units *units_free(Units *units);
+void units_freep(Units **units);
 
 /* Waits for systemd's answer, at most 5 s. */
 int units_query(Units *units, const char *unit, UnitState *ret, Failure *reterr);

@@ -1,0 +1,107 @@
+/* The configuration, by the same reader that the daemon uses. */
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "dps.h"
+#include "identity.h"
+
+/* As somebody else than root a file may be closed to us only. */
+static bool is_closed(const ConfigProblem *p) {
+        return p->line == 0 && geteuid() != 0 && access(p->file, R_OK) < 0 && errno == EACCES;
+}
+
+static void probe_files(Check *c) {
+        const Config *config = c->config;
+
+        for (size_t i = 0; i < config->problem_count; i++) {
+                const ConfigProblem *p = &config->problems[i];
+                FailureKind kind = p->fatal ? FAILURE_CONFIG : WARNING_CONFIG_IGNORED;
+
+                if (is_closed(p))
+                        check_skip(c, CHECK_AS_ROOT, "'%s' can't be read by this user", p->file);
+                else if (p->line > 0)
+                        check_bad(c, p->fatal ? CHECK_FAIL : CHECK_WARN, kind, NULL, "%s:%u: %s", p->file,
+                                  p->line, p->text);
+                else
+                        check_bad(c, p->fatal ? CHECK_FAIL : CHECK_WARN, kind, NULL, "%s: %s", p->file,
+                                  p->text);
+        }
+        if (config->problem_count == 0)
+                check_ok(c, "No mistakes");
+}
+
+static char *source_of(const Config *config, const char *name) {
+        const char *section, *key, *source;
+        char *value;
+
+        for (size_t i = 0; config_describe(config, i, &section, &key, &value, &source); i++) {
+                free(value);
+                if (streq(key, name))
+                        return source ? strdup(source) : NULL;
+        }
+        return NULL;
+}
+
+static void probe_scope(Check *c) {
+        CLEANUP(freep) char *source = source_of(c->config, "IdScope");
+
+        if (c->config->id_scope) {
+                c->id_scope = c->config->id_scope;
+                check_ok(c, "%s (%s)", c->id_scope, source ? source : "default");
+        } else if (c->daemon_runs && c->status.id_scope && c->status.id_scope[0]) {
+                c->id_scope = c->status.id_scope;
+                check_ok(c, "%s (as the daemon has it, from a credential)", c->id_scope);
+        } else
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIG,
+                          "Set it with 'dps-provision set-scope ID'; it is on the overview page of the DPS "
+                          "instance",
+                          "No ID scope is set");
+}
+
+static void probe_ca_file(Check *c) {
+        const char *path = c->config->ca_file;
+
+        if (!path)
+                check_ok(c, "Those of the system");
+        else if (access(path, R_OK) >= 0)
+                check_ok(c, "CAFile=%s", path);
+        else if (errno == EACCES && geteuid() != 0)
+                check_skip(c, CHECK_AS_ROOT, "CAFile=%s can't be read by this user", path);
+        else
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIG, NULL, "CAFile=%s can't be read: %s", path,
+                          strerror(errno));
+}
+
+static void probe_payload(Check *c) {
+        const char *path = c->config->payload;
+        CLEANUP(freep) char *payload = NULL, *body = NULL;
+        const Bytes none = {};
+        int r;
+
+        if (!path) {
+                check_ok(c, "None");
+                return;
+        }
+        r = read_file(path, DPS_PAYLOAD_MAX, &payload, NULL);
+        if (r >= 0)
+                r = dps_register_body(&body, "x", &none, &none, payload);
+        if (r == -EACCES && geteuid() != 0)
+                check_skip(c, CHECK_AS_ROOT, "Payload=%s can't be read by this user", path);
+        else if (r < 0)
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIG, NULL, "Payload=%s %s", path,
+                          r == -EINVAL  ? "is not JSON"
+                          : r == -EFBIG ? "is larger than 32 KiB"
+                                        : "can't be read");
+        else
+                check_ok(c, "Payload=%s", path);
+}
+
+const Probe check_config_probes[] = {
+        { "config-files", "Files", probe_files },
+        { "scope", "ID scope", probe_scope },
+        { "ca-file", "Trusted certificates", probe_ca_file },
+        { "payload", "Payload", probe_payload },
+        {},
+};

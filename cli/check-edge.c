@@ -1,0 +1,329 @@
+/* IoT Edge: its units, its configuration, whom it runs as, and whether it can reach its hub. By the hand-off
+ * helper's own eyes, so that both see the same. */
+#include <errno.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "check-net.h"
+#include "check.h"
+#include "identityd.h"
+#include "paths.h"
+#include "situation.h"
+
+#define UNIT_FILE        "/usr/lib/systemd/system/" UNIT_EDGED
+#define UNIT_FILE_LIB    "/lib/systemd/system/" UNIT_EDGED
+#define HUB_TIMEOUT_USEC (5 * USEC_PER_SEC)
+#define HANDLE_FIRST     0x81000000u
+
+/* What these probes know of IoT Edge. */
+struct CheckEdge {
+        Situation situation;
+        Failure failure; /* of reading the files */
+        bool files_read, installed;
+};
+
+static bool no_target(Check *c) {
+        if (c->config->target != TARGET_NONE)
+                return false;
+        check_skip(c, "Nothing to do", "Target=none: there is nothing to hand over to");
+        return true;
+}
+
+static void read_files(const Check *c) {
+        if (c->edge->files_read)
+                return;
+        c->edge->files_read = true;
+        (void) situation_read_iotedge(&c->edge->situation, c->root, &c->edge->failure);
+}
+
+const char *check_hub(const Check *c) {
+        if (c->daemon_runs && c->status.hub[0])
+                return c->status.hub;
+        read_files(c);
+        return c->edge->situation.device_info.hub;
+}
+
+/* --- units --- */
+
+static bool find_unit_file(void) {
+        return access(UNIT_FILE, F_OK) == 0 || access(UNIT_FILE_LIB, F_OK) == 0;
+}
+
+static void probe_installed(Check *c) {
+        CLEANUP(units_freep) Units *units = NULL;
+        Failure failure = {};
+
+        if (no_target(c))
+                return;
+        if (!c->bus || units_new(&units, c->bus, c->event) < 0 ||
+            situation_read_units(&c->edge->situation, units, &failure) < 0) {
+                if (find_unit_file())
+                        check_skip(c, "Start systemd and its bus",
+                                   "Installed; its units can't be asked for");
+                else
+                        check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING, NULL,
+                                  "Azure IoT Edge is not installed");
+                return;
+        }
+        if (c->edge->situation.edged.masked || c->edge->situation.identityd.masked)
+                check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING, NULL, "'%s' is masked",
+                          c->edge->situation.edged.masked ? UNIT_EDGED : UNIT_IDENTITYD);
+        else if (!c->edge->situation.edged.exists || !c->edge->situation.identityd.exists)
+                check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING, NULL,
+                          "Azure IoT Edge is not installed: there is no unit '%s'",
+                          c->edge->situation.edged.exists ? UNIT_IDENTITYD : UNIT_EDGED);
+        else if (!c->edge->situation.apply.exists || c->edge->situation.apply.masked)
+                check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING,
+                          "Install the package dps-provisiond anew, or unmask the unit",
+                          "The unit '" UNIT_APPLY "', which applies IoT Edge's configuration, is %s",
+                          c->edge->situation.apply.masked ? "masked" : "not installed");
+        else {
+                c->edge->installed = true;
+                check_ok(c, "Installed");
+        }
+}
+
+static void probe_units(Check *c) {
+        const struct {
+                const char *name;
+                const UnitState *state;
+                bool needed; /* once it is handed over to */
+        } units[] = {
+                { UNIT_EDGED, &c->edge->situation.edged, true },
+                { UNIT_IDENTITYD, &c->edge->situation.identityd, false },
+                { UNIT_TPMD, &c->edge->situation.tpmd, false },
+                { UNIT_EDGED_MGMT, &c->edge->situation.edged_mgmt, true },
+                { UNIT_EDGED_WORKLOAD, &c->edge->situation.edged_workload, true },
+        };
+        bool handed_off = c->daemon_runs && streq(c->status.state, "handed-off"), good = true;
+
+        if (!c->edge->installed)
+                return;
+        for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+                const UnitState *s = units[i].state;
+
+                if (s->failed || (handed_off && units[i].needed && s->exists && !s->active)) {
+                        good = false;
+                        check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, NULL, "'%s' %s%s%s", units[i].name,
+                                  s->failed ? "has failed" : "does not run", s->result[0] ? ": " : "",
+                                  s->result);
+                }
+        }
+        if (good)
+                check_ok(c, c->edge->situation.edged.active ? "aziot-edged runs"
+                                                            : "aziot-edged does not run yet");
+}
+
+/* --- files --- */
+
+static Provisioning wanted(const Check *c) {
+        return (Provisioning){ .endpoint = c->config->global_endpoint,
+                               .id_scope = c->id_scope ? c->id_scope : "",
+                               .registration_id = c->registration_id ? c->registration_id : "" };
+}
+
+static bool only_root_sees(Check *c) {
+        CLEANUP(freep) char *path = NULL;
+
+        if (path_under(&path, c->root, PATH_CONFIG) < 0 || access(path, F_OK) < 0 || access(path, R_OK) == 0)
+                return false;
+        check_skip(c, CHECK_AS_ROOT, "'%s' is for root's eyes only", path);
+        return true;
+}
+
+/* Returns whether the line is written. */
+static bool refuse_config(Check *c, const Provisioning *p) {
+        const ConfigToml *toml = &c->edge->situation.toml;
+
+        if (toml->parent_hostname)
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIG_CONFLICT, NULL,
+                          "'" PATH_CONFIG
+                          "' sets parent_hostname, and IoT Edge can't use DPS below a parent");
+        else if (c->config->identity == IDENTITY_ADOPT &&
+                 toml->auth_key_index != c->config->hub_key_handle - HANDLE_FIRST)
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIG_CONFLICT, NULL,
+                          "'" PATH_CONFIG "' has IoT Edge's key at auth_key_index 0x%llx of [tpm], but "
+                          "HubKeyHandle= is 0x%08x",
+                          (unsigned long long) toml->auth_key_index, c->config->hub_key_handle);
+        else if (!situation_provisioning_ours(&c->edge->situation, p))
+                check_bad(c, c->config->replace_provisioning ? CHECK_WARN : CHECK_FAIL,
+                          FAILURE_CONFIG_CONFLICT, NULL,
+                          "'" PATH_CONFIG "' is provisioned by somebody else (source \"%s\"%s%s)%s",
+                          toml->source ? toml->source : "?", toml->id_scope ? ", scope " : "",
+                          toml->id_scope ? toml->id_scope : "",
+                          c->config->replace_provisioning ? ", and is replaced: ReplaceProvisioning=yes"
+                                                          : "");
+        else
+                return false;
+        return true;
+}
+
+static void probe_config(Check *c) {
+        const ConfigToml *toml = &c->edge->situation.toml;
+        Provisioning p = wanted(c);
+
+        if (c->config->target == TARGET_NONE || only_root_sees(c))
+                return;
+        read_files(c);
+        if (geteuid() != 0 && streq(c->edge->failure.code, "EACCES")) {
+                check_skip(c, CHECK_AS_ROOT, "%s", c->edge->failure.sentence);
+                return;
+        }
+        if (c->edge->failure.kind != FAILURE_NONE) {
+                check_failure(c, &c->edge->failure);
+                return;
+        }
+        if (!c->edge->situation.text) {
+                check_ok(c, "None yet");
+                return;
+        }
+        if (refuse_config(c, &p))
+                return;
+        if (toml->auto_reprovisioning_mode && streq(toml->auto_reprovisioning_mode, "AlwaysOnStartup"))
+                check_bad(c, CHECK_WARN, WARNING_REPROVISIONS_ITSELF, NULL,
+                          "'" PATH_CONFIG "' sets auto_reprovisioning_mode = \"AlwaysOnStartup\"");
+        else if (!toml->has_provisioning)
+                check_ok(c, "Not provisioned by anybody yet");
+        else
+                check_ok(c, config_toml_matches(toml, &p)
+                                    ? "Provisioned as this device is configured"
+                                    : "Provisioned by dps-provisiond, for an earlier configuration");
+}
+
+/* --- identityd --- */
+
+typedef struct Question {
+        IdentitydAnswer answer;
+        bool done;
+} Question;
+
+static void on_answer(void *userdata, const IdentitydAnswer *answer) {
+        Question *q = userdata;
+
+        q->answer = *answer;
+        q->done = true;
+}
+
+static int ask(Check *c, IdentitydAnswer *ret) {
+        Identityd *identityd = NULL;
+        Question q = {};
+        int r;
+
+        r = identityd_new(&identityd, c->event, c->root);
+        if (r >= 0)
+                r = identityd_ask(identityd, IDENTITYD_DEVICE, on_answer, &q);
+        while (r >= 0 && !q.done)
+                r = sd_event_run(c->event, UINT64_MAX);
+        identityd = identityd_free(identityd);
+        if (r >= 0)
+                *ret = q.answer;
+        return r;
+}
+
+static void judge_identity(Check *c, const IdentitydAnswer *a) {
+        bool handed_off = c->daemon_runs && streq(c->status.state, "handed-off");
+
+        if (a->status == 0)
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIRM_TIMEOUT, NULL,
+                          "aziot-identityd does not answer: %s", a->message);
+        else if (a->status != 200)
+                check_bad(c, handed_off ? CHECK_FAIL : CHECK_WARN, FAILURE_CONFIRM_TIMEOUT, NULL,
+                          "aziot-identityd has no identity (status %u): %s", a->status, a->message);
+        else if (handed_off &&
+                 (strcasecmp(a->hub, c->status.hub) != 0 || !streq(a->device_id, c->status.device_id)))
+                check_bad(c, CHECK_WARN, WARNING_ADOPTION_REFUSED, NULL,
+                          "IoT Edge runs as '%s' on '%s', which is not what the daemon has handed over",
+                          a->device_id, a->hub);
+        else
+                check_ok(c, "'%s' on '%s'", a->device_id, a->hub);
+}
+
+static void probe_identity(Check *c) {
+        CLEANUP(freep) char *path = NULL;
+        IdentitydAnswer answer;
+
+        if (!c->edge->installed)
+                return;
+        if (!c->edge->situation.identityd.active) {
+                check_skip(c, "Nothing to do: asking would start it", "aziot-identityd does not run");
+                return;
+        }
+        if (path_under(&path, c->root, PATH_SOCKET) >= 0 && access(path, W_OK) < 0 && errno == EACCES)
+                check_skip(c, CHECK_AS_ROOT, "'%s' is closed to this user", path);
+        else if (ask(c, &answer) < 0)
+                check_skip(c, "Try again", "aziot-identityd can't be asked");
+        else
+                judge_identity(c, &answer);
+}
+
+/* --- the hub --- */
+
+/* A firewall that lets DPS through but not the hub is the commonest problem of a site. */
+static void probe_port(Check *c, unsigned port, CheckResult result, const char *use, const char *remedy) {
+        const char *hub = check_hub(c);
+        CLEANUP(freep) char *host = NULL;
+        char text[NET_TEXT_MAX];
+
+        if (c->config->target == TARGET_NONE)
+                return;
+        if (!hub) {
+                check_skip(c, "Look again when a hub is assigned", "No hub is assigned yet");
+                return;
+        }
+        /* a port of its own is that of HTTPS */
+        host = port == 443 ? strdup(hub) : strndup(hub, strcspn(hub, ":"));
+        if (!host)
+                return;
+        if (net_connect(host, port, HUB_TIMEOUT_USEC, text) >= 0)
+                check_ok(c, "%s", text);
+        else if (c->proxy)
+                check_skip(c, "Check the proxy in IoT Edge's own configuration",
+                           "'%s' is not reached directly (%s), but there is a proxy", host, text);
+        else
+                check_bad(c, result, FAILURE_HUB_UNREACHABLE, remedy,
+                          "'%s' is not reached on port %u, %s: %s", host, port, use, text);
+}
+
+static void probe_https(Check *c) {
+        probe_port(c, 443, CHECK_FAIL, "for IoT Edge's identity", NULL);
+}
+
+static void probe_amqps(Check *c) {
+        probe_port(c, 5671, CHECK_WARN, "AMQP, what edgeAgent and edgeHub use by default",
+                   "Open TCP port 5671 to the hub, or let edgeAgent and edgeHub use port 443: "
+                   "UpstreamProtocol=AmqpWs");
+}
+
+static void probe_mqtts(Check *c) {
+        probe_port(c, 8883, CHECK_WARN, "MQTT",
+                   "Open TCP port 8883 to the hub if a module uses it (UpstreamProtocol=Mqtt); else nothing "
+                   "has to be done");
+}
+
+int check_edge_new(CheckEdge **ret) {
+        CheckEdge *edge = calloc(1, sizeof(*edge));
+
+        if (!edge)
+                return -ENOMEM;
+        *ret = edge;
+        return 0;
+}
+
+CheckEdge *check_edge_free(CheckEdge *edge) {
+        if (edge)
+                situation_deinit(&edge->situation);
+        free(edge);
+        return NULL;
+}
+
+const Probe check_edge_probes[] = {
+        { "iotedge", "Installation", probe_installed },
+        { "iotedge-units", "Units", probe_units },
+        { "iotedge-config", "Configuration", probe_config },
+        { "identityd", "Identity", probe_identity },
+        { "hub-443", "Hub, port 443", probe_https, true },
+        { "hub-5671", "Hub, port 5671", probe_amqps, true },
+        { "hub-8883", "Hub, port 8883", probe_mqtts, true },
+        {},
+};

@@ -1,0 +1,316 @@
+/* The TPM, read only. The first probes find out whether this user can use it; the others need that. */
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "identity.h"
+
+#define HELPER_USER  "dps-tpm"
+#define HELPER_GROUP "tss"
+#define AS_TSS       "Run it as root, or as a member of the group " HELPER_GROUP
+#define OWNER_AUTH   "dps.tpm_owner_auth"
+#define EK_AUTH      "dps.tpm_endorsement_auth"
+
+static const char *node_of(const Check *c) {
+        const char *tcti = c->config->tcti;
+
+        if (streq(tcti, "device") || streq(tcti, "device:"))
+                return "/dev/tpmrm0";
+        return strncmp(tcti, "device:", 7) == 0 ? tcti + 7 : NULL;
+}
+
+/* Of a device it is known; another TCTI gives no reason. */
+static bool is_permission(const Check *c, const Failure *failure) {
+        return streq(failure->code, "EACCES") || streq(failure->code, "EPERM") ||
+               (!node_of(c) && geteuid() != 0 && failure->kind == FAILURE_TPM_MISSING);
+}
+
+static int open_tpm(Check *c, Failure *reterr) {
+        CLEANUP(secret_freep) char *endorsement_auth = NULL;
+
+        (void) config_read_credential(&endorsement_auth, &c->paths, EK_AUTH);
+        return tpm_open(&c->tpm,
+                        &(TpmSettings){ .tcti = c->config->tcti,
+                                        .hub_key_handle = c->config->hub_key_handle,
+                                        .endorsement_auth = endorsement_auth,
+                                        .read_only = true },
+                        NULL, reterr);
+}
+
+static void probe_device(Check *c) {
+        const char *node = node_of(c), *last = node ? strrchr(node, '/') : NULL;
+        Failure failure = {};
+        struct stat st;
+
+        if (!node)
+                check_ok(c, "'%s', which is not a device of this machine", c->config->tcti);
+        else if (stat(node, &st) < 0 && errno == ENOENT) {
+                if (open_tpm(c, &failure) < 0)
+                        check_failure(c, &failure); /* which knows more */
+        } else if (last && strncmp(last, "/tpm", 4) == 0 && strncmp(last, "/tpmrm", 6) != 0)
+                check_bad(c, CHECK_WARN, FAILURE_NONE,
+                          "Use /dev/tpmrm0, the kernel's resource manager: whoever opens /dev/tpm0 shuts "
+                          "IoT Edge out",
+                          "'%s' has no resource manager", node);
+        else
+                check_ok(c, "'%s'", node);
+}
+
+static bool may_open(const struct stat *st) {
+        const struct passwd *user = getpwnam(HELPER_USER);
+        const struct group *group = getgrgid(st->st_gid);
+
+        return (st->st_mode & 0006) == 0006 ||
+               (user && user->pw_uid == st->st_uid && (st->st_mode & 0600) == 0600) ||
+               (group && streq(group->gr_name, HELPER_GROUP) && (st->st_mode & 0060) == 0060);
+}
+
+/* Of the helper, which is not who runs this. */
+static void probe_access(Check *c) {
+        const char *node = node_of(c), *group_name = "?";
+        const struct group *group;
+        const struct passwd *user;
+        struct stat st;
+
+        if (!node || stat(node, &st) < 0)
+                return; /* the line before has said it */
+        group = getgrgid(st.st_gid);
+        if (group)
+                group_name = group->gr_name;
+        if (!may_open(&st)) {
+                user = getpwuid(st.st_uid);
+                check_bad(c, CHECK_FAIL, FAILURE_TPM_MISSING, NULL,
+                          "'%s' belongs to %s:%s with the mode %04o, so dps-tpmd (group " HELPER_GROUP
+                          ") can't open it",
+                          node, user ? user->pw_name : "?", group_name, st.st_mode & 07777);
+        } else if ((st.st_mode & 0006) != 0)
+                check_bad(c, CHECK_WARN, FAILURE_NONE, "Set its mode to 0660, with a udev rule",
+                          "'%s' is open to every user: each of them can clear the TPM", node);
+        else {
+                group = getgrgid(st.st_gid);
+                check_ok(c, "Group %s, mode %04o", group ? group->gr_name : "?", st.st_mode & 07777);
+        }
+}
+
+/* What can't be seen as this user is no failure of the machine. */
+static void probe_answers(Check *c) {
+        const char *node = node_of(c);
+        Failure failure = { .kind = FAILURE_TPM_FAILED };
+        int r;
+
+        if (node && access(node, F_OK) < 0)
+                return;
+        r = open_tpm(c, &failure);
+        if (r < 0 && is_permission(c, &failure)) {
+                check_skip(c, AS_TSS, "%s", failure.sentence);
+                return;
+        }
+        if (r >= 0)
+                r = tpm_properties(c->tpm, &c->tpm_properties, &failure);
+        if (r < 0) {
+                c->tpm = tpm_close(c->tpm);
+                check_failure(c, &failure);
+                return;
+        }
+        c->tpm_usable = true;
+        check_ok(c, "A TPM 2.0 by '%s', firmware %u.%u.%u.%u", c->tpm_properties.manufacturer,
+                 c->tpm_properties.firmware[0] >> 16, c->tpm_properties.firmware[0] & 0xffff,
+                 c->tpm_properties.firmware[1] >> 16, c->tpm_properties.firmware[1] & 0xffff);
+}
+
+static void probe_lockout(Check *c) {
+        const TpmProperties *p = &c->tpm_properties;
+        char recovery[96] = "it does not end by itself";
+
+        if (!c->tpm_usable)
+                return;
+        if (p->lockout_interval_sec > 0)
+                (void) snprintf(recovery, sizeof(recovery), "one is taken back every %u s",
+                                p->lockout_interval_sec);
+        if (p->in_lockout || (p->lockout_limit > 0 && p->lockout_counter >= p->lockout_limit))
+                check_bad(c, CHECK_FAIL, FAILURE_TPM_LOCKOUT, NULL,
+                          "The TPM is in lockout after %u wrong authorization values; %s",
+                          p->lockout_counter, recovery);
+        else if (p->lockout_counter > 0)
+                check_bad(c, CHECK_WARN, FAILURE_NONE,
+                          "Find the program that uses a wrong value, before the TPM locks up",
+                          "%u of %u wrong authorization values until lockout; %s", p->lockout_counter,
+                          p->lockout_limit, recovery);
+        else
+                check_ok(c, "No wrong authorization values (locked from %u on; %s)", p->lockout_limit,
+                         recovery);
+}
+
+/* Where LoadCredential= of dps-tpmd.service looks. */
+static const char *find_credential(const Check *c, const char *name) {
+        static const char *const directories[] = { "/etc/credstore", "/run/credstore", "/usr/lib/credstore",
+                                                   "/etc/credstore.encrypted", "/run/credstore.encrypted" };
+        char path[256];
+
+        for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
+                (void) snprintf(path, sizeof(path), "%s/%s", directories[i], name);
+                if (access(path, F_OK) == 0)
+                        return directories[i];
+        }
+        (void) snprintf(path, sizeof(path), "%s/%s",
+                        c->paths.credentials_dir ? c->paths.credentials_dir : "", name);
+        return c->paths.credentials_dir && access(path, F_OK) == 0 ? c->paths.credentials_dir : NULL;
+}
+
+static void probe_owner(Check *c) {
+        const char *where = find_credential(c, OWNER_AUTH);
+
+        if (!c->tpm_usable)
+                return;
+        if (!c->tpm_properties.owner_auth_set)
+                check_ok(c, "Empty");
+        else if (where)
+                check_ok(c, "Set, and the credential " OWNER_AUTH " is in '%s'", where);
+        else if (c->config->target == TARGET_NONE && c->config->identity == IDENTITY_ADOPT)
+                check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
+                          "The owner authorization is set and there is no credential, so no key can be made "
+                          "persistent");
+        else
+                check_bad(c, CHECK_WARN, FAILURE_TPM_AUTH, NULL,
+                          "The owner authorization is set and there is no credential, so IoT Edge can't "
+                          "adopt an identity "
+                          "and has to register by itself");
+}
+
+static void probe_endorsement(Check *c) {
+        const char *where = find_credential(c, EK_AUTH);
+
+        if (!c->tpm_usable)
+                return;
+        if (!c->tpm_properties.endorsement_auth_set)
+                check_ok(c, "Empty");
+        else if (where)
+                check_ok(c, "Set, and the credential " EK_AUTH " is in '%s'", where);
+        else
+                check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
+                          "The endorsement authorization is set and there is no credential, so no challenge "
+                          "can be answered");
+}
+
+/* false: it has said why not. */
+static bool look(Check *c, uint32_t handle, TpmObject *ret) {
+        Failure failure = { .kind = FAILURE_TPM_FAILED };
+
+        if (tpm_object(c->tpm, handle, ret, &failure) >= 0)
+                return true;
+        check_failure(c, &failure);
+        return false;
+}
+
+static void take_daemons_ek(Check *c) {
+        const Status *s = &c->status;
+
+        if (!c->daemon_runs || !s->endorsement_key || !s->endorsement_key[0] ||
+            base64_decode(&c->ek, s->endorsement_key, 4096) < 0)
+                check_skip(c, AS_TSS, "Neither this user nor the daemon has read it");
+        else if (string_replace(&c->registration_id, s->registration_id) >= 0)
+                check_ok(c, "As the daemon has read it; registration ID %s", c->registration_id);
+}
+
+static void take_ek(Check *c, const TpmIdentity *identity) {
+        Failure failure = {};
+
+        (void) bytes_copy(&c->ek, identity->ek_public.data, identity->ek_public.size);
+        (void) bytes_copy(&c->srk, identity->srk_public.data, identity->srk_public.size);
+        if (c->daemon_runs && c->status.registration_id && c->status.registration_id[0])
+                (void) string_replace(&c->registration_id, c->status.registration_id); /* it knows %s */
+        else if (identity_registration_id(&c->registration_id, c->config, &c->paths,
+                                          identity->ek_public.data, identity->ek_public.size, &failure) < 0)
+                check_bad(c, CHECK_SKIP, FAILURE_NONE, "Start the daemon, which is given what is missing",
+                          "%s", failure.sentence);
+}
+
+static void probe_ek(Check *c) {
+        CLEANUP(tpm_identity_deinit) TpmIdentity identity = {};
+        Failure failure = { .kind = FAILURE_TPM_FAILED };
+        const char *node = node_of(c);
+        TpmObject object;
+
+        if (!c->tpm_usable) {
+                if (!node || access(node, F_OK) == 0)
+                        take_daemons_ek(c);
+                return;
+        }
+        if (!look(c, TPM_EK_HANDLE, &object))
+                return;
+        if (!object.present && c->tpm_properties.endorsement_auth_set && !find_credential(c, EK_AUTH)) {
+                check_skip(
+                        c, "Provide the credential " EK_AUTH,
+                        "None at 0x%08x yet, and it can't be created without the endorsement authorization",
+                        TPM_EK_HANDLE);
+                return;
+        }
+        if (tpm_identity(c->tpm, &identity, &failure) < 0) {
+                check_failure(c, &failure);
+                return;
+        }
+        take_ek(c, &identity);
+        if (!identity.ek_tcg_template)
+                check_bad(c, CHECK_WARN, FAILURE_NONE,
+                          "If IoT Edge or an enrolment made elsewhere expects another key: remove this one "
+                          "(tpm2_evictcontrol -c 0x81010001), a standard one is made then, and enrol anew",
+                          "The key at 0x%08x is not made from the TCG's template; registration ID %s",
+                          TPM_EK_HANDLE, c->registration_id ? c->registration_id : "unknown");
+        else
+                check_ok(c, "%s, TCG template L-1; registration ID %s",
+                         object.present ? "At 0x81010001" : "Made for this run (none at 0x81010001 yet)",
+                         c->registration_id ? c->registration_id : "unknown");
+}
+
+static void probe_srk(Check *c) {
+        TpmObject object;
+
+        if (!c->tpm_usable || !look(c, TPM_SRK_HANDLE, &object))
+                return;
+        if (!object.present)
+                check_ok(c, "None at 0x%08x yet; it is made when it is needed", TPM_SRK_HANDLE);
+        else if (object.is_srk)
+                check_ok(c, "%s at 0x%08x", object.description, TPM_SRK_HANDLE);
+        else
+                check_bad(
+                        c, CHECK_WARN, WARNING_SRK_UNSUITABLE, NULL,
+                        "The handle 0x%08x holds %s, which IoT Edge can't use for a registration of its own",
+                        TPM_SRK_HANDLE, object.description);
+}
+
+/* The last that uses the TPM. */
+static void probe_hub_key(Check *c) {
+        uint32_t handle = c->config->hub_key_handle;
+        TpmObject object;
+
+        if (!c->tpm_usable || !look(c, handle, &object))
+                return;
+        if (!object.present && c->tpm_properties.persistent_available == 0)
+                check_bad(c, CHECK_WARN, FAILURE_TPM_FULL, NULL,
+                          "Nothing at 0x%08x, and the TPM has no room left", handle);
+        else if (!object.present)
+                check_ok(c, "Nothing at 0x%08x yet", handle);
+        else if (object.is_hub_key)
+                check_ok(c, "%s at 0x%08x", object.description, handle);
+        else
+                check_bad(c, c->config->identity == IDENTITY_REGISTER ? CHECK_WARN : CHECK_FAIL,
+                          FAILURE_TPM_HANDLE_TAKEN, NULL, "The hub key's handle 0x%08x holds %s", handle,
+                          object.description);
+}
+
+const Probe check_tpm_probes[] = {
+        { "tpm-device", "Device", probe_device },
+        { "tpm-access", "Permissions", probe_access },
+        { "tpm-answers", "Answers", probe_answers },
+        { "tpm-lockout", "Lockout", probe_lockout },
+        { "tpm-owner-auth", "Owner authorization", probe_owner },
+        { "tpm-endorsement-auth", "Endorsement authorization", probe_endorsement },
+        { "ek", "Endorsement key", probe_ek },
+        { "srk", "Storage root key", probe_srk },
+        { "hub-key", "Hub key", probe_hub_key },
+        {},
+};
