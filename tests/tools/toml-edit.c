@@ -39,7 +39,6 @@ int main(int argc, char **argv) {
                         (void) printf("ok %zu\n", strlen(edited));
                         (void) fwrite(edited, 1, strlen(edited), stdout);
                 }
-                (void) fflush(stdout);
         }
         return 0;
 }
