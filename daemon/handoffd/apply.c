@@ -64,8 +64,9 @@ static int step_plan(Operation *op) {
                 plan->adopt && !plan->moved && ((a->key_changed && !started) || plan->write_device_info);
         plan->reprovision = !plan->adopt && !plan->moved && a->dps_just_answered && s->prev_state.text[0] &&
                             (a->force || (s->device_info.hub && !same_identity));
-        plan->restart_edged = plan->run_apply || !s->edged.active ||
-                              ((plan->first || plan->write_device_info) && !plan->reprovision);
+        plan->restart_edged =
+                plan->run_apply || !s->edged.active || s->edged.failing ||
+                ((plan->first || plan->write_device_info || (begun && !started)) && !plan->reprovision);
         /* identityd asks its hub only when it starts. */
         plan->restart_identityd = started && s->identityd.active && !plan->renew_key && !plan->run_apply &&
                                   !file_mark_newer(&s->prev_state, &plan->proof_before);

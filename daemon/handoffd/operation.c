@@ -158,8 +158,8 @@ static void on_stopped_started(void *userdata, const Failure *failure) {
 
 int step_start_stopped(Operation *op) {
         Handoffd *h = op->h;
-        UnitJob jobs[STOPPED_MAX];
-        size_t n = stopped_start_jobs(&h->stopped, jobs);
+        UnitJob jobs[STOPPED_JOBS_MAX];
+        size_t n = stopped_start_jobs(&h->stopped, h->units, jobs);
         int r;
 
         h->quiesced = false;

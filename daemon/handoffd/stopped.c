@@ -65,11 +65,33 @@ void stopped_remove(Stopped *s, const char *unit) {
         s->units[find(unit)] = false;
 }
 
-size_t stopped_start_jobs(const Stopped *s, UnitJob jobs[static STOPPED_MAX]) {
+/* The service of a socket, or NULL. */
+static const char *service_of(const char *unit) {
+        return streq(unit, UNIT_TPMD_SOCKET)        ? UNIT_TPMD
+               : streq(unit, UNIT_IDENTITYD_SOCKET) ? UNIT_IDENTITYD
+               : strstr(unit, ".socket")            ? UNIT_EDGED
+                                                    : NULL;
+}
+
+static bool in_the_way(Units *all, const char *socket) {
+        UnitState state;
+
+        if (units_query(all, socket, &state, NULL) < 0 || !state.exists || state.masked || state.active)
+                return false;
+        return units_query(all, service_of(socket), &state, NULL) >= 0 && state.active;
+}
+
+size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOPPED_JOBS_MAX]) {
+        Stopped start = *s;
         size_t n = 0;
 
         for (size_t i = 0; i < STOPPED_MAX; i++)
-                if (s->units[i])
+                if (s->units[i] && service_of(units[i]) && in_the_way(all, units[i])) {
+                        jobs[n++] = (UnitJob){ UNIT_STOP, service_of(units[i]) };
+                        stopped_add(&start, service_of(units[i]));
+                }
+        for (size_t i = 0; i < STOPPED_MAX; i++)
+                if (start.units[i])
                         jobs[n++] = (UnitJob){ UNIT_START, units[i] };
         return n;
 }

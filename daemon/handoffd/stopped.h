@@ -6,7 +6,8 @@
 
 #include "units.h"
 
-#define STOPPED_MAX 7
+#define STOPPED_MAX      7
+#define STOPPED_JOBS_MAX (2 * STOPPED_MAX)
 
 typedef struct Stopped {
         bool units[STOPPED_MAX]; /* of the fixed list, in the order in which they are started */
@@ -20,5 +21,7 @@ bool stopped_any(const Stopped *s);
 void stopped_add(Stopped *s, const char *unit); /* one that this module knows */
 void stopped_remove(Stopped *s, const char *unit);
 
-/* The jobs that start what is on the list; returns their number. */
-size_t stopped_start_jobs(const Stopped *s, UnitJob jobs[static STOPPED_MAX]);
+/* The jobs that start what is on the list; returns their number. systemd refuses to start the socket of a
+ * service that runs (because its own stop has failed, or somebody started it): such a service is stopped and
+ * started as well. */
+size_t stopped_start_jobs(const Stopped *s, Units *units, UnitJob jobs[static STOPPED_JOBS_MAX]);

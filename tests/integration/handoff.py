@@ -66,6 +66,11 @@ def prepared(new_world, text=None, standins=(), **settings):
     return w
 
 
+def set_confirm_timeout(world, seconds):
+    path = world.dir / "services/org.dps.HandOff1.service"
+    path.write_text(path.read_text().replace("--confirm-timeout=20", f"--confirm-timeout={seconds}"))
+
+
 def info_path(world):
     return world.root / "var/lib/aziot/identityd/device_info"
 

@@ -5,8 +5,8 @@ import subprocess
 import tomllib
 
 import pytest
-from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, ours, prepared, queued, snapshot,
-                     write_config_toml)
+from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, ours, prepared, queued,
+                     set_confirm_timeout, snapshot, write_config_toml)
 from harness import SCOPE, BusError, wait_for
 
 
@@ -239,11 +239,6 @@ def test_hub_out_of_reach(new_world):
     w.wait("another look", lambda p: p["Attempts"] >= 2)
     assert w.registrations() == 1
     assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
-
-
-def set_confirm_timeout(world, seconds):
-    path = world.dir / "services/org.dps.HandOff1.service"
-    path.write_text(path.read_text().replace("--confirm-timeout=20", f"--confirm-timeout={seconds}"))
 
 
 def test_identityd_that_never_answers(new_world):
