@@ -180,7 +180,9 @@ class Tpm:
         config.write_text(f"[Tpm]\nTcti=swtpm:path={self.socket}\n")
         result = subprocess.run([image / "usr/bin/dps-provision", "enrollment", "--format=json", f"--config={config}"],
                                 text=True, capture_output=True, timeout=DEADLINE, check=True)
-        return {**json.loads(result.stdout), "capabilities": {"iotEdge": True}, **changes}
+        enrollment = json.loads(result.stdout)
+        self.registration_id = enrollment["registrationId"]
+        return {**enrollment, "capabilities": {"iotEdge": True}, **changes}
 
     def close(self):
         end(self.process)
@@ -200,6 +202,7 @@ class Machine:
         self.network = network
         self.tpm = tpm or Tpm(group_id(image, "tss"))
         self.owns_tpm = not tpm
+        self.other_tpms = []
         self.nspawn = None
         self.leader = None
         self.namespaces = Namespaces(network)
@@ -207,6 +210,7 @@ class Machine:
                                "mkdir /run/disk/upper /run/disk/work /run/disk/root && mount -t overlay overlay "
                                f"-o lowerdir={image},upperdir=/run/disk/upper,workdir=/run/disk/work /run/disk/root")
         self.root = self.namespaces.root / "run/disk/root"
+        (self.root / "mnt/tpm").mkdir()
         self.write_config(config or {})
 
     def run_in_namespaces(self, *arguments):
@@ -281,9 +285,16 @@ class Machine:
             self.nspawn.wait(DEADLINE)
         self.nspawn = self.leader = None
 
+    def exchange_tpm(self, tpm):
+        """The disk in another machine; the old TPM stays ours to end."""
+        self.other_tpms.append(self.tpm if self.owns_tpm else None)
+        self.tpm, self.owns_tpm = tpm, False
+
     def close(self):
         self.power_off()
         self.namespaces.close()
+        for tpm in filter(None, self.other_tpms):
+            tpm.close()
         if self.owns_tpm:
             self.tpm.close()
 
