@@ -317,8 +317,10 @@ static Action on_configured(Machine *m) {
                 return (Action){};
         if (m->state == STATE_UNPROVISIONED)
                 return go(m, STATE_ATTESTING, STEP_IDENTITY);
+        if (was)
+                return (Action){};
         /* without a configuration nothing could be looked at; now it is as after a start */
-        return was ? (Action){} : go(m, m->state, STEP_IDENTITY);
+        return go(m, m->state, STEP_IDENTITY);
 }
 
 static Action outside_event(Machine *m, const Event *event) {
@@ -332,22 +334,29 @@ static Action outside_event(Machine *m, const Event *event) {
                 return (Action){};
         switch (event->type) {
         case EVENT_UNCONFIGURED:
-                return m->state == STATE_ATTESTING && !busy ? unconfigure(m) : (Action){};
+                if (busy || m->state != STATE_ATTESTING)
+                        return (Action){};
+                return unconfigure(m);
         case EVENT_RESET:
                 m->reset = true;
-                return busy ? (Action){} : reset(m);
+                if (busy)
+                        return (Action){};
+                return reset(m);
         case EVENT_REATTEST:
                 m->forced = m->forced || event->forced;
                 m->restart = busy;
-                return busy ? (Action){} : reattest(m, event->delay_usec);
+                if (busy)
+                        return (Action){};
+                return reattest(m, event->delay_usec);
         case EVENT_RETARGET:
-                /* what there is to hand over is not decided yet: it is, anew */
-                if (m->state == STATE_ATTESTING) {
-                        m->restart = busy;
-                        return busy ? (Action){} : reattest(m, event->delay_usec);
-                }
-                m->retarget = busy;
-                return busy ? (Action){} : retarget(m);
+                /* While attesting what there is to hand over is not decided yet: it is, anew. */
+                m->restart = m->restart || (busy && m->state == STATE_ATTESTING);
+                m->retarget = busy && m->state != STATE_ATTESTING;
+                if (busy)
+                        return (Action){};
+                if (m->state == STATE_ATTESTING)
+                        return reattest(m, event->delay_usec);
+                return retarget(m);
         default:
                 assert(false);
                 return (Action){};

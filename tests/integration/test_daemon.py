@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ElementTree
 
 import dbus_next.aio
 import pytest
-from harness import BUILD, NAME, PATH, SCOPE, SOURCE, BusError, wait_for
+from harness import BUILD, SCOPE, SOURCE, BusError, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 
