@@ -72,6 +72,10 @@ class Bus:
             raise BusError(result.stderr.strip())
         return result.stdout
 
+    def start(self, *arguments):
+        """A call that takes its time; its exit status tells how it went."""
+        return subprocess.Popen(["busctl", "--system", f"--timeout={DEADLINE}", *arguments], env=self.environment)
+
     def properties(self):
         output = self.busctl("call", NAME, PATH, "org.freedesktop.DBus.Properties", "GetAll", "s", NAME)
         return {key: value["data"] for key, value in json.loads(output)["data"][0].items()}

@@ -1,0 +1,306 @@
+"""Suite "daemon": whatever dies, in whichever step, and Reprovision in each of them."""
+import datetime
+import hashlib
+import json
+import os
+import re
+import signal
+
+import pytest
+from harness import DEADLINE, NAME, PATH, BusError, wait_for
+
+NO_EDGE = {"HandOff": {"Target": "none"}}
+
+
+def edge(world, **changes):
+    return world.enrollment(capabilities={"iotEdge": True}, **changes)
+
+
+STEPS = {
+    "identity": ("tpm", [{"command": "GetCapability", "delay": 2}]),
+    "prepare": ("standins", {"slow": 2}),
+    "register": ("service", "slow:register=2"),
+    "activate": ("tpm", [{"command": "ActivateCredential", "delay": 2}]),
+    "confirm": ("service", "slow:confirm=2"),
+    "poll": ("service", "slow:poll=2"),
+    "import": ("tpm", [{"command": "ActivateCredential", "nth": 2, "delay": 2}]),
+    "adopt": ("tpm", [{"command": "HMAC", "nth": 2, "delay": 2}, {"command": "EvictControl", "nth": 3, "delay": 2},
+                      {"command": "EvictControl", "nth": 1, "delay": 1}]),
+    "handoff": ("standins", {"units": {"dps-iotedge-apply.service": {"delay": 2}}}),
+}
+
+
+def slow_down(world, step):
+    where, how = STEPS[step]
+    if where == "tpm":
+        world.tpm_faults(rules=how)
+    elif where == "service":
+        world.faults(how)
+    else:
+        world.standin_faults(**how)
+
+
+def speed_up(world):
+    world.tpm_faults()
+    world.faults()
+    world.standin_faults()
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("victim", ["daemon", "dps-tpmd", "dps-handoffd"])
+def test_killed_in_every_step(new_world, victim, step):
+    w = new_world(polls=1)
+    w.start_standins()
+    w.enroll(edge(w))
+    slow_down(w, step)
+    w.start_daemon()
+    w.wait(step, lambda p: p["Step"] == step)
+    if victim == "daemon":
+        w.stop_daemon(signal.SIGKILL)
+        speed_up(w)
+        w.start_daemon()
+    else:
+        w.kill_helper(victim)
+        speed_up(w)
+    # what fails in IMPORT waits for long, because each attempt costs a registration
+    w.wait("handed-off or waiting", lambda p: p["State"] == "handed-off" or p["Step"] == "wait")
+    w.retry()
+    w.wait_for_state("handed-off")
+    # what a killed process leaves in the TPM is the kernel's resource manager's to flush, and there is none here
+    assert victim == "dps-tpmd" or w.loaded() == ""
+    assert w.hub_key()
+    assert w.requests(kind="hub", authorized=True)
+    assert not w.standin_events("registers-itself")
+    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+@pytest.mark.parametrize("victim", ["daemon", "dps-handoffd"])
+def test_killed_in_quiesce(new_world, victim):
+    w = new_world(polls=1)
+    hub = quiescing(w)
+    if victim == "daemon":
+        w.stop_daemon(signal.SIGKILL)
+    else:
+        w.kill_helper(victim)
+    speed_up(w)
+    if victim == "daemon":
+        w.start_daemon()
+    w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
+    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+    assert not w.standin_events("registers-itself")
+
+
+@pytest.mark.parametrize("victim", ["daemon", "dps-handoffd"])
+def test_killed_in_verify(new_world, victim):
+    w = new_world(polls=1)
+    go_on = verifying(w)
+    if victim == "daemon":
+        w.stop_daemon(signal.SIGKILL)
+        go_on()
+        w.start_daemon()
+    else:
+        w.kill_helper(victim)
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert w.registrations() == 1
+
+
+@pytest.mark.parametrize("victim", ["daemon", "dps-handoffd"])
+def test_killed_while_iot_edge_is_quiesced(new_world, victim):
+    w = new_world(polls=1)
+    w.start_gateway()
+    hub = w.move()
+    w.faults("slow:confirm=2")
+    w.bus.call("Reprovision")
+    w.wait("confirm", lambda p: p["Step"] == "confirm")
+    assert (w.root / "var/lib/dps-handoffd/stopped").exists()
+    if victim == "daemon":
+        w.stop_daemon(signal.SIGKILL)
+        wait_for("identityd to run again", lambda: w.jobs().count(("start", "aziot-identityd.service")))
+        w.faults()
+        w.start_daemon()
+    else:
+        w.kill_helper(victim)
+        w.faults()
+    w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
+    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+# --- Reprovision ---
+
+def reprovision_in(world, step):
+    """Calls it, and makes sure that it was that step that it came into."""
+    speed_up(world)
+    world.bus.call("Reprovision")  # returns once it attests again
+    world.daemon.wait_for_line("Reprovisioning was asked for")
+    lines = [match[1] for line in world.daemon.lines if (match := re.search(r"Step (\S+)$|(Reprovisioning was)", line))]
+    assert lines[lines.index(None) - 1] == step, lines
+    assert lines[lines.index(None) + 1:][:1] in ([], ["identity"]), lines
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_reprovision_in_every_step(new_world, step):
+    w = new_world(polls=1)
+    w.start_standins()
+    w.enroll(edge(w))
+    slow_down(w, step)
+    w.start_daemon()
+    w.daemon.wait_for_line(f"Step {step}$")
+    assert w.bus.properties()["Step"] == step
+    reprovision_in(w, step)
+    w.wait_for_state("handed-off")
+    assert w.registrations() == (1 if step in ("identity", "prepare", "register", "activate") else 2)
+    assert w.loaded() == "" and w.hub_key()
+    assert not w.standin_events("registers-itself")
+
+
+def verifying(world):
+    """A gateway that is handed off, and the daemon, started again, is in VERIFY; returns what ends that."""
+    world.start_gateway()
+    world.stop_daemon()
+    world.bus.busctl("introspect", "org.dps.HandOff1", "/org/dps/HandOff1")  # the helper runs, and stops
+    pids = world.helper_pids("dps-handoffd")
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    world.start_daemon()
+    world.wait("verify", lambda p: p["Step"] == "verify")
+    return lambda: [os.kill(pid, signal.SIGCONT) for pid in pids]
+
+
+def quiescing(world):
+    """A gateway that works is moved, and the daemon is in QUIESCE; returns the name of the new hub."""
+    world.start_gateway()
+    hub = world.move()
+    world.tpm_faults(rules=[{"command": "ActivateCredential", "delay": 2}])
+    world.bus.call("Reprovision")
+    world.wait("activate", lambda p: p["Step"] == "activate")
+    world.standin_faults(slow=2)
+    world.wait("quiesce", lambda p: p["Step"] == "quiesce")
+    return hub
+
+
+def test_reprovision_in_quiesce(new_world):
+    w = new_world(polls=1)
+    hub = quiescing(w)
+    speed_up(w)
+    w.bus.call("Reprovision")
+    w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
+    assert w.registrations() == 2 and not w.standin_events("registers-itself")
+    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+def test_reprovision_in_verify(new_world):
+    w = new_world(polls=1)
+    go_on = verifying(w)
+    call = w.bus.start("call", NAME, PATH, NAME, "Reprovision")
+    w.daemon.wait_for_line("Reprovisioning was asked for")
+    assert w.bus.properties()["Step"] == "verify"
+    go_on()
+    assert call.wait(DEADLINE) == 0
+    w.wait("another registration", lambda p: w.registrations() == 2 and p["State"] == "handed-off")
+
+
+def test_reprovision_while_handed_off(new_world):
+    """The old hub is told until the new one is proven."""
+    w = new_world(polls=1)
+    old = w.start_gateway()["AssignedHub"]
+    w.faults("slow:poll=1")
+    hub = w.move()
+    w.bus.call("Reprovision")
+    p = w.bus.properties()
+    assert p["State"] == "attesting" and p["AssignedHub"] == old and p["LastSuccessUSec"] > 0
+    w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
+
+
+def test_reprovision_while_assigned_and_waiting(new_world):
+    w = new_world()
+    w.start_standins()
+    w.enroll(edge(w))
+    w.set_clock(-86400)
+    w.start_daemon(environment=w.clock())
+    assert w.wait_for_failure("clock-behind")["State"] == "assigned"
+    w.bus.call("Reprovision")
+    wait_for("another registration", lambda: w.registrations() == 2)
+    assert w.wait_for_failure("clock-behind")["State"] == "assigned"
+    w.set_clock(0)
+    w.wait_for_state("handed-off")
+
+
+def test_reprovision_does_not_wait_for_a_failure(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    assert w.wait_for_failure("enrollment-missing")["Step"] == "wait"
+    w.enroll(w.enrollment())
+    w.bus.call("Reprovision")
+    w.wait_for_state("handed-off")
+
+
+def test_reprovision_waits_for_a_429(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "3", "times": 1}]))
+    w.start_daemon()
+    due = w.wait_for_failure("http-throttled")["NextAttemptUSec"]
+    w.bus.call("Reprovision")
+    p = w.bus.properties()
+    assert p["State"] == "attesting" and p["Step"] == "wait" and p["LastError"][0] == "http-throttled"
+    assert abs(p["NextAttemptUSec"] - due) < 0.5e6
+    w.wait_for_state("handed-off")
+    first, second = (datetime.datetime.fromisoformat(r["time"]) for r in w.requests(kind="register")[:2])
+    assert (second - first).total_seconds() >= 2
+
+
+# --- what is remembered ---
+
+
+def test_throttling_survives_a_restart(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "600"}]))
+    w.start_daemon()
+    p = w.wait_for_failure("http-throttled")
+    due, attempts = p["NextAttemptUSec"], p["Attempts"]
+    w.restart_daemon(signal.SIGKILL)
+    p = w.wait("the wait", lambda p: p["Step"] == "wait")
+    assert abs(p["NextAttemptUSec"] - due) < 2e6 and p["Attempts"] == attempts
+    assert p["State"] == "attesting" and p["LastError"][0] == "http-throttled"
+    with pytest.raises(BusError, match=r"asked to wait until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):
+        w.bus.call("Retry")
+    assert len(w.requests()) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_restart_without_traffic(new_world, end):
+    w = new_world(polls=1)
+    w.start_gateway()
+    requests, jobs = len(w.service_requests()), len(w.jobs())
+    w.restart_daemon(end)
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    w.daemon.wait_for_line("DPS_STATE=handed-off|Verify|verif")
+    assert len(w.service_requests()) == requests and len(w.jobs()) == jobs
+
+
+def test_another_tpm_is_attested_anew(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.stop_daemon()
+    state = w.dir / "state/state.json"
+    stored = json.loads(state.read_text())
+    stored["endorsementKeyHash"] = hashlib.sha256(b"another TPM").hexdigest()
+    state.write_text(json.dumps(stored))
+    w.start_daemon()
+    w.wait("another registration", lambda p: w.registrations() == 2 and p["State"] == "handed-off")
+    w.daemon.wait_for_line("belongs to another device")
+
+
+def test_cleared_tpm_is_attested_anew(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.stop_daemon()
+    w.tpm2("clear", "-c", "p")
+    assert w.hub_key() is None
+    w.start_daemon()
+    w.wait("the key again", lambda p: p["State"] == "handed-off" and w.hub_key())
+    w.daemon.wait_for_line("DPS_FAILURE=identity-mismatch.*|begins anew at once")
+    assert w.registrations() == 2
