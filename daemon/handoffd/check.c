@@ -189,7 +189,8 @@ int check_refusals(Operation *op) {
 }
 
 static bool names_us(const Situation *s, const Provisioning *wanted) {
-        return streq(s->provisioning.id_scope, wanted->id_scope) &&
+        return config_toml_same_endpoint(s->provisioning.endpoint, wanted->endpoint) &&
+               streq(s->provisioning.id_scope, wanted->id_scope) &&
                strcasecmp(s->provisioning.registration_id, wanted->registration_id) == 0;
 }
 

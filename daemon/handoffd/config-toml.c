@@ -128,7 +128,7 @@ void config_toml_deinit(ConfigToml *c) {
         *c = (ConfigToml){};
 }
 
-static bool same_endpoint(const char *a, const char *b) {
+bool config_toml_same_endpoint(const char *a, const char *b) {
         size_t n = strlen(a), m = strlen(b);
 
         if (n > 0 && a[n - 1] == '/')
@@ -144,7 +144,7 @@ static bool same_or_both_missing(const char *a, const char *b) {
 
 bool config_toml_matches(const ConfigToml *c, const Provisioning *wanted) {
         return c->source && streq(c->source, "dps") && c->method && streq(c->method, "tpm") && c->endpoint &&
-               same_endpoint(c->endpoint, wanted->endpoint) && c->id_scope &&
+               config_toml_same_endpoint(c->endpoint, wanted->endpoint) && c->id_scope &&
                streq(c->id_scope, wanted->id_scope) && c->registration_id &&
                strcasecmp(c->registration_id, wanted->registration_id) == 0 &&
                same_or_both_missing(c->payload_uri, wanted->payload_uri);

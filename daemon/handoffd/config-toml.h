@@ -28,6 +28,7 @@ int config_toml_read(ConfigToml *ret, const char *name, const char *text, size_t
 void config_toml_deinit(ConfigToml *config);
 
 /* Does it say what we would write? Endpoints are compared without a slash at their end, IDs without case. */
+bool config_toml_same_endpoint(const char *a, const char *b);
 bool config_toml_matches(const ConfigToml *config, const Provisioning *wanted);
 
 /* The text with its provisioning replaced, or removed (wanted NULL), every other byte as it was: in the

@@ -69,6 +69,7 @@ static void read_answer(IdentitydAnswer *answer, const HttpReply *reply) {
         answer->status = reply->status;
         if (json_object_is_type(json, json_type_object)) {
                 copy_member(answer->message, sizeof(answer->message), json, "message");
+                copy_member(answer->endpoint, sizeof(answer->endpoint), json, "endpoint");
                 copy_member(answer->id_scope, sizeof(answer->id_scope), json, "scope_id");
                 copy_member(answer->registration_id, sizeof(answer->registration_id), json,
                             "registration_id");

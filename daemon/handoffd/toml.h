@@ -1,6 +1,6 @@
 /*
- * Toml: where things stand in a TOML document, for an editor that must not change a byte more than it has to.
- * Pure code. TOML 1.1, which IoT Edge reads since 1.6; its older releases refuse what 1.0 does not have.
+ * Toml: where things stand in a TOML document, for an editor that must not change a byte more than it has
+ * to. Pure code. TOML 1.1, which IoT Edge reads since 1.6; its older releases refuse what 1.0 does not have.
  *
  * The document becomes a list of entries (headers and assignments, in order, with their byte ranges) and a
  * list of values. Comments and blank lines belong to no entry. What is not TOML is refused with its line.

@@ -264,7 +264,7 @@ def test_directory_swapped_while_it_is_written(new_world):
     (w.dir / "trap").mkdir()
     w.standin_faults(apply="far enough")
     with Caller(w) as caller:
-        helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=open .device_info.", "0")
+        helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=open .device_info.*", "0")
         under_way = caller.begin("Apply", "a{sv}", assignment())
         wait_for("the write", lambda: "device_info" in (w.dir / "calls").read_text())
         directory.rename(elsewhere)

@@ -2,14 +2,15 @@
  * what another process knows (a message that is sent). The call itself is not executed. With N 0 none ends
  * it.
  *
- *      crash-at --log=FILE [--pause=TEXT] N PROGRAM [ARGUMENT…]
+ *      crash-at --log=FILE [--pause=PATTERN] N PROGRAM [ARGUMENT…]
  *
  * The log names each such call in a line: "7 rename .config.toml.x3Fa9c", the last one being the one that
  * was not executed. Calls are counted from the first message on, which leaves out what happens before
- * main(). With --pause=, the program stands still at the first call whose name and path begin so, until
+ * main(). With --pause=, the program stands still at the first call whose name and path match, until
  * SIGUSR1. Exit status: 77 when it was killed, else the program's. */
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -149,7 +150,7 @@ static bool on_entry(Run *run, pid_t pid, const struct __ptrace_syscall_info *in
         describe(text, sizeof(text), pid, call, info);
         (void) fprintf(run->log, "%u %s\n", ++run->n, text);
         (void) fflush(run->log);
-        if (run->pause && strncmp(text, run->pause, strlen(run->pause)) == 0) {
+        if (run->pause && fnmatch(run->pause, text, 0) == 0) {
                 run->pause = NULL;
                 wait_for_signal();
         }
@@ -194,7 +195,7 @@ int main(int argc, char *argv[]) {
         if (argc > 2 && strncmp(argv[2], "--pause=", 8) == 0)
                 run.pause = argv[i++] + 8;
         if (argc < i + 2 || strncmp(argv[1], "--log=", 6) != 0) {
-                (void) fputs("Usage: crash-at --log=FILE [--pause=TEXT] N PROGRAM [ARGUMENT…]\n", stderr);
+                (void) fputs("Usage: crash-at --log=FILE [--pause=PATTERN] N PROGRAM [ARGUMENT…]\n", stderr);
                 return 2;
         }
         run.stop_at = (unsigned) strtoul(argv[i], NULL, 10);

@@ -1,0 +1,333 @@
+"""Suite "handoff": adoption that goes wrong, Quiesce, and what identityd answers."""
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from handoff import (EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
+                     set_confirm_timeout, snapshot, stopped_path)
+from harness import BUILD, wait_for
+
+UNITS = (IDENTITYD, "aziot-identityd.socket", "aziot-tpmd.service", "aziot-tpmd.socket")
+DEVICE = "POST /identities/device"
+EDGE_AGENT = "GET /identities/modules/$edgeAgent"
+
+
+def runs(caller, unit):
+    return caller.unit(unit) == "active"
+
+
+def all_run(world, caller):
+    wait_for("the end of the list", lambda: not stopped_path(world).exists())
+    for unit in (EDGED, *UNITS):
+        wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
+
+
+# --- adoption gone wrong: identityd registers by itself ---
+
+def evict(world):
+    world.tpm2("evictcontrol", "-c", "0x81000100")
+
+
+def replace_key(world):
+    evict(world)
+    (world.dir / "key").write_bytes(b"k" * 32)
+    world.tpm2("import", "-C", "0x81000001", "-G", "hmac", "-i", "key", "-u", "wrong.pub", "-r", "wrong.priv")
+    world.tpm2("load", "-C", "0x81000001", "-u", "wrong.pub", "-r", "wrong.priv", "-c", "wrong.ctx")
+    world.tpm2("evictcontrol", "-c", "wrong.ctx", "0x81000100")
+    world.tpm2("flushcontext", "-t")
+
+
+@pytest.mark.parametrize("wrong", ["no key", "wrong key", "malformed", "truncated", "unprovisioned"])
+def test_adoption_gone_wrong(new_world, wrong):
+    """The service has another hub for it meanwhile, so that it can be told who has registered."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    hub = w.move()
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        caller.stop_helper()
+        w.tpm2("flushcontext", "-t")
+        if wrong == "no key":
+            evict(w)
+            reply = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+        elif wrong == "wrong key":
+            replace_key(w)
+            reply = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+        else:
+            text = {"malformed": "hub_name = \n", "truncated": f'hub_name = "{hub}"\n', "unprovisioned": "unprovisioned"}
+            helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls",
+                                         f"--pause=fsync {info_path(w).parent}", "0")
+            reply = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            wait_for("device_info", lambda: f"fsync {info_path(w).parent}\n" in (w.dir / "calls").read_text())
+            info_path(w).write_text(text[wrong])
+            helper.process.send_signal(signal.SIGUSR1)
+        reply = caller.run(reply)
+        answer = {key: value.value for key, value in reply.body[0].items()}
+        assert (answer["hub"], answer["deviceId"]) == (hub, gateway.device)
+        assert [kind for kind, _ in answer["warnings"]] == ["adoption-refused"] and hub in answer["warnings"][0][1]
+        assert len(w.standin_events("registers-itself")) == 1
+        assert w.requests(kind="hub", hub=hub, authorized=True)
+        assert info_path(w).read_text() == info_text(hub, gateway.device) and record(w)["hub"] == hub
+        all_run(w, caller)
+        jobs = len(queued(w))
+        assert caller.apply(**gateway.assignment(hub=hub))["changed"] is False and len(queued(w)) == jobs
+
+
+def test_replaced_key_of_the_same_device_leaves_edged_alone(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        jobs, starts = len(queued(w)), len(w.standin_events("start", unit=EDGED))
+        caller.apply(**gateway.assignment(keyChanged=True))
+        assert {unit for _, unit in queued(w)[jobs:]} == set(UNITS)
+        assert len(w.standin_events("start", unit=EDGED)) == starts
+        all_run(w, caller)
+
+
+def test_endpoint_with_a_slash_is_the_same(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    w.config_toml.write_text(w.config_toml.read_text().replace(f":{w.port}\"", f":{w.port}/\""))
+    with Caller(w) as caller:
+        before, jobs = snapshot(w), len(queued(w))
+        assert caller.apply(**gateway.assignment())["changed"] is False
+        record_path(w).unlink()
+        assert caller.ask("Check", "s", gateway.id)["result"] == "already"
+        del before[str(record_path(w))], before[str(record_path(w).parent)]
+        after = snapshot(w)
+        del after[str(record_path(w).parent)]
+        assert after == before and len(queued(w)) == jobs
+
+
+# --- IoT Edge's own registration ---
+
+def test_reprovision_only_when_the_service_has_answered(new_world):
+    gateway = Gateway(new_world(HandOff={"Identity": "register"}))
+    w = gateway.world
+    hub = w.move()
+    with Caller(w) as caller:
+        before, jobs = info_path(w).read_text(), len(queued(w))
+        set_confirm_timeout(w, 1)
+        caller.stop_helper()
+        answer = caller.apply(**gateway.assignment(hub=hub, adopt=False))
+        assert answer["hub"] == gateway.hub  # as whom it runs, and no harm done
+        assert info_path(w).read_text() == before and not w.standin_events("told-to-reprovision")
+        assert ("restart", EDGED) not in queued(w)[jobs:]
+        jobs = len(queued(w))
+        answer = caller.apply(**gateway.assignment(hub=hub, adopt=False, dpsJustAnswered=True))
+        assert answer["hub"] == hub and len(w.standin_events("told-to-reprovision")) == 1
+        assert queued(w)[jobs:].count(("restart", EDGED)) == 1
+        jobs = len(queued(w))
+        answer = caller.apply(**gateway.assignment(hub=hub, adopt=False, dpsJustAnswered=True, force=True))
+        assert len(w.standin_events("told-to-reprovision")) == 2
+        assert queued(w)[jobs:].count(("restart", EDGED)) == 1
+
+
+def test_reprovision_loses_the_identity_without_the_service(new_world):
+    """What the rule above is for: the stand-in shows what the real one does."""
+    gateway = Gateway(new_world(HandOff={"Identity": "register"}))
+    w = gateway.world
+    set_confirm_timeout(w, 1)
+    w.stop_emulator()
+    with Caller(w) as caller:
+        caller.stop_helper()
+        kind, sentence = caller.apply_refused(**gateway.assignment(adopt=False, dpsJustAnswered=True, force=True))
+        assert kind == "apply-failed" and "did not register anew" in sentence
+        assert not info_path(w).exists()
+        caller.systemd("RestartUnit", IDENTITYD)
+        wait_for("its end", lambda: w.standin_events("died", unit=IDENTITYD))
+
+
+# --- what identityd answers ---
+
+@pytest.mark.parametrize("status, words, at_once", [
+    (400, "has no identity yet", False), (401, "refuses the question", True), (404, "got no identity from", False),
+    (422, "a release that is not supported", True), (500, "an internal error", False),
+    (418, "answers what is not understood", False),
+])
+def test_statuses(new_world, status, words, at_once):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    set_confirm_timeout(w, 300 if at_once else 1)
+    with Caller(w) as caller:
+        caller.stop_helper()
+        before = snapshot(w)
+        jobs = len(queued(w))
+        w.standin_faults(**{"identityd-status": {DEVICE: status}})
+        began = time.monotonic()
+        kind, sentence = caller.apply_refused(**gateway.assignment())
+        assert kind == "confirm-timeout" and words in sentence and f"told to answer {status}" in sentence
+        assert f"[HTTP {status}]" in sentence and time.monotonic() - began < 60
+        assert snapshot(w) == before and len(queued(w)) == jobs
+        assert caller.ask("Check", "s", gateway.id)["live"] is False
+        w.standin_faults()
+        assert caller.apply(**gateway.assignment())["changed"] is False
+
+
+def test_edge_agent(new_world):
+    """Only a hub that knows no such module says that the flag is missing."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        for status in (400, 401, 500):
+            w.standin_faults(**{"identityd-status": {EDGE_AGENT: status}})
+            assert caller.apply(**gateway.assignment())["warnings"] == []
+        w.standin_faults(**{"identityd-status": {EDGE_AGENT: 404}})
+        assert caller.apply(**gateway.assignment())["warnings"] == []  # it does not say that it is not found
+
+
+def test_socket_that_accepts_and_never_answers(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    set_confirm_timeout(w, 1)
+    with Caller(w) as caller:
+        caller.stop_helper()
+        before = snapshot(w)
+        w.standin_faults(identityd="silent")
+        kind, sentence = caller.apply_refused(**gateway.assignment())
+        assert kind == "confirm-timeout" and "gives no answer" in sentence
+        assert snapshot(w) == before
+        w.standin_faults()
+        assert caller.apply(**gateway.assignment())["changed"] is False
+
+
+# --- Quiesce ---
+
+def quiesced(world, caller, jobs):
+    wait_for("the stop", lambda: {("stop", unit) for unit in UNITS} <= set(queued(world)[jobs:]))
+    return all(not runs(caller, unit) for unit in UNITS) and runs(caller, EDGED) and stopped_path(world).exists()
+
+
+def test_quiesce_and_resume(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller, Caller(w) as other:
+        jobs = len(queued(w))
+        caller.ask("Quiesce")
+        assert quiesced(w, caller, jobs)
+        caller.ask("Quiesce")  # renewed: nothing more to stop
+        assert len(queued(w)) == jobs + len(UNITS)
+        other.ask("Resume")
+        all_run(w, caller)
+        jobs = len(queued(w))
+        other.ask("Resume")
+        caller.ask("Quiesce")
+        caller.apply(**gateway.assignment())  # ends it as well
+        all_run(w, caller)
+        assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
+    assert not w.standin_events("registers-itself")
+
+
+CALLER = textwrap.dedent("""\
+    import asyncio, sys
+    import dbus_next, dbus_next.aio
+
+    async def main():
+        bus = await dbus_next.aio.MessageBus(sys.argv[1]).connect()
+        reply = await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Quiesce"))
+        print(reply.message_type, flush=True)
+        await bus.wait_for_disconnect()
+
+    asyncio.run(main())
+    """)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_caller_that_is_killed(new_world, number):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        jobs = len(queued(w))
+        process = subprocess.Popen([sys.executable, "-c", CALLER, w.environment["DBUS_SYSTEM_BUS_ADDRESS"]],
+                                   stdout=subprocess.PIPE, text=True)
+        try:
+            assert "METHOD_RETURN" in process.stdout.readline()
+            assert quiesced(w, caller, jobs)
+        finally:
+            process.send_signal(number)
+            process.wait(10)
+        all_run(w, caller)
+        assert ("restart", EDGED) not in queued(w)[jobs:]
+
+
+def test_caller_that_leaves_at_once(new_world):
+    """Before its call was answered, and while it waits for another one."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        for busy in (False, True):
+            if busy:
+                w.standin_faults(identityd="hold")
+                check = caller.begin("Check", "s", gateway.id)
+            jobs = len(queued(w))
+            other = Caller(w)
+            other.begin("Quiesce").cancel()
+            other.__exit__(None, None, None)
+            w.standin_faults()
+            if busy:
+                caller.run(check)
+            caller.ask("Verify")
+            all_run(w, caller)
+            assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
+
+
+def test_helper_that_is_killed_while_it_holds(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        caller.ask("Quiesce")
+        caller.stop_helper()
+        assert stopped_path(w).exists() and not runs(caller, IDENTITYD)
+        caller.ask("Verify")  # systemd starts it by itself (Restart=on-failure); here somebody has to call
+        all_run(w, caller)
+
+
+def test_quiesce_ends_after_five_minutes(new_world):
+    """By the clock that goes on while the machine sleeps, here 30 times as fast; each Quiesce begins it anew."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        caller.start_helper(environment={
+            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "30",
+            "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
+        jobs = len(queued(w))
+        caller.ask("Quiesce")
+        assert quiesced(w, caller, jobs)
+        renewed = time.monotonic()
+        caller.ask("Quiesce")
+        w.processes[-1].wait_for_line("nobody has renewed the request")
+        assert time.monotonic() - renewed > 9
+        all_run(w, caller)
+
+
+def test_daemon_killed_in_the_middle_of_a_move(new_world):
+    w = new_world(polls=3)
+    w.start_gateway()
+    w.move()
+    jobs = len(queued(w))
+    w.bus.call("Reprovision")
+    w.wait("the poll", lambda p: p["Step"] == "poll")
+    assert ("stop", IDENTITYD) in queued(w)[jobs:]
+    w.stop_daemon(signal.SIGKILL)
+    with Caller(w) as caller:
+        all_run(w, caller)
+    assert ("restart", EDGED) not in queued(w)[jobs:]
+    w.start_daemon()
+    w.wait("the move", lambda p: p["State"] == "handed-off" and p["AssignedHub"].startswith("hub-b"))
+
+
+def test_order_of_stopping_and_starting(new_world):
+    """identityd writes its old device_info back when it stops, and tpmd reads the handle when it starts."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        jobs = len(queued(w))
+        caller.apply(**gateway.assignment(keyChanged=True))
+        stops = [unit for verb, unit in queued(w)[jobs:] if verb == "stop"]
+        assert stops == ["aziot-edged.mgmt.socket", "aziot-edged.workload.socket", EDGED, "aziot-identityd.socket",
+                         IDENTITYD, "aziot-tpmd.socket", "aziot-tpmd.service"]
+        assert info_path(w).stat().st_mode & 0o7777 == 0o644
