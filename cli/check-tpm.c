@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "ek-certificate.h"
 #include "identity.h"
 
 #define HELPER_USER  "dps-tpm"
@@ -266,6 +267,27 @@ static void probe_ek(Check *c) {
                          c->registration_id ? c->registration_id : "unknown");
 }
 
+/* Advice: DPS does not look at it. */
+static void probe_certificate(Check *c) {
+        CLEANUP(tpm_certificates_deinit) TpmCertificates held = {};
+        EkCertificate certificate = {};
+        Failure failure = { .kind = FAILURE_TPM_FAILED };
+
+        if (!c->tpm_usable || c->ek.size == 0)
+                return;
+        if (tpm_certificates(c->tpm, &held, &failure) < 0) {
+                check_bad(c, CHECK_WARN, WARNING_EK_CERTIFICATE, NULL, "%s", failure.sentence);
+                return;
+        }
+        if (ek_certificate_examine(&certificate, &held, &c->ek, NULL) < 0)
+                return;
+        /* many have none, and that is nothing to worry about */
+        if (certificate.verdict != EK_CERTIFICATE_MISSING && ek_certificate_is_warning(&certificate))
+                check_bad(c, CHECK_WARN, WARNING_EK_CERTIFICATE, NULL, "%s", certificate.sentence);
+        else
+                check_ok(c, "%s", certificate.sentence);
+}
+
 static void probe_srk(Check *c) {
         TpmObject object;
 
@@ -310,6 +332,7 @@ const Probe check_tpm_probes[] = {
         { "tpm-owner-auth", "Owner authorization", probe_owner },
         { "tpm-endorsement-auth", "Endorsement authorization", probe_endorsement },
         { "ek", "Endorsement key", probe_ek },
+        { "ek-certificate", "Its certificate", probe_certificate },
         { "srk", "Storage root key", probe_srk },
         { "hub-key", "Hub key", probe_hub_key },
         {},

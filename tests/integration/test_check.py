@@ -275,6 +275,19 @@ def test_foreign_object_at_the_hub_keys_handle(plain):
     expect(w, "hub-key", "fail", "tpm-handle-taken", "0x81000100 holds an ECC", "HubKeyHandle=", base=NO_TARGET)
 
 
+def test_a_certificate_of_another_key(plain):
+    w = plain()
+    w.start_daemon()  # makes the endorsement key persistent
+    w.wait_for_state("handed-off")
+    w.stop_daemon()
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "x.key", "-outform", "DER",
+                    "-out", "x.der", "-days", "3650", "-subj", "/CN=another"], cwd=w.dir, check=True, capture_output=True)
+    size = (w.dir / "x.der").stat().st_size
+    w.tpm2("nvdefine", "-Q", "0x01c00002", "-C", "o", "-s", str(size), "-a", "ownerread|ownerwrite|authread|authwrite|no_da")
+    w.tpm2("nvwrite", "-Q", "0x01c00002", "-C", "o", "-i", "x.der")
+    expect(w, "ek-certificate", "warn", "ek-certificate", "key", "Nothing has to be done for DPS", base=NO_TARGET)
+
+
 # --- the configuration ---
 
 def test_mistakes_in_the_configuration(plain):
