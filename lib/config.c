@@ -276,10 +276,40 @@ static int set_default(Config *config, size_t index) {
                              : string_replace(field_of(config, key), NULL);
 }
 
+static int set_source(char **target, const char *file, unsigned line) {
+        char *text = NULL;
+
+        if (asprintf(&text, line > 0 ? "%s:%u" : "%s", file, line) < 0)
+                return -ENOMEM;
+        free(*target);
+        *target = text;
+        return 0;
+}
+
+/* A value that an earlier line has set is about to be replaced. */
+static int note_override(Config *config, size_t index, const char *file, unsigned line) {
+        struct ConfigOverride *longer, *last;
+
+        if (!config->sources[index] || config->override_count >= PROBLEMS_MAX)
+                return 0;
+        longer = reallocarray(config->overrides, config->override_count + 1, sizeof(*longer));
+        if (!longer)
+                return -ENOMEM;
+        config->overrides = longer;
+        last = &longer[config->override_count++];
+        *last = (struct ConfigOverride){ .index = index };
+        if (string_replace(&last->old, config->sources[index]) < 0)
+                return -ENOMEM;
+        return set_source(&last->by, file, line);
+}
+
 static int assign(Config *config, size_t index, const char *file, unsigned line, const char *value) {
         const ConfigKey *key = &keys[index];
         int r;
 
+        r = note_override(config, index, file, line);
+        if (r < 0)
+                return r;
         if (value[0] == '\0')
                 return set_default(config, index);
         r = key->set(key, field_of(config, key), value);
@@ -294,9 +324,7 @@ static int assign(Config *config, size_t index, const char *file, unsigned line,
         }
         if (r < 0)
                 return r;
-        free(config->sources[index]);
-        config->sources[index] = NULL;
-        return asprintf(&config->sources[index], line > 0 ? "%s:%u" : "%s", file, line) < 0 ? -ENOMEM : 0;
+        return set_source(&config->sources[index], file, line);
 }
 
 int config_assign(Config *config, const char *file, unsigned line, const char *section, const char *name,
@@ -406,6 +434,11 @@ Config *config_free(Config *config) {
                 free(config->problems[i].text);
         }
         free(config->problems);
+        for (size_t i = 0; i < config->override_count; i++) {
+                free(config->overrides[i].old);
+                free(config->overrides[i].by);
+        }
+        free(config->overrides);
         for (size_t i = 0; config->sources && i < ARRAY_SIZE(keys); i++)
                 free(config->sources[i]);
         free(config->sources);
@@ -447,6 +480,16 @@ static char *hubs_to_string(char *const *hubs) {
         return text;
 }
 
+char *config_proxy_to_show(const char *proxy) {
+        const char *rest = strstr(proxy, "://"), *at = strrchr(proxy, '@');
+        char *text = NULL;
+
+        rest = rest ? rest + 3 : proxy;
+        if (!at || at < rest)
+                return strdup(proxy);
+        return asprintf(&text, "%.*s...@%s", (int) (rest - proxy), proxy, at + 1) < 0 ? NULL : text;
+}
+
 static char *value_to_string(const Config *config, const ConfigKey *key) {
         const void *field = (const char *) config + key->offset;
         char *text = NULL;
@@ -460,6 +503,8 @@ static char *value_to_string(const Config *config, const ConfigKey *key) {
                 text = strdup(*(const bool *) field ? "yes" : "no");
         else if (key->set == set_hubs)
                 text = hubs_to_string(*(char *const *const *) field);
+        else if (key->set == set_proxy && *(char *const *) field)
+                text = config_proxy_to_show(*(char *const *) field);
         else if (key->set == set_enum) {
                 const char *word = key->allowed;
 

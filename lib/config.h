@@ -66,6 +66,11 @@ typedef struct Config {
 
         ConfigProblem *problems;
         size_t problem_count;
+        struct ConfigOverride {
+                size_t index;   /* of the key table's row */
+                char *old, *by; /* "FILE:LINE" that set it, and the later one that counts instead */
+        } * overrides;
+        size_t override_count;
         char **sources; /* one per row of the key table: "FILE:LINE", or NULL for the default */
 } Config;
 
@@ -93,9 +98,12 @@ int config_watch_directories(char ***ret, const ConfigPaths *paths);
 int config_read_credential(char **ret, const ConfigPaths *paths, const char *name);
 
 /* Iterates the key table, for `dps-provision config` and the tests: false past the end. *ret_value is the
- * effective value as text (caller frees), *ret_source "FILE:LINE" or NULL (borrowed). */
+ * effective value as text (caller frees; without a password), *ret_source "FILE:LINE" or NULL (borrowed). */
 bool config_describe(const Config *config, size_t index, const char **ret_section, const char **ret_key,
                      char **ret_value, const char **ret_source);
+
+/* What may be shown of a proxy's URL: without user and password. The caller frees; NULL: no memory. */
+char *config_proxy_to_show(const char *proxy);
 
 /* Does a hub name (`host[:port]`) match one of the patterns? `*` stands for one or more labels; case does
  * not count; a pattern without a port matches any port. False for a name that is not a host name. */

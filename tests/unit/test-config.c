@@ -194,6 +194,28 @@ static void the_credential_serves_when_no_file_sets_the_scope(void **state) {
         assert_non_null(strstr(f.sentence, "credential dps.id_scope"));
 }
 
+static void what_overrides_what_is_known(void **state) {
+        CLEANUP(config_freep) Config *c = NULL;
+        const char *section, *key, *source;
+        char *value;
+
+        put("one.conf", "[Provisioning]\nIdScope=first\n[Network]\nProxy=http://user:secret@proxy:1\n"
+                        "[Provisioning]\nIdScope=second\nIdScope=\nIdScope=third\n");
+        assert_int_equal(config_load(&c, &(ConfigPaths){ .file = in_root("one.conf") }), 0);
+        assert_int_equal(c->override_count, 2); /* what was reset has no source left to override */
+        assert_non_null(strstr(c->overrides[0].old, "one.conf:2"));
+        assert_non_null(strstr(c->overrides[0].by, "one.conf:6"));
+        assert_non_null(strstr(c->overrides[1].old, "one.conf:6"));
+        assert_non_null(strstr(c->overrides[1].by, "one.conf:7"));
+        for (size_t i = 0; config_describe(c, i, &section, &key, &value, &source); i++) {
+                if (i == c->overrides[0].index)
+                        assert_string_equal(key, "IdScope");
+                if (streq(key, "Proxy"))
+                        assert_string_equal(value, "http://...@proxy:1");
+                free(value);
+        }
+}
+
 static void a_password_is_not_repeated(void **state) {
         char dir[512];
         CLEANUP(config_freep) Config *c = NULL;
@@ -287,6 +309,7 @@ int main(void) {
                 cmocka_unit_test(an_empty_assignment_resets),
                 cmocka_unit_test(later_dropins_win_and_higher_directories_mask),
                 cmocka_unit_test(the_credential_serves_when_no_file_sets_the_scope),
+                cmocka_unit_test(what_overrides_what_is_known),
                 cmocka_unit_test(a_password_is_not_repeated),
                 cmocka_unit_test(a_missing_file_is_a_problem_only_when_named),
                 cmocka_unit_test(hubs_match_by_labels),
