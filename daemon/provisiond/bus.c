@@ -53,13 +53,15 @@ static int get_attempts(sd_bus *bus, const char *path, const char *interface, co
         return sd_bus_message_append(reply, "u", d->machine.retry.attempts);
 }
 
+static usec_t time_property(const Daemon *d, const char *name) {
+        return streq(name, "NextAttemptUSec")    ? d->record.next_attempt_usec
+               : streq(name, "StateChangedUSec") ? d->record.state_changed_usec
+                                                 : d->record.last_success_usec;
+}
+
 static int get_time(sd_bus *bus, const char *path, const char *interface, const char *property,
                     sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
-        const Daemon *d = userdata;
-
-        return sd_bus_message_append(reply, "t",
-                                     streq(property, "NextAttemptUSec") ? d->record.next_attempt_usec
-                                                                        : d->record.last_success_usec);
+        return sd_bus_message_append(reply, "t", time_property(userdata, property));
 }
 
 static int get_last_error(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -303,6 +305,7 @@ static const sd_bus_vtable vtable[] = {
                                 method_factory_reset, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_PROPERTY("State", "s", get_text, 0, CHANGES),
         SD_BUS_PROPERTY("Step", "s", get_text, 0, CHANGES),
+        SD_BUS_PROPERTY("StateChangedUSec", "t", get_time, 0, CHANGES),
         SD_BUS_PROPERTY("IdScope", "s", get_text, 0, CHANGES),
         SD_BUS_PROPERTY("GlobalEndpoint", "s", get_text, 0, CHANGES),
         SD_BUS_PROPERTY("RegistrationId", "s", get_text, 0, CHANGES),
@@ -328,10 +331,8 @@ static char *fingerprint(const Daemon *d, const char *name) {
 
         if (streq(name, "Attempts"))
                 r = asprintf(&text, "%u", d->machine.retry.attempts);
-        else if (streq(name, "NextAttemptUSec"))
-                r = asprintf(&text, "%llu", (unsigned long long) d->record.next_attempt_usec);
-        else if (streq(name, "LastSuccessUSec"))
-                r = asprintf(&text, "%llu", (unsigned long long) d->record.last_success_usec);
+        else if (strstr(name, "USec"))
+                r = asprintf(&text, "%llu", (unsigned long long) time_property(d, name));
         else if (streq(name, "LastError"))
                 r = asprintf(&text, "%d %s %s", d->failure.kind, d->failure.code, d->failure.sentence);
         else if (streq(name, "Warnings")) {
@@ -350,9 +351,9 @@ static char *fingerprint(const Daemon *d, const char *name) {
 
 void bus_publish(Daemon *d) {
         static const char *const names[] = {
-                "State",           "Step",        "IdScope",  "GlobalEndpoint", "RegistrationId",
-                "EndorsementKey",  "AssignedHub", "DeviceId", "Substatus",      "Attempts",
-                "NextAttemptUSec", "LastError",   "Warnings", "LastSuccessUSec"
+                "State",           "Step",        "IdScope",  "GlobalEndpoint",  "RegistrationId",
+                "EndorsementKey",  "AssignedHub", "DeviceId", "Substatus",       "Attempts",
+                "NextAttemptUSec", "LastError",   "Warnings", "LastSuccessUSec", "StateChangedUSec"
         };
         char *changed[ARRAY_SIZE(names) + 1];
         size_t n = 0;

@@ -135,6 +135,8 @@ int daemon_save(Daemon *d, Failure *reterr) {
 void daemon_publish(Daemon *d) {
         Failure failure;
 
+        if (d->record.state != d->machine.state || d->record.state_changed_usec == 0)
+                d->record.state_changed_usec = now_usec(CLOCK_REALTIME);
         d->record.state = d->machine.state;
         d->record.retry = d->machine.retry;
         d->record.throttled = machine_throttled(&d->machine);

@@ -49,11 +49,12 @@ static Bytes *blob_of(Record *record, const RecordString *s) {
 
 /* The numbers, by name, as the file has them. Retry's counters are small: 64 bits hold all. */
 typedef struct RecordNumbers {
-        uint64_t key_changed, last_success, handle, attempts, transients, throttles, operators,
-                operator_waited, throttled, next_attempt, server_time, reset, reset_provisioning;
+        uint64_t state_changed, key_changed, last_success, handle, attempts, transients, throttles,
+                operators, operator_waited, throttled, next_attempt, server_time, reset, reset_provisioning;
 } RecordNumbers;
 
 static const RecordString numbers[] = {
+        { "stateChangedUSec", offsetof(RecordNumbers, state_changed) },
         { "keyChanged", offsetof(RecordNumbers, key_changed) },
         { "lastSuccessUSec", offsetof(RecordNumbers, last_success) },
         { "hubKeyHandle", offsetof(RecordNumbers, handle) },
@@ -74,7 +75,8 @@ static uint64_t *number_of(RecordNumbers *n, const RecordString *s) {
 }
 
 static void numbers_from_record(RecordNumbers *n, const Record *r) {
-        *n = (RecordNumbers){ .key_changed = r->key_changed,
+        *n = (RecordNumbers){ .state_changed = r->state_changed_usec,
+                              .key_changed = r->key_changed,
                               .last_success = r->last_success_usec,
                               .handle = r->hub_key_handle,
                               .attempts = r->retry.attempts,
@@ -90,6 +92,7 @@ static void numbers_from_record(RecordNumbers *n, const Record *r) {
 }
 
 static void numbers_to_record(Record *r, const RecordNumbers *n) {
+        r->state_changed_usec = n->state_changed;
         r->key_changed = n->key_changed;
         r->last_success_usec = n->last_success;
         r->hub_key_handle = (uint32_t) n->handle;

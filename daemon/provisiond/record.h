@@ -11,6 +11,7 @@
 
 typedef struct Record {
         State state;
+        usec_t state_changed_usec; /* CLOCK_REALTIME */
         /* whom the assignment is for; NULL without one */
         char *id_scope, *endpoint, *registration_id, *ek_hash;
         /* what the service assigned */
