@@ -20,17 +20,6 @@
 #define DAY_SEC    (24 * 3600)
 #define LOOK_ABOVE "See the line that failed above"
 
-/* "http://user:password@host:port/" → what may be shown. */
-static char *without_password(const char *proxy) {
-        const char *rest = strstr(proxy, "://"), *at = strrchr(proxy, '@');
-        char *text = NULL;
-
-        rest = rest ? rest + 3 : proxy;
-        if (!at || at < rest)
-                return strdup(proxy);
-        return asprintf(&text, "%.*s…@%s", (int) (rest - proxy), proxy, at + 1) < 0 ? NULL : text;
-}
-
 static const char *environment(const char *lower, const char *upper) {
         const char *value = getenv(lower);
 
@@ -75,7 +64,7 @@ static void probe_proxy(Check *c) {
                 return;
         }
         (void) string_replace(&c->proxy, proxy);
-        shown = without_password(proxy);
+        shown = config_proxy_to_show(proxy);
         if (c->config->proxy)
                 check_ok(c, "Proxy=%s", shown ? shown : "?");
         else

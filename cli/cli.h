@@ -21,6 +21,7 @@ int verb_status(int argc, char *argv[]);
 int verb_reprovision(int argc, char *argv[]);
 int verb_retry(int argc, char *argv[]);
 int verb_set_scope(int argc, char *argv[]);
+int verb_config(int argc, char *argv[]);
 int verb_factory_reset(int argc, char *argv[]);
 
 /* Usage errors: names the verb, points to its --help; returns EXIT_USAGE. */
@@ -37,7 +38,7 @@ typedef struct Status {
         char *state, *step, *id_scope, *endpoint, *registration_id, *endorsement_key, *hub, *device_id,
                 *substatus, *version;
         uint32_t attempts;
-        uint64_t next_attempt_usec, last_success_usec;
+        uint64_t state_changed_usec, next_attempt_usec, last_success_usec;
         Failure failure;
         char *remedy;
         struct StatusWarning {

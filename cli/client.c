@@ -112,6 +112,8 @@ static int read_property(sd_bus_message *m, const char *key, Status *s) {
                 return r;
         if (streq(key, "Attempts"))
                 return sd_bus_message_read(m, "v", "u", &s->attempts);
+        if (streq(key, "StateChangedUSec"))
+                return sd_bus_message_read(m, "v", "t", &s->state_changed_usec);
         if (streq(key, "NextAttemptUSec"))
                 return sd_bus_message_read(m, "v", "t", &s->next_attempt_usec);
         if (streq(key, "LastSuccessUSec"))

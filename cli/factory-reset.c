@@ -171,7 +171,7 @@ int verb_factory_reset(int argc, char *argv[]) {
         CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
         CLEANUP(status_deinit) Status status = {};
         CLEANUP(freep) char *scope = NULL;
-        Options o = {};
+        Options o = { .paths.credentials_dir = getenv("CREDENTIALS_DIRECTORY") };
         int r;
 
         r = parse(&o, argc, argv);

@@ -17,6 +17,7 @@ static const struct {
         { "reprovision", verb_reprovision, "attest again" },
         { "retry", verb_retry, "try now instead of waiting" },
         { "set-scope", verb_set_scope, "set the ID scope" },
+        { "config", verb_config, "print the configuration and where it comes from" },
         { "factory-reset", verb_factory_reset, "forget that this device was provisioned" },
 };
 

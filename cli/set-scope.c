@@ -7,6 +7,8 @@
 #include "scope-files.h"
 #include "store.h"
 
+#define DAEMON_USEC (5 * USEC_PER_SEC)
+
 static void print_help(void) {
         (void) puts("Usage: dps-provision set-scope ID [--config=FILE]\n\n"
                     "Sets the ID scope (on the overview page of the DPS instance) in\n"
@@ -34,28 +36,84 @@ static int set_in_dropin(const char *scope) {
         return write_result(store_write(SCOPE_DROPIN, text, strlen(text), 0644), SCOPE_DROPIN);
 }
 
+/* Which lines this one overrides. */
+static void tell_overrides(const Config *config, size_t index) {
+        for (size_t i = 0; i < config->override_count; i++)
+                if (config->overrides[i].index == index)
+                        (void) printf("It overrides %s.\n", config->overrides[i].old);
+}
+
 /* A later file may win over the one that was written. */
 static int check_effect(const ConfigPaths *paths, const char *scope, const char *path) {
         CLEANUP(config_freep) Config *config = NULL;
-        const char *section, *key, *source;
+        const char *section, *key, *source = NULL;
         CLEANUP(freep) char *value = NULL;
+        size_t i;
 
         if (config_load(&config, paths) < 0)
                 return EXIT_OK;
-        if (config->id_scope && streq(config->id_scope, scope)) {
-                (void) printf("The ID scope is %s (%s).\n", scope, path);
-                return EXIT_OK;
-        }
-        for (size_t i = 0; config_describe(config, i, &section, &key, &value, &source); i++) {
+        for (i = 0; config_describe(config, i, &section, &key, &value, &source); i++) {
                 if (streq(key, "IdScope"))
                         break;
                 free(TAKE(value));
+        }
+        if (config->id_scope && streq(config->id_scope, scope)) {
+                (void) printf("The ID scope is %s (%s).\n", scope, source ? source : path);
+                tell_overrides(config, i);
+                return EXIT_OK;
         }
         (void) fprintf(stderr,
                        "dps-provision: '%s' was written, but %s sets IdScope=%s and wins.\nRemove the line "
                        "there.\n",
                        path, source ? source : "another file", value ? value : "");
         return EXIT_FAILED;
+}
+
+static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
+        *(bool *) userdata = true;
+        return 0;
+}
+
+/* It notices the file by itself; whether it has is worth a look. 1: it has, 0: not in time, -errno: nobody
+ * is there. */
+static int wait_for_daemon(const char *scope) {
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        usec_t deadline = now_usec(CLOCK_MONOTONIC) + DAEMON_USEC;
+        bool changed = true;
+        int r;
+
+        r = sd_bus_open_system(&bus);
+        if (r >= 0)
+                r = client_watch(bus, on_changed, &changed);
+        while (r >= 0 && now_usec(CLOCK_MONOTONIC) < deadline) {
+                CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+                CLEANUP(status_deinit) Status status = {};
+
+                r = sd_bus_process(bus, NULL);
+                if (r != 0)
+                        continue;
+                if (!changed) {
+                        r = sd_bus_wait(bus, USEC_PER_SEC / 4);
+                        continue;
+                }
+                changed = false;
+                r = client_read_status(bus, &status, &error);
+                if (r >= 0 && status.id_scope && streq(status.id_scope, scope))
+                        return 1;
+        }
+        return r < 0 ? r : 0;
+}
+
+static void tell_daemon(const char *scope) {
+        int r = wait_for_daemon(scope);
+
+        if (r > 0)
+                (void) puts("The daemon has taken it; 'dps-provision status --watch' shows how it goes on.");
+        else if (r == 0)
+                (void) puts(
+                        "The daemon has not taken it yet; 'systemctl reload dps-provisiond' makes it look.");
+        else
+                (void) puts("The daemon does not run; 'systemctl enable --now dps-provisiond' starts it.");
 }
 
 int verb_set_scope(int argc, char *argv[]) {
@@ -86,5 +144,9 @@ int verb_set_scope(int argc, char *argv[]) {
                 return usage_error(argv[0], "'%s' is not an ID scope: 1 to %d letters, digits and dashes",
                                    scope, CONFIG_SCOPE_MAX);
         r = paths.file ? write_result(scope_set(paths.file, scope), paths.file) : set_in_dropin(scope);
-        return r != EXIT_OK ? r : check_effect(&paths, scope, paths.file ? paths.file : SCOPE_DROPIN);
+        if (r == EXIT_OK)
+                r = check_effect(&paths, scope, paths.file ? paths.file : SCOPE_DROPIN);
+        if (r == EXIT_OK)
+                tell_daemon(scope);
+        return r;
 }

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include <json-c/json.h>
-#include <systemd/sd-event.h>
-
 #include "cli.h"
+
+#define LINE_SIZE 1024
+#include <json-c/json.h>
 
 typedef struct Options {
         bool json, watch;
@@ -16,14 +16,18 @@ static void print_help(void) {
         (void) puts("Usage: dps-provision status [--json] [--watch]\n\n"
                     "Says how far the provisioning is, what went wrong last and what to do about it.\n\n"
                     "  --json    all the daemon's properties as one JSON object a line\n"
-                    "  --watch   go on and show each change\n\n"
+                    "  --watch   go on and show each change, in place on a terminal, else one line each\n\n"
                     "Exit status: 0 handed-off, 3 not yet, 1 failed.");
+}
+
+static bool on_terminal(void) {
+        return isatty(STDOUT_FILENO);
 }
 
 static const char *colour(const char *code) {
         const char *no_color = getenv("NO_COLOR");
 
-        return isatty(STDOUT_FILENO) && !(no_color && no_color[0]) ? code : "";
+        return on_terminal() && !(no_color && no_color[0]) ? code : "";
 }
 
 static void format_time(char *buffer, size_t size, uint64_t usec) {
@@ -40,30 +44,61 @@ static void print_row(const char *label, const char *value) {
                 (void) printf("  %-16s %s\n", label, value);
 }
 
-static void print_next_attempt(const Status *s) {
+/* "42 s", "3 min 20 s", "5 h 12 min", "9 days" */
+static void format_span(char *buffer, size_t size, uint64_t usec) {
+        unsigned long long s = usec / USEC_PER_SEC;
+
+        if (s < 60)
+                (void) snprintf(buffer, size, "%llu s", s);
+        else if (s < 3600)
+                (void) snprintf(buffer, size, "%llu min %llu s", s / 60, s % 60);
+        else if (s < 2 * 24 * 3600)
+                (void) snprintf(buffer, size, "%llu h %llu min", s / 3600, s / 60 % 60);
+        else
+                (void) snprintf(buffer, size, "%llu days", s / (24 * 3600));
+}
+
+static void format_since(char *buffer, size_t size, const Status *s) {
         uint64_t now = now_usec(CLOCK_REALTIME);
-        char when[64], text[128];
+        char when[64], span[32];
+
+        buffer[0] = '\0';
+        if (s->state_changed_usec == 0)
+                return;
+        format_time(when, sizeof(when), s->state_changed_usec);
+        format_span(span, sizeof(span), now > s->state_changed_usec ? now - s->state_changed_usec : 0);
+        (void) snprintf(buffer, size, "%s; %s ago", when, span);
+}
+
+static void format_wait(char *buffer, size_t size, const Status *s) {
+        uint64_t now = now_usec(CLOCK_REALTIME);
+
+        format_span(buffer, size,
+                    s->next_attempt_usec > now ? s->next_attempt_usec - now + USEC_PER_SEC / 2 : 0);
+}
+
+static void print_next_attempt(const Status *s) {
+        char when[64], span[32], text[128];
 
         if (s->next_attempt_usec == 0)
                 return;
         format_time(when, sizeof(when), s->next_attempt_usec);
-        (void) snprintf(text, sizeof(text), "in %llu s (%s), attempt %u",
-                        (unsigned long long) (s->next_attempt_usec > now
-                                                      ? (s->next_attempt_usec - now) / USEC_PER_SEC
-                                                      : 0),
-                        when, s->attempts + 1);
+        format_wait(span, sizeof(span), s);
+        (void) snprintf(text, sizeof(text), "in %s (%s), attempt %u", span, when, s->attempts + 1);
         print_row("Next attempt:", text);
 }
 
 static void print_text(const Status *s) {
         bool good = streq(s->state, "handed-off"), bad = s->failure.kind != FAILURE_NONE;
-        char when[64];
+        char when[128];
 
         (void) printf("%s%s%s (%s)\n",
                       colour(bad    ? "\033[1;31m"
                              : good ? "\033[1;32m"
                                     : "\033[1;33m"),
                       s->state, colour("\033[0m"), s->step);
+        format_since(when, sizeof(when), s);
+        print_row("Since:", when);
         print_row("ID scope:",
                   s->id_scope && s->id_scope[0] ? s->id_scope : "not set: dps-provision set-scope ID");
         print_row("Endpoint:", s->endpoint);
@@ -110,6 +145,7 @@ static void print_json(const Status *s) {
 
         add_text(o, "state", s->state);
         add_text(o, "step", s->step);
+        (void) json_object_object_add(o, "stateChangedUSec", json_object_new_uint64(s->state_changed_usec));
         add_text(o, "idScope", s->id_scope);
         add_text(o, "globalEndpoint", s->endpoint);
         add_text(o, "registrationId", s->registration_id);
@@ -137,21 +173,38 @@ static void print_json(const Status *s) {
         json_object_put(o);
 }
 
-static int show(sd_bus *bus, const Options *o, Status *status) {
-        int r;
+/* For a log: one line for each state, step or failure; other properties change as well. */
+static void print_line(const Status *s, char *last, size_t size) {
+        char when[64], span[32], line[LINE_SIZE];
+        int n = snprintf(line, sizeof(line), "%s (%s)", s->state, s->step);
 
-        r = client_get_status(bus, status);
-        if (r < 0)
-                return r;
+        if (s->failure.kind != FAILURE_NONE)
+                (void) snprintf(line + n, sizeof(line) - (size_t) n, ": %s", s->failure.sentence);
+        else if (streq(s->state, "handed-off"))
+                (void) snprintf(line + n, sizeof(line) - (size_t) n, ": '%s' on '%s'", s->device_id, s->hub);
+        if (streq(line, last))
+                return;
+        (void) snprintf(last, size, "%s", line);
+        format_time(when, sizeof(when), now_usec(CLOCK_REALTIME));
+        (void) printf("%s  %s", when, line);
+        if (s->next_attempt_usec > 0) {
+                format_wait(span, sizeof(span), s);
+                (void) printf("; next attempt in %s", span);
+        }
+        (void) fputc('\n', stdout);
+}
+
+static void show(const Options *o, const Status *s, char last[static LINE_SIZE]) {
         if (o->json)
-                print_json(status);
+                print_json(s);
+        else if (o->watch && !on_terminal())
+                print_line(s, last, LINE_SIZE);
         else {
-                if (o->watch && isatty(STDOUT_FILENO))
+                if (o->watch)
                         (void) fputs("\033[H\033[2J", stdout);
-                print_text(status);
+                print_text(s);
         }
         (void) fflush(stdout);
-        return 0;
 }
 
 /* Signals only note that something changed; it is read when the queue is empty, so that a burst is one
@@ -161,25 +214,55 @@ static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
         return 0;
 }
 
-static int watch(sd_bus *bus, const Options *o) {
-        bool changed = true;
+typedef struct Watch {
+        sd_bus *bus;
+        const Options *options;
+        Status status;
+        bool known, changed;
+        char last[LINE_SIZE]; /* that was printed */
+} Watch;
+
+static void watch_deinit(Watch *w) {
+        status_deinit(&w->status);
+}
+
+static int refresh(Watch *w) {
+        CLEANUP(status_deinit) Status status = {};
         int r;
 
-        r = client_watch(bus, on_changed, &changed);
+        w->changed = false;
+        r = client_get_status(w->bus, &status);
+        status_deinit(&w->status);
+        w->known = r >= 0;
+        if (r < 0)
+                return r == -EHOSTDOWN ? 0 : r; /* it may come back */
+        w->status = status;
+        status = (Status){};
+        show(w->options, &w->status, w->last);
+        return 0;
+}
+
+/* The clock on the screen goes on without asking the daemon. */
+static usec_t tick(const Watch *w) {
+        return w->known && on_terminal() && !w->options->json ? USEC_PER_SEC : UINT64_MAX;
+}
+
+static int watch(sd_bus *bus, const Options *o) {
+        CLEANUP(watch_deinit) Watch w = { .bus = bus, .options = o, .changed = true };
+        int r;
+
+        r = client_watch(bus, on_changed, &w.changed);
         while (r >= 0) {
                 r = sd_bus_process(bus, NULL);
                 if (r != 0)
                         continue;
-                if (changed) {
-                        CLEANUP(status_deinit) Status status = {};
-
-                        changed = false;
-                        r = show(bus, o, &status);
-                        if (r == -EHOSTDOWN)
-                                r = 0; /* it may come back */
+                if (w.changed) {
+                        r = refresh(&w);
                         continue;
                 }
-                r = sd_bus_wait(bus, UINT64_MAX);
+                r = sd_bus_wait(bus, tick(&w));
+                if (r == 0)
+                        show(o, &w.status, w.last);
         }
         return report_errno(r, "The watch has ended");
 }
@@ -193,6 +276,7 @@ int verb_status(int argc, char *argv[]) {
         };
         CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
         CLEANUP(status_deinit) Status status = {};
+        char last[LINE_SIZE] = "";
         Options o = {};
         int c;
 
@@ -216,7 +300,8 @@ int verb_status(int argc, char *argv[]) {
                 return EXIT_FAILED;
         if (o.watch)
                 return watch(bus, &o);
-        if (show(bus, &o, &status) < 0)
+        if (client_get_status(bus, &status) < 0)
                 return EXIT_FAILED;
+        show(&o, &status, last);
         return streq(status.state, "handed-off") ? EXIT_OK : EXIT_NOT_PROVISIONED;
 }

@@ -1,0 +1,77 @@
+#include <getopt.h>
+#include <stdlib.h>
+
+#include "cli.h"
+
+static void print_help(void) {
+        (void) puts("Usage: dps-provision config [--config=FILE]\n\n"
+                    "Prints the configuration that is in force, with the file and line that each value "
+                    "comes from and the\n"
+                    "lines that it overrides. Defaults are shown as comments, passwords never.\n\n"
+                    "  --config=FILE   read this configuration and no other\n\n"
+                    "Exit status: 0 good, 1 it has mistakes, which are listed.");
+}
+
+/* The whole is a configuration file again. */
+static void print_key(const Config *config, size_t index, const char *key, const char *value,
+                      const char *source) {
+        if (source)
+                (void) printf("# %s\n", source);
+        for (size_t i = 0; i < config->override_count; i++)
+                if (config->overrides[i].index == index)
+                        (void) printf("# overrides %s\n", config->overrides[i].old);
+        (void) printf("%s%s=%s\n", source ? "" : "#", key, value ? value : "");
+}
+
+static void print_config(const Config *config) {
+        const char *section, *key, *source, *last = "";
+        char *value;
+
+        for (size_t i = 0; config_describe(config, i, &section, &key, &value, &source); i++) {
+                if (!streq(section, last))
+                        (void) printf("%s[%s]\n", last[0] ? "\n" : "", section);
+                last = section;
+                print_key(config, i, key, value, source);
+                free(value);
+        }
+}
+
+int verb_config(int argc, char *argv[]) {
+        static const struct option options[] = {
+                { "config", required_argument, NULL, 'c' },
+                { "help", no_argument, NULL, 'h' },
+                {},
+        };
+        ConfigPaths paths = { .credentials_dir = getenv("CREDENTIALS_DIRECTORY") };
+        CLEANUP(config_freep) Config *config = NULL;
+        Failure failure;
+        int c, r;
+
+        while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
+                switch (c) {
+                case 'c':
+                        paths.file = optarg;
+                        break;
+                case 'h':
+                        print_help();
+                        return EXIT_OK;
+                default:
+                        return usage_error(argv[0], "this option is not known, or lacks its value");
+                }
+        if (optind < argc)
+                return usage_error(argv[0], "'%s' is not an option", argv[optind]);
+        r = config_load(&config, &paths);
+        if (r < 0)
+                return report_errno(r, "The configuration can't be read");
+        print_config(config);
+        (void) fflush(stdout);
+        for (size_t i = 0; i < config->problem_count; i++) {
+                const ConfigProblem *p = &config->problems[i];
+
+                if (p->line > 0)
+                        (void) fprintf(stderr, "%s:%u: %s\n", p->file, p->line, p->text);
+                else
+                        (void) fprintf(stderr, "%s: %s\n", p->file, p->text);
+        }
+        return config_failure(config, &failure) ? EXIT_FAILED : EXIT_OK;
+}

@@ -1,0 +1,242 @@
+"""Suite "check": status, set-scope and config, as people and programs use them."""
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+
+from harness import BUILD, DEADLINE, SCOPE, SOURCE, Process, Timeout
+
+NO_EDGE = {"HandOff": {"Target": "none"}}
+TOOL = BUILD / "cli/dps-provision"
+
+
+def cli(world, *arguments, prefix=(), **options):
+    return subprocess.run([*prefix, TOOL, *arguments], env=world.environment, text=True, capture_output=True, timeout=60,
+                          check=False, **options)
+
+
+class Terminal:
+    """A program on a pseudo-terminal; what it prints can be waited for."""
+
+    def __init__(self, arguments, environment):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(arguments[0], [str(a) for a in arguments], environment)
+        self.text = ""
+
+    def read(self, deadline):
+        """The next part; "" at the end."""
+        if not select.select([self.fd], [], [], max(0, deadline - time.monotonic()))[0]:
+            raise Timeout(self.text)
+        try:
+            part = os.read(self.fd, 65536).decode(errors="replace")
+        except OSError:
+            return ""
+        self.text += part
+        return part
+
+    def wait_for(self, pattern):
+        deadline = time.monotonic() + DEADLINE
+        while not (match := re.search(pattern, self.text, re.DOTALL)):
+            assert self.read(deadline), self.text
+        return match
+
+    def end(self, number=None):
+        if number:
+            os.kill(self.pid, number)
+        deadline = time.monotonic() + DEADLINE
+        while self.read(deadline):
+            pass
+        os.close(self.fd)
+        return os.waitpid(self.pid, 0)[1]
+
+
+# --- status ---
+
+def test_status_says_it_all(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    w.wait_for_failure("enrollment-missing")
+    result = cli(w, "status")
+    assert result.returncode == 3, result
+    for what in (r"^attesting \(wait\)$", r"^  Since: +\w+ \d{4}-\d\d-\d\d .*; \d+ s ago$", rf"^  ID scope: +{SCOPE}$",
+                 r"^  Registration ID: +[0-9a-f]{64}$", r"^  Next attempt: +in .*, attempt 2$", r"^  Last error: .*enrolment",
+                 r"^  What to do: +Create an individual enrolment"):
+        assert re.search(what, result.stdout, re.MULTILINE), (what, result.stdout)
+    assert "\033" not in result.stdout
+    w.enroll(w.enrollment())
+    w.retry()
+    w.wait_for_state("handed-off")
+    result = cli(w, "status")
+    assert result.returncode == 0 and re.search(r"^  Hub: +localhost:\d+$", result.stdout, re.MULTILINE), result
+    assert "Last error" not in result.stdout and "Next attempt" not in result.stdout
+
+
+def test_since_when_outlives_a_restart(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    before = w.wait_for_state("handed-off")["StateChangedUSec"]
+    assert abs(before / 1e6 - time.time()) < DEADLINE
+    w.restart_daemon()
+    assert w.wait_for_state("handed-off")["StateChangedUSec"] == before
+
+
+def test_json_is_what_the_manual_says(new_world):
+    w = new_world(Provisioning={"IdScpoe": "x"}, **NO_EDGE)
+    w.start_daemon()
+    w.wait_for_failure("enrollment-missing")
+    result = cli(w, "status", "--json")
+    status = json.loads(result.stdout)
+    assert result.returncode == 3 and result.stdout.count("\n") == 1
+    text = {"state", "step", "idScope", "globalEndpoint", "registrationId", "endorsementKey", "assignedHub", "deviceId",
+            "substatus", "version"}
+    numbers = {"attempts", "stateChangedUSec", "nextAttemptUSec", "lastSuccessUSec"}
+    assert set(status) == text | numbers | {"lastError", "warnings"}
+    assert all(isinstance(status[k], str) for k in text) and all(isinstance(status[k], int) for k in numbers)
+    assert set(status["lastError"]) == {"kind", "code", "sentence", "remedy"}
+    assert [set(x) for x in status["warnings"]] == [{"kind", "sentence", "remedy"}]
+    manual = (SOURCE / "docs/dps-provision.1").read_text()
+    for key in set(status) | set(status["lastError"]):
+        assert re.search(rf"\b{key}\b", manual), key
+
+
+def test_watch_prints_lines_where_nobody_sits(new_world):
+    w = new_world(polls=1, **NO_EDGE)
+    w.enroll(w.enrollment())
+    w.faults("slow:confirm=1")
+    watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
+    w.processes.append(watch)
+    watch.wait_for_line("daemon does not run")  # it may come later
+    w.start_daemon()
+    watch.wait_for_line(r"  attesting \(confirm\)$")
+    watch.wait_for_line(r"  handed-off \(idle\): '.*' on 'localhost")
+    assert watch.running() and not any("\033" in line for line in watch.lines)
+    texts = [line.split("  ", 1)[-1] for line in watch.lines]
+    assert all(a != b for a, b in zip(texts, texts[1:])), texts
+
+
+def test_watch_redraws_on_a_terminal(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    w.wait_for_failure("enrollment-missing")
+    terminal = Terminal([TOOL, "status", "--watch"], w.environment)
+    # the countdown goes on, without a word from the daemon
+    terminal.wait_for(r"in (\d+) s \(.*in (?!\1)(\d+) s \(.*in (?!\2)\d+ s \(")
+    assert "\033[1;31m" in terminal.text and terminal.text.count("\033[H\033[2J") >= 3
+    w.enroll(w.enrollment())
+    w.retry()
+    terminal.wait_for(r"\033\[1;32mhanded-off")
+    terminal.end(signal.SIGINT)
+
+
+def test_no_color(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    w.wait_for_failure("enrollment-missing")
+    for verb in ("status", "check"):
+        arguments = [TOOL, verb] + ([f"--config={w.config_path}", "--no-network"] if verb == "check" else [])
+        colourful = Terminal(arguments, w.environment)
+        colourful.end()
+        plain = Terminal(arguments, {**w.environment, "NO_COLOR": "1"})
+        plain.end()
+        assert "\033[" in colourful.text and "\033" not in plain.text and len(plain.text) > 200
+
+
+# --- set-scope and config ---
+
+def own_etc(world):
+    """A prefix that gives the command an /etc of its own, in the world's directory."""
+    etc = world.dir / "etc"
+    etc.mkdir(exist_ok=True)
+    for name in ("passwd", "group", "nsswitch.conf", "ld.so.cache", "hosts"):
+        if os.path.exists(f"/etc/{name}") and not (etc / name).exists():
+            (etc / name).write_bytes(pathlib.Path(f"/etc/{name}").read_bytes())
+    return ("unshare", "-m", "--propagation", "private", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh")
+
+
+def test_set_scope_writes_a_drop_in(new_world):
+    w = new_world(**NO_EDGE)
+    prefix = own_etc(w)
+    result = cli(w, "set-scope", "0ne00ABCDEF", prefix=prefix)
+    dropin = w.dir / "etc/dps-provisiond/provisiond.conf.d/50-scope.conf"
+    assert result.returncode == 0 and "0ne00ABCDEF (/etc/dps-provisiond/provisiond.conf.d/50-scope.conf:3)" in result.stdout
+    assert "daemon does not run" in result.stdout
+    assert "IdScope=0ne00ABCDEF\n" in dropin.read_text() and dropin.stat().st_mode & 0o777 == 0o644
+    inode = dropin.stat().st_ino
+    (w.dir / "etc/dps-provisiond/provisiond.conf").write_text("[Provisioning]\nIdScope=0ne00OLD\n")
+    result = cli(w, "set-scope", "0ne00NEW", prefix=prefix)
+    assert result.returncode == 0 and "overrides /etc/dps-provisiond/provisiond.conf:2" in result.stdout, result
+    assert dropin.stat().st_ino != inode and os.listdir(dropin.parent) == ["50-scope.conf"]  # replaced whole
+    (dropin.parent / "90-site.conf").write_text("[Provisioning]\nIdScope=0ne00SITE\n")
+    result = cli(w, "set-scope", "0ne00NEW", prefix=prefix)
+    assert result.returncode == 1 and re.search("90-site.conf:2 sets IdScope=0ne00SITE and wins", result.stderr), result
+    for bad in ("", "a b", "0ne_", "x" * 65):
+        assert cli(w, "set-scope", bad, prefix=prefix).returncode == 2
+    assert cli(w, "set-scope", prefix=prefix).returncode == 2
+    assert "0ne00NEW" in dropin.read_text()
+
+
+def test_set_scope_reaches_the_daemon(new_world):
+    w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("unprovisioned")
+    before = w.config_path.read_text()
+    result = cli(w, "set-scope", SCOPE, f"--config={w.config_path}")
+    assert result.returncode == 0 and "The daemon has taken it" in result.stdout, result
+    w.wait_for_state("handed-off")
+    assert w.config_path.read_text().replace(f"IdScope={SCOPE}\n", "") == before
+
+
+def test_config_says_where_from(new_world):
+    w = new_world()
+    prefix = own_etc(w)
+    etc = w.dir / "etc/dps-provisiond"
+    (etc / "provisiond.conf.d").mkdir(parents=True)
+    (etc / "provisiond.conf").write_text("[Provisioning]\nIdScope=0ne00A\n[Network]\nProxy=http://u:secret@p:1\n")
+    (etc / "provisiond.conf.d/10-x.conf").write_text("[Provisioning]\n\nIdScope=0ne00B\n")
+    result = cli(w, "config", prefix=prefix)
+    assert result.returncode == 0 and result.stderr == "", result
+    assert ("# /etc/dps-provisiond/provisiond.conf.d/10-x.conf:3\n# overrides /etc/dps-provisiond/provisiond.conf:2\n"
+            "IdScope=0ne00B\n") in result.stdout
+    assert "secret" not in result.stdout and "# /etc/dps-provisiond/provisiond.conf:4\nProxy=http://...@p:1\n" in result.stdout
+    assert "#GlobalEndpoint=https://global.azure-devices-provisioning.net\n" in result.stdout
+    # it is a configuration again, and of the same meaning
+    (w.dir / "again.conf").write_text(result.stdout)
+    again = cli(w, "config", f"--config={w.dir}/again.conf")
+    assert [x for x in again.stdout.split("\n") if "=" in x] == [x for x in result.stdout.split("\n") if "=" in x]
+    (etc / "provisiond.conf.d/20-y.conf").write_text("[Retry]\nMaxSec=never\n")
+    result = cli(w, "config", prefix=prefix)
+    assert result.returncode == 1 and "/20-y.conf:2: MaxSec=never is not allowed" in result.stderr, result
+
+
+def test_reset_removes_the_scope_from_every_file(new_world):
+    w = new_world(**NO_EDGE)
+    prefix = own_etc(w)
+    etc = w.dir / "etc/dps-provisiond"
+    (etc / "provisiond.conf.d").mkdir(parents=True)
+    (etc / "provisiond.conf").write_text("# mine\n[Provisioning]\nIdScope=0ne00A\nRegistrationId=gw-1\n")
+    cli(w, "set-scope", "0ne00B", prefix=prefix)
+    w.start_daemon()
+    result = cli(w, "factory-reset", "--yes", prefix=prefix)
+    assert result.returncode == 0, result
+    assert (etc / "provisiond.conf").read_text() == "# mine\n[Provisioning]\nRegistrationId=gw-1\n"
+    assert os.listdir(etc / "provisiond.conf.d") == []
+
+
+def test_reset_leaves_a_scope_that_a_package_brought(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    (w.dir / "credentials").mkdir()
+    (w.dir / "credentials/dps.id_scope").write_text("0ne00CRED")
+    w.environment["CREDENTIALS_DIRECTORY"] = str(w.dir / "credentials")
+    result = cli(w, "factory-reset", "--yes", prefix=own_etc(w))
+    assert result.returncode == 1 and "'credential dps.id_scope'" in result.stderr, result
+    assert "Nothing was done" in result.stderr and "--keep-scope" in result.stderr
+    assert cli(w, "factory-reset", "--yes", "--keep-scope", prefix=own_etc(w)).returncode == 0
