@@ -241,6 +241,36 @@ def test_hub_out_of_reach(new_world):
     assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
 
 
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_hub_that_refuses(new_world, status):
+    """identityd registers by itself then, is refused again, ends, and answers nobody: IoT Edge's own way."""
+    w = prepared(new_world)
+    w.faults(f"status:hub={status}")
+    set_confirm_timeout(w, 2)
+    w.start_daemon()
+    # whichever identityd is in when the time is over: just ended, or asking DPS
+    w.wait("a failure", lambda p: p["LastError"][0] in ("restart-failed", "confirm-timeout"), 60)
+    wait_for("two rounds", lambda: len(w.standin_events("died", unit="aziot-identityd.service")) >= 2)
+    w.faults()
+    p = w.wait_for_state("handed-off", 60)
+    assert p["LastError"][0] == "" and w.standin_events("hub", hub=p["AssignedHub"], status=200)
+
+
+def test_hub_with_an_error_of_its_own(new_world):
+    """500 is to identityd as good as no network: it goes on with what it has, until it is started again."""
+    w = prepared(new_world)
+    w.faults("status:hub=500")
+    set_confirm_timeout(w, 2)
+    w.start_daemon()
+    w.wait_for_failure("hub-unreachable")
+    edged = w.jobs().count(("restart", "aziot-edged.service"))
+    w.faults()
+    w.wait_for_state("handed-off")
+    assert w.registrations() == 1 and not w.standin_events("registers-itself")
+    assert w.jobs().count(("restart", "aziot-edged.service")) == edged
+    assert ("restart", "aziot-identityd.service") in w.jobs()
+
+
 def test_identityd_that_never_answers(new_world):
     w = prepared(new_world)
     set_confirm_timeout(w, 1)

@@ -100,6 +100,7 @@ class Identityd:
         self.identity = None
         self.task = None
         self.lock = asyncio.Lock()
+        self.clients = set()
 
     # --- the socket unit ---
 
@@ -130,6 +131,12 @@ class Identityd:
             self.task.cancel()
         self.task = None
         self.ready.clear()
+        self.drop_clients()
+
+    def drop_clients(self):
+        """The end of the process, for who waits for an answer."""
+        for client in self.clients:
+            client.transport.abort()
 
     async def provision(self):
         try:
@@ -143,9 +150,9 @@ class Identityd:
                 await self.reconcile()
         except (IdentitydFailed, OSError, TSS2_Exception, KeyError) as error:
             self.world.log("identityd-error", error=str(error))
-            if not self.identity:
-                self.manager.died(SERVICE, restart=0.5)  # "no valid device backup was found"
-                return
+            self.drop_clients()
+            self.manager.died(SERVICE, restart=0.5)  # "no valid device backup was found", also when there is one
+            return
         self.ready.set()
 
     def read_device_info(self):
@@ -159,26 +166,38 @@ class Identityd:
             path.unlink(missing_ok=True)
             return None
 
-    async def reconcile(self):
-        for attempt in range(2):
+    async def reconcile(self, may_register=True):
+        """Asks the hub. One that can't be reached, or has an error of its own, leaves it with what it has; one that
+        refuses makes it register, once. Refused again it fails, and so it does when DPS refuses."""
+        status = await self.hub_status()
+        while status == 429:
+            await asyncio.sleep(1)  # the real one: a minute and more, five times
+            status = await self.hub_status()
+        if status == 200:
+            hub, device = self.identity
+            self.world.write("/var/lib/aziot/identityd/device_info",
+                             f'hub_name = "{hub}"\nlocal_gateway_hostname = "{hub}"\ndevice_id = "{device}"\n')
+            self.world.write("/var/lib/aziot/identityd/prev_state", "# its settings\n")
+        elif not may_register:
+            raise IdentitydFailed(f"Hub client error: {status}")
+        elif status not in (0, 500):
             try:
-                status = await asyncio.to_thread(self.ask_hub, "GET", "")
-            except IdentitydFailed as error:  # tpmd could not sign
-                self.world.log("hub", hub=self.identity[0], status=0, error=str(error))
-                status = 401
-            except OSError as error:
-                self.world.log("hub", hub=self.identity[0], status=0, error=str(error))
-                return  # offline: it goes on with what it has
-            else:
-                self.world.log("hub", hub=self.identity[0], device=self.identity[1], status=status)
-            if status == 200:
-                hub, device = self.identity
-                self.world.write("/var/lib/aziot/identityd/device_info",
-                                 f'hub_name = "{hub}"\nlocal_gateway_hostname = "{hub}"\ndevice_id = "{device}"\n')
-                self.world.write("/var/lib/aziot/identityd/prev_state", "# its settings\n")
-                return
-            if attempt == 0:
                 await self.register()
+            except OSError as error:
+                self.world.log("identityd-error", error=str(error))
+                return
+            await self.reconcile(may_register=False)
+
+    async def hub_status(self):
+        """0: it can't be reached."""
+        try:
+            status, error = await asyncio.to_thread(self.ask_hub, "GET", ""), None
+        except IdentitydFailed as failed:  # tpmd could not sign
+            status, error = 401, str(failed)
+        except OSError as failed:
+            status, error = 0, str(failed)
+        self.world.log("hub", hub=self.identity[0], device=self.identity[1], status=status, error=error)
+        return status
 
     # --- requests to the outside ---
 
@@ -259,6 +278,7 @@ class Identityd:
         return self.identity
 
     async def on_client(self, reader, writer):
+        self.clients.add(writer)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.manager.trigger(SERVICE)
@@ -280,6 +300,7 @@ class Identityd:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.clients.discard(writer)
             writer.close()
 
     async def answer(self, method, path):
@@ -313,7 +334,7 @@ class Identityd:
         try:
             async with self.lock:
                 await self.register()
-                await self.reconcile()
+                await self.reconcile(may_register=False)
         except (IdentitydFailed, OSError, TSS2_Exception) as error:
             return 404, {"message": f"DPS client error: {error}"}
         return 204, None
