@@ -64,7 +64,8 @@ void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind
                 kind = failure_kind_from_string(name);
         }
         if (kind < 0 || kind == FAILURE_NONE) {
-                (void) failure_set(ret, fallback, error->name, "%s could not be used: %s", subject,
+                (void) failure_set(ret, fallback, error->name,
+                                   "%s could not be used (the journal may say why): %.300s", subject,
                                    message[0] ? message : "no reason was given");
                 return;
         }

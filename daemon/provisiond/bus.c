@@ -160,15 +160,19 @@ static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error,
 /* --- methods --- */
 
 void bus_answer_reprovision(Daemon *d) {
-        if (!d->reprovision || d->machine.restart)
+        if (d->machine.restart)
                 return;
-        if (d->machine.state == STATE_ATTESTING)
-                (void) sd_bus_reply_method_return(d->reprovision, NULL);
-        else /* it had to wait for a helper's call, and meanwhile the configuration went */
-                (void) sd_bus_reply_method_errorf(d->reprovision, ERROR_NO_SCOPE, "%s",
-                                                  d->failure.kind != FAILURE_NONE ? d->failure.sentence
-                                                                                  : "No ID scope is set");
-        d->reprovision = sd_bus_message_unref(d->reprovision);
+        while (d->reprovision_count > 0) {
+                CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = d->reprovision[--d->reprovision_count];
+
+                if (d->machine.state == STATE_ATTESTING)
+                        (void) sd_bus_reply_method_return(call, NULL);
+                else /* it had to wait for a helper's call, and meanwhile the configuration went */
+                        (void) sd_bus_reply_method_errorf(call, ERROR_NO_SCOPE, "%s",
+                                                          d->failure.kind != FAILURE_NONE
+                                                                  ? d->failure.sentence
+                                                                  : "No ID scope is set");
+        }
 }
 
 static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
@@ -181,11 +185,10 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         if (!d->config->id_scope)
                 return sd_bus_error_setf(error, ERROR_NO_SCOPE,
                                          "No ID scope is set; set it with 'dps-provision set-scope ID'");
-        if (d->reprovision) /* asked twice: one answer for both would need a list, so the first gets it now
-                             */
-                (void) sd_bus_reply_method_return(d->reprovision, NULL);
-        (void) sd_bus_message_unref(d->reprovision);
-        d->reprovision = sd_bus_message_ref(call);
+        if (d->reprovision_count >= CALLERS_MAX)
+                return sd_bus_error_setf(error, SD_BUS_ERROR_LIMITS_EXCEEDED,
+                                         "Reprovisioning was asked for often enough, and begins soon");
+        d->reprovision[d->reprovision_count++] = sd_bus_message_ref(call);
         log_notice("Reprovisioning was asked for");
         daemon_feed(d,
                     &(Event){ .type = EVENT_REATTEST, .forced = true, .delay_usec = daemon_wait_left(d) });

@@ -88,6 +88,42 @@ void daemon_unwarn(Daemon *d, FailureKind kind) {
                 *warning = d->warnings[--d->warning_count];
 }
 
+/* What was wrong with the assignment still is after a restart, when nobody asks again. */
+static const struct {
+        FailureKind kind;
+        size_t offset;
+} kept_warnings[] = {
+        { WARNING_EDGE_FLAG_MISSING, offsetof(Record, edge_flag_missing) },
+        { WARNING_ADOPTION_REFUSED, offsetof(Record, adoption_refused) },
+        { WARNING_DATA_MOVED, offsetof(Record, data_moved) },
+};
+
+static char **kept_sentence(Record *record, size_t i) {
+        return (void *) ((char *) record + kept_warnings[i].offset);
+}
+
+int daemon_keep_warnings(Daemon *d) {
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kept_warnings); i++) {
+                const Failure *warning = find_warning(d, kept_warnings[i].kind);
+
+                r = string_replace(kept_sentence(&d->record, i), warning ? warning->sentence : NULL);
+        }
+        return r;
+}
+
+static void restore_warnings(Daemon *d) {
+        for (size_t i = 0; i < ARRAY_SIZE(kept_warnings); i++)
+                if (*kept_sentence(&d->record, i))
+                        daemon_warn(d, kept_warnings[i].kind, "%s", *kept_sentence(&d->record, i));
+}
+
+void daemon_unwarn_assignment(Daemon *d) {
+        for (size_t i = 0; i < ARRAY_SIZE(kept_warnings); i++)
+                daemon_unwarn(d, kept_warnings[i].kind);
+}
+
 void daemon_note_reset(Daemon *d, const char *format, ...) {
         char *note;
         va_list ap;
@@ -326,6 +362,7 @@ static int load_record(Daemon *d) {
         d->machine.has_assignment = d->record.hub != NULL;
         d->machine.has_hub_key = d->record.key_private.size > 0;
         d->machine.reset = d->record.reset;
+        restore_warnings(d);
         return string_replace(&d->registration_id, d->record.registration_id);
 }
 
@@ -362,7 +399,8 @@ Daemon *daemon_free(Daemon *d) {
         d->watch = watch_free(d->watch);
         (void) sd_event_source_disable_unref(d->renewal);
         (void) sd_bus_slot_unref(d->call);
-        (void) sd_bus_message_unref(d->reprovision);
+        while (d->reprovision_count > 0)
+                (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);
         (void) sd_bus_message_unref(d->reset);
         (void) sd_event_source_disable_unref(d->timer);
         (void) sd_bus_unref(d->bus);

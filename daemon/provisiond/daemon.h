@@ -20,6 +20,7 @@
 #define WARNINGS_MAX    12
 #define PROPERTIES_MAX  16
 #define RESET_NOTES_MAX 8
+#define CALLERS_MAX     8
 #define NOTE_SIZE       512
 
 typedef struct Watch Watch;
@@ -65,7 +66,8 @@ typedef struct Daemon {
         char *status;
         bool save_failed;
         State logged_state;
-        sd_bus_message *reprovision;                  /* a caller that waits for the state "attesting" */
+        sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
+        size_t reprovision_count;
         sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
         char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
         size_t reset_note_count;
@@ -100,7 +102,9 @@ void daemon_tell_unusable(Daemon *daemon, const Failure *failure);
 void daemon_warn(Daemon *daemon, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
 void daemon_note_reset(Daemon *daemon, const char *format, ...) PRINTF_LIKE(2, 3); /* logged as well */
 void daemon_unwarn(Daemon *daemon, FailureKind kind);
-void daemon_unwarn_all(Daemon *daemon); /* but for those about the configuration */
+void daemon_unwarn_assignment(Daemon *daemon); /* those that came with the assignment */
+int daemon_keep_warnings(Daemon *daemon);      /* these, in the record */
+void daemon_unwarn_all(Daemon *daemon);        /* but for those about the configuration */
 
 /* publish.c. daemon_publish() persists, logs, tells systemd and the bus what has changed; called after every
  * change. */

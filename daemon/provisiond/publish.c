@@ -140,6 +140,7 @@ void daemon_publish(Daemon *d) {
         d->record.state = d->machine.state;
         d->record.retry = d->machine.retry;
         d->record.throttled = machine_throttled(&d->machine);
+        (void) daemon_keep_warnings(d);
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);

@@ -31,6 +31,9 @@ static const RecordString strings[] = {
         STRING("provenDeviceId", proven_device_id),
         STRING("target", target),
         STRING("identity", identity),
+        STRING("edgeFlagMissing", edge_flag_missing),
+        STRING("adoptionRefused", adoption_refused),
+        STRING("dataMoved", data_moved),
 };
 
 static const RecordString blobs[] = {
@@ -147,6 +150,8 @@ static int read_record(Record *record, json_object *root) {
 
 /* What is claimed must be there: a state with an assignment has one. */
 static bool consistent(const Record *r) {
+        if (!r->key_private.size != !r->key_public.size)
+                return false;
         if (r->state == STATE_ASSIGNED || r->state == STATE_HANDED_OFF)
                 return r->id_scope && r->endpoint && r->registration_id && r->hub && r->device_id;
         return true;

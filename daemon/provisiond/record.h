@@ -25,6 +25,8 @@ typedef struct Record {
         /* what this assignment was handed off with, to notice a change of the configuration */
         uint32_t hub_key_handle;
         char *target, *identity;
+        /* the sentences of the warnings that this assignment came with; NULL for none */
+        char *edge_flag_missing, *adoption_refused, *data_moved;
         /* retry policy */
         Retry retry;
         bool throttled;           /* the last failure was the service asking everybody to wait */

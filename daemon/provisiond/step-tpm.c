@@ -190,6 +190,7 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
                 event.type = EVENT_OTHER;
                 if (differs(d->record.ek_hash, d->ek_hash)) { /* never this machine's: a cloned disk */
                         record_forget_assignment(&d->record);
+                        daemon_unwarn_assignment(d);
                         d->machine.has_assignment = d->machine.has_hub_key = false;
                 }
         } else if (is_key_lost(d, &id))

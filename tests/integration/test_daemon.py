@@ -421,6 +421,50 @@ def test_introspection_is_the_installed_interface(new_world):
         assert interface(running, f"org.dps.{name}") == interface(installed, f"org.dps.{name}")
 
 
+async def follow_properties(world, steps):
+    """What PropertiesChanged says from the start on, put together; steps() is run meanwhile."""
+    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+    seen, history = {}, []
+
+    def on_message(message):
+        if message.member == "PropertiesChanged" and message.body[0] == "org.dps.Provisioning1":
+            values = {name: value.value for name, value in message.body[1].items()}
+            assert not message.body[2]  # nothing is only invalidated
+            seen.update(values)
+            history.append(values)
+
+    bus.add_message_handler(on_message)
+    await bus.call(dbus_next.Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+                                     "AddMatch", signature="s", body=["path='/org/dps/Provisioning1'"]))
+    await asyncio.get_running_loop().run_in_executor(None, steps)
+    await bus.call(dbus_next.Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId"))
+    bus.disconnect()
+    return seen, history
+
+
+def test_every_change_is_announced(new_world):
+    w = new_world(polls=1, **NO_EDGE)
+    w.write_config(Provisioning={"Unknown": 1})
+    final = []
+
+    def steps():
+        w.start_daemon()
+        w.wait_for_failure("enrollment-missing")
+        w.enroll(w.enrollment())
+        w.retry()
+        final.append(w.wait_for_state("handed-off"))
+
+    seen, history = asyncio.run(follow_properties(w, steps))
+    properties = final[0]
+    for name in properties.keys() - {"Version"}:
+        assert json.loads(json.dumps(seen[name])) == properties[name], name
+    assert [h["State"] for h in history if "State" in h][-3:] == ["attesting", "assigned", "handed-off"]
+    assert [h["Step"] for h in history if "Step" in h][-7:] == [
+        "register", "activate", "confirm", "poll", "import", "adopt", "idle"]
+    waits = [h for h in history if h.get("NextAttemptUSec")]
+    assert waits and waits[0]["LastError"][0] == "enrollment-missing" and waits[0]["Attempts"] == 1
+
+
 def interface(xml, name):
     xml = re.sub(r"<!DOCTYPE.*?>", "", xml, flags=re.DOTALL)
     node = next(i for i in ElementTree.fromstring(xml).iter("interface") if i.get("name") == name)

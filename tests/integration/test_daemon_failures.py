@@ -2,7 +2,9 @@
 import asyncio
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -189,6 +191,98 @@ def test_tpm_cleared_while_attesting(new_world):
     w.tpm2("clear", "-c", "p")
     w.enroll(edge(w))
     w.retry()
+    w.wait_for_state("handed-off")
+
+
+SECRET = "hunter2"
+
+
+def with_owner_auth(world, value):
+    world.tpm2("changeauth", "-c", "o", SECRET)
+    if value is not None:
+        (world.dir / "credentials").mkdir()
+        (world.dir / "credentials/dps.tpm_owner_auth").write_text(value + "\n")
+        world.helpers_environment(CREDENTIALS_DIRECTORY=world.dir / "credentials")
+
+
+@pytest.mark.parametrize("value", [None, "wrong"])
+def test_owner_authorization_that_is_not_known(new_world, value):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    with_owner_auth(w, value)
+    w.start_daemon()
+    p = w.wait_for_failure("tpm-auth")
+    assert not w.requests() and SECRET not in str(p)
+    w.write_config(HandOff={"Identity": "register"})  # no key is to be made persistent then
+    w.wait_for_state("handed-off")
+    assert w.persistent_handles() == []
+
+
+def test_owner_authorization_from_a_credential(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    with_owner_auth(w, SECRET)
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    assert w.hub_key() and SECRET not in "\n".join([*w.daemon.lines, *w.bus_process.lines])
+
+
+def test_iot_edge_registers_by_itself_where_the_owner_is_not_known(new_world):
+    w = new_world()
+    w.start_standins()
+    w.enroll(edge(w))
+    with_owner_auth(w, None)
+    w.start_daemon()
+    p = w.wait("the hand-off", lambda p: p["State"] == "assigned")
+    assert [warning[0] for warning in p["Warnings"]] == ["srk-unsuitable"]
+    assert "adopt" not in [match[1] for line in w.daemon.lines if (match := re.search(r"Step (\S+)$", line))]
+    assert w.persistent_handles() == []
+
+
+@pytest.mark.parametrize("command, code, kind", [
+    ("ActivateCredential", "0x921", "tpm-lockout"),
+    ("PolicySecret", "0x9a2", "tpm-auth"),
+    ("ActivateCredential", "0x902", "tpm-busy"),
+    ("GetCapability", "0x101", "tpm-failed"),
+])
+def test_errors_of_the_tpm_are_told(new_world, command, code, kind):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": command, "answer": code, "times": 0}])
+    w.start_daemon()
+    p = w.wait_for_failure(kind)
+    assert p["State"] == "attesting" and p["LastError"][1].startswith("0x") and len(p["LastError"][2]) > 20
+    w.tpm_faults()
+    w.retry()
+    w.wait_for_state("handed-off")
+
+
+def test_no_room_for_the_hub_key(new_world):
+    """The third EvictControl is the hub key's; the assignment is stored, and is all that it takes later."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": "EvictControl", "nth": 3, "times": 0, "answer": "0x14b"}])
+    w.start_daemon()
+    assert w.wait_for_failure("tpm-full")["State"] == "assigned"
+    w.stop_emulator()
+    w.tpm_faults()
+    w.retry()
+    w.wait_for_state("handed-off")
+    assert w.hub_key()
+
+
+def test_helper_that_can_not_be_started(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    service = w.dir / "services/org.dps.Tpm1.service"
+    good = service.read_text()
+    service.write_text(good.replace("Exec=", "Exec=/nowhere"))
+    w.bus_process.process.send_signal(signal.SIGHUP)
+    w.start_daemon()
+    p = w.wait_for_failure("tpm-failed")
+    assert "dps-tpmd" in p["LastError"][2] and "journal" in p["LastError"][2]
+    service.write_text(good)
+    w.bus_process.process.send_signal(signal.SIGHUP)
     w.wait_for_state("handed-off")
 
 

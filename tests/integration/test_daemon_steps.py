@@ -248,7 +248,32 @@ def test_reprovision_waits_for_a_429(new_world):
     assert (second - first).total_seconds() >= 2
 
 
+def test_several_callers_are_answered_once_it_attests(new_world):
+    w = new_world(polls=1)
+    go_on = verifying(w)
+    calls = [w.bus.start("call", NAME, PATH, NAME, "Reprovision") for _ in range(3)]
+    wait_for("the calls", lambda: sum("Reprovisioning was asked for" in line for line in w.daemon.lines) == 3)
+    assert all(call.poll() is None for call in calls)
+    go_on()
+    assert [call.wait(DEADLINE) for call in calls] == [0, 0, 0]
+    w.wait("one more registration", lambda p: w.registrations() == 2 and p["State"] == "handed-off")
+
+
 # --- what is remembered ---
+
+def test_warnings_of_the_assignment_survive_a_restart(new_world):
+    w = new_world()
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": False}))
+    w.start_daemon()
+    warnings = w.wait_for_state("handed-off")["Warnings"]
+    assert [warning[0] for warning in warnings] == ["edge-flag-missing"]
+    w.restart_daemon()
+    p = w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert p["Warnings"] == warnings
+    w.enroll(edge(w))
+    w.bus.call("Reprovision")
+    w.wait("no warning", lambda p: p["State"] == "handed-off" and not p["Warnings"])
 
 
 def test_throttling_survives_a_restart(new_world):
