@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import packages
+from conftest import DEBS, packages
 from machine import NAME, SCOPE, wait_for
 
 UNITS = ("dps-provisiond.service", "dps-handoffd.service", "dps-tpmd.service")
@@ -119,3 +119,11 @@ def test_packages_contents(image):
     pages = {pathlib.Path(line.split()[-1]).name for line in listed.splitlines() if "/man/man" in line}
     assert {"dps-provision.1.gz", "dps-provisiond.8.gz", "dps-handoffd.8.gz", "dps-tpmd.8.gz", "provisiond.conf.5.gz",
             "org.dps.Provisioning1.5.gz"} <= pages
+
+
+def test_lintian_has_nothing_to_say():
+    """What it is not to say has its reason in debian/*.lintian-overrides."""
+    changes = next(DEBS.glob("dps-provisiond_*.changes"))
+    result = subprocess.run(["lintian", "--allow-root", "--display-info", "--fail-on=error,warning,info", changes],
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and not result.stdout, result.stdout + result.stderr
