@@ -26,6 +26,8 @@ static bool is_proxys(const HttpOutcome *o, const char *host) {
         const char *tried = strstr(o->error, "Failed to connect to "), *colon = strrchr(host, ':');
         char expected[HOST_MAX + 32];
 
+        if (strncmp(o->url, "http:", 5) == 0) /* identityd, through its Unix socket */
+                return false;
         if (strcasestr(o->error, "proxy"))
                 return true;
         if (!tried)

@@ -588,6 +588,15 @@ def test_identityd_is_silent(new_world, hub_ports):
     expect(w, "identityd", "fail", "confirm-timeout", "does not answer", "journalctl", base={"enrollment": ("skip", None)})
 
 
+def test_identityd_has_no_socket(new_world, hub_ports):
+    """No proxy is blamed for it."""
+    w = new_world()
+    w.start_gateway()
+    (w.root / "run/aziot/identityd.sock").unlink()
+    expect(w, "identityd", "fail", "confirm-timeout", "does not answer: The connection to 'identityd.sock' failed",
+           "journalctl", base={"enrollment": ("skip", None)})
+
+
 def test_a_firewall_before_the_hub(new_world):
     """DPS is reached, the hub is not: its name leads to an address where nobody answers, as behind a firewall."""
     w = new_world()
