@@ -280,12 +280,15 @@ int units_query(Units *u, const char *unit, UnitState *ret, Failure *reterr) {
         const char *path;
         int r;
 
+        /* Not for all of the bus: sd-bus gives the connection up when a match is late. */
+        (void) sd_bus_set_method_call_timeout(u->bus, ANSWER_TIMEOUT_USEC);
         r = sd_bus_call_method(u->bus, SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "LoadUnit", &error, &reply,
                                "s", unit);
         if (r >= 0)
                 r = sd_bus_message_read(reply, "o", &path);
         if (r >= 0)
                 r = read_state(u, path, unit, &state);
+        (void) sd_bus_set_method_call_timeout(u->bus, 0); /* the default again */
         if (r < 0)
                 return failure_set(reterr, FAILURE_RESTART_FAILED, error.name,
                                    "systemd did not say how '%s' is: %s", unit,
@@ -301,10 +304,8 @@ int units_new(Units **ret, sd_bus *bus, sd_event *event) {
         if (!u)
                 return -ENOMEM;
         u->bus = sd_bus_ref(bus);
-        r = sd_bus_set_method_call_timeout(bus, ANSWER_TIMEOUT_USEC);
-        if (r >= 0)
-                r = sd_event_add_time_relative(event, &u->timer, CLOCK_MONOTONIC, 0, USEC_PER_SEC / 10,
-                                               on_timeout, u);
+        r = sd_event_add_time_relative(event, &u->timer, CLOCK_MONOTONIC, 0, USEC_PER_SEC / 10, on_timeout,
+                                       u);
         if (r >= 0)
                 r = sd_event_source_set_enabled(u->timer, SD_EVENT_OFF);
         if (r >= 0)
