@@ -19,7 +19,7 @@ import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
-DEADLINE = 60 if "asan" in str(BUILD) else 30
+DEADLINE = 120 if "asan" in str(BUILD) else 60
 SCOPE = "0ne00TEST01"
 
 NAME = "org.dps.Provisioning1"
