@@ -246,27 +246,12 @@ static int step_restart_identityd(Operation *op) {
 static int step_record_started(Operation *op) {
         Record *rec = &op->situation.record;
 
-        op->plan.edged_ran = true;
         if (!same(rec->pending, op->plan.pending) || same(rec->started, op->plan.pending) ||
             op->plan.reprovision)
                 return 0;
         if (string_replace(&rec->started, op->plan.pending) < 0)
                 return storage_failure(op, -ENOMEM, PATH_RECORD);
         return handoff_record_save(rec, root_of(op), &op->failure);
-}
-
-static int step_check_edged(Operation *op) {
-        UnitState edged;
-        int r;
-
-        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
-        if (r < 0)
-                return r;
-        if (edged.active && !edged.failing)
-                return 0;
-        return failure_set(&op->failure, FAILURE_RESTART_FAILED, edged.result,
-                           "'%s' was started but does not run; see 'journalctl -u %s'", UNIT_EDGED,
-                           UNIT_EDGED);
 }
 
 /* --- IoT Edge's own registration --- */
@@ -351,7 +336,7 @@ const FlowStep apply_steps[] = { step_survey,
                                  step_record_started,
                                  step_reprovision,
                                  step_confirm,
-                                 step_check_edged,
+                                 step_settle,
                                  step_compare,
                                  step_edge_agent,
                                  step_record_success,

@@ -5,9 +5,27 @@
 #include "handoffd.h"
 
 #define CONFIRM_PAUSE (USEC_PER_SEC / 2)
+#define SETTLE_USEC   (10 * USEC_PER_SEC) /* twice the time after which its unit starts it again */
+#define SETTLE_MAX    (60 * USEC_PER_SEC)
 
 static const char *root_of(const Operation *op) {
         return op->h->options->root;
+}
+
+static int edged_down(Operation *op, const UnitState *edged) {
+        return failure_set(&op->failure, FAILURE_RESTART_FAILED, edged->result,
+                           "'%s' was started but does not run; see 'journalctl -u %s'", UNIT_EDGED,
+                           UNIT_EDGED);
+}
+
+int step_check_edged(Operation *op) {
+        UnitState edged;
+        int r;
+
+        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
+        if (r < 0)
+                return r;
+        return edged.active ? 0 : edged_down(op, &edged);
 }
 
 static void confirm_ask(Operation *op);
@@ -120,6 +138,43 @@ int step_confirm(Operation *op) {
                         op->deadline > now + CONFIRM_LEAST_USEC ? op->deadline : now + CONFIRM_LEAST_USEC;
         confirm_ask(op);
         return FLOW_WAIT;
+}
+
+/* --- it has to stay up --- */
+
+static int on_settle_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Operation *op = userdata;
+
+        op->steps--; /* step_settle once more */
+        operation_run(op);
+        return 0;
+}
+
+/* One that waits to be started again may have ended because there was no identity yet. It counts as up when
+ * it has stayed so for a while. */
+int step_settle(Operation *op) {
+        usec_t now = now_usec(CLOCK_MONOTONIC), patience = op->h->options->confirm_timeout_usec;
+        Plan *plan = &op->plan;
+        UnitState edged;
+        int r;
+
+        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
+        if (r < 0)
+                return r;
+        if (!edged.active)
+                return edged_down(op, &edged);
+        if (edged.failing && !plan->unsteady) {
+                plan->unsteady = true;
+                plan->deadline = now + (patience < SETTLE_MAX ? patience : SETTLE_MAX);
+        }
+        if (!plan->unsteady || (!edged.failing && now >= edged.active_enter_usec + SETTLE_USEC))
+                return 0;
+        if (now > plan->deadline)
+                return edged_down(op, &edged);
+        op->timer = sd_event_source_disable_unref(op->timer);
+        r = sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, CONFIRM_PAUSE,
+                                       USEC_PER_SEC / 10, on_settle_timer, op);
+        return r < 0 ? edged_down(op, &edged) : FLOW_WAIT;
 }
 
 int step_compare(Operation *op) {

@@ -37,7 +37,7 @@ typedef struct Plan {
         Provisioning wanted;
         bool adopt, write_config, write_device_info, renew_key, run_apply, first;
         bool restart_edged, restart_identityd, reprovision;
-        bool config_written, applied, edged_ran;
+        bool config_written, applied, unsteady;
         char *written; /* what config.toml says now */
         char *pending; /* of the record: what IoT Edge becomes */
 
@@ -113,7 +113,9 @@ int step_start_stopped(Operation *op); /* everything in h->stopped */
 int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
 
 /* confirm.c */
+int step_check_edged(Operation *op);
 int step_confirm(Operation *op);
+int step_settle(Operation *op); /* does aziot-edged stay up? */
 int step_compare(Operation *op);
 int step_edge_agent(Operation *op);
 

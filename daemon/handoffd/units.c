@@ -265,7 +265,7 @@ static int read_state(Units *u, const char *path, const char *unit, UnitState *s
         r = read_text(u, path, SYSTEMD ".Unit", "SubState", text, sizeof(text));
         if (r < 0)
                 return r;
-        s->failing = streq(text, "auto-restart");
+        s->failing = strncmp(text, "auto-restart", strlen("auto-restart")) == 0; /* or …-queued */
         r = sd_bus_get_property_trivial(u->bus, SYSTEMD, path, SYSTEMD ".Unit",
                                         "ActiveEnterTimestampMonotonic", NULL, 't', &s->active_enter_usec);
         if (r >= 0 && s->exists && !s->masked && strstr(unit, ".service"))

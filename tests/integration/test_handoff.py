@@ -30,6 +30,8 @@ def test_no_config_toml(new_world):
     assert written == tomllib.loads(ours(w, w.bus.properties()["RegistrationId"]))
     assert w.config_toml.stat().st_mode & 0o777 == 0o600
     assert (w.root / "var/lib/aziot/identityd/device_info").stat().st_mode & 0o777 == 0o644
+    applied = list((w.root / "etc/aziot").glob("*d/config.d/00-super.toml"))
+    assert len(applied) == 5 and {path.stat().st_mode & 0o777 for path in applied} == {0o600}
 
 
 def test_config_toml_without_provisioning(new_world):

@@ -42,12 +42,17 @@ def killed_apply(gateway, caller, n):
     return (w.dir / "calls").read_text().splitlines()[-1]  # done: by the next helper, this one had just begun
 
 
+def text_of(path):
+    return path.read_text() if path.exists() else None
+
+
 def check_wholeness(gateway, old, new):
     """What a power cut here would leave; identityd, which is not ours, may be writing at this moment."""
     w = gateway.world
-    assert w.config_toml.read_text() in (old["config"], new["config"])
-    wait_for("a whole device_info", lambda: info_path(w).read_text() in (old["info"], new["info"]))
-    assert set(json.loads(record_path(w).read_text())) >= {"handedOff"}
+    assert text_of(w.config_toml) in (old["config"], new["config"])
+    wait_for("a whole device_info", lambda: text_of(info_path(w)) in (old["info"], new["info"]))
+    if record_path(w).exists():
+        assert set(json.loads(record_path(w).read_text())) >= {"handedOff"}
     for path in backups(w):
         assert path.read_text() == old["config"]
     assert len(temporary_files(w)) <= 1
@@ -67,20 +72,42 @@ def check_finished(gateway, caller, new):
         wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
-def test_killed_at_every_call(new_world, record_property, shard):
+def as_installed(gateway, caller):
+    """A new gateway: only the sockets are there."""
+    w = gateway.world
+    caller.stop_helper()
+    for name in ("edged", "identityd", "tpmd"):
+        caller.systemd("StopUnit", f"aziot-{name}.service")
+    for socket in SOCKETS:
+        caller.systemd("StartUnit", socket)
+    gateway.restore()
+    return w
+
+
+def make_new(gateway, caller):
+    """Nothing was handed off yet; the operator has a config.toml without provisioning."""
+    w = gateway.world
+    for path in (record_path(w), info_path(w), *w.root.glob("etc/aziot/*/config.d/00-super.toml"),
+                 *info_path(w).parent.iterdir()):
+        path.unlink(missing_ok=True)
+    w.config_toml.write_text(OPERATORS)
+
+
+@pytest.mark.parametrize("scenario, shard", [(s, n) for s in ("move", "first") for n in range(SHARDS)])
+def test_killed_at_every_call(new_world, record_property, scenario, shard):
+    """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity."""
     gateway = Gateway(new_world())
     w = gateway.world
     points = []
     with Caller(w) as caller:
-        gateway.make_old(caller)
+        gateway.make_old(caller) if scenario == "move" else make_new(gateway, caller)
         gateway.save()
-        old = {"config": w.config_toml.read_text(), "info": info_path(w).read_text()}
+        old = {"config": w.config_toml.read_text(), "info": text_of(info_path(w))}
         caller.apply(**gateway.assignment())
         new = {"config": w.config_toml.read_text(), "info": info_text(gateway.hub, gateway.device)}
         assert old["config"] != new["config"] and new["config"].startswith(OPERATORS)
         for n in range(shard + 1, 1000, SHARDS):
-            gateway.restore()
+            gateway.restore() if scenario == "move" else as_installed(gateway, caller)
             point = killed_apply(gateway, caller, n)
             if point is None:
                 break

@@ -43,6 +43,7 @@ def test_outcomes(new_world, part):
     """One after the other on a gateway that runs; each failed attempt is followed by one that works."""
     gateway = moved_gateway(new_world)
     w = gateway.world
+    set_confirm_timeout(w, 5)
     with Caller(w) as caller:
         gateway.make_old(caller)
         gateway.save()
@@ -58,6 +59,24 @@ def test_outcomes(new_world, part):
             all_run_again(w, caller)
             assert info_path(w).read_text() == info_text(gateway.hub, gateway.device)
     assert not w.standin_events("registers-itself")
+
+
+def test_edged_that_had_to_wait_for_its_identity(new_world):
+    """It ends with an error first, and systemd starts it again: no failure, when it stays up then."""
+    gateway = moved_gateway(new_world)
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        starts = len(w.standin_events("edged-start"))
+        w.standin_faults(units={EDGED: {"start": "crash-loop"}})
+        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+        wait_for("its end", lambda: len(w.standin_events("edged-start")) > starts)
+        w.standin_faults()
+        wait_for("the confirmation", lambda: w.standin_events("hub", hub=gateway.hub, status=200))
+        caller.systemd("StartUnit", EDGED)
+        reply = caller.run(under_way)
+        assert reply.error_name is None, reply.body
+        all_run_again(w, caller)
 
 
 def test_one_that_fails_does_not_keep_the_others_down(new_world):
