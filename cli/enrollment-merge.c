@@ -34,16 +34,16 @@ static int add_file(EnrollmentMerge *merge, const char *path, Count *count) {
 
 static int join_bodies(char **ret, const EnrollmentMerge *merge) {
         CLEANUP(freep) char *all = NULL;
-        size_t size = 0;
+        size_t size = 0, position = 0;
         FILE *f = open_memstream(&all, &size);
         int r = 1;
 
         if (!f)
                 return -ENOMEM;
-        for (size_t i = 0; r > 0; i++) {
+        while (r > 0) {
                 CLEANUP(freep) char *body = NULL;
 
-                r = enrollment_merge_body(&body, merge, i);
+                r = enrollment_merge_body(&body, merge, &position);
                 if (r > 0)
                         (void) fputs(body, f);
         }

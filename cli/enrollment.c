@@ -37,7 +37,7 @@ typedef struct Options {
 static void print_help(void) {
         (void) puts(
                 "Usage: dps-provision enrollment [OPTION…]\n"
-                "       dps-provision enrollment --format=bulk --merge FILE…\n\n"
+                "       dps-provision enrollment --merge FILE…\n\n"
                 "Prints what an individual enrolment of this device needs: registration ID and endorsement "
                 "key.\n"
                 "Reads the TPM (as root or as a member of the group tss), needs neither the daemon nor a\n"
@@ -76,7 +76,7 @@ static int parse_format(Options *o, const char *verb) {
 }
 
 static int check_options(const Options *o, const char *verb, int files) {
-        if (o->merge && (!o->format_given || o->format != FORMAT_BULK))
+        if (o->merge && o->format_given && o->format != FORMAT_BULK)
                 return usage_error(verb, "--merge is for --format=bulk");
         if (o->merge && files == 0)
                 return usage_error(verb, "--merge needs the files to join");

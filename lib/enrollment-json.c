@@ -374,24 +374,37 @@ int enrollment_merge_add(EnrollmentMerge *m, const char *source, const char *tex
                                              : merge_json(m, text, size, &report);
 }
 
-int enrollment_merge_body(char **ret, const EnrollmentMerge *m, size_t index) {
-        size_t count = json_object_array_length(m->enrollments), first = index * ENROLLMENT_BULK_MAX;
+/* What "{"enrollments":[],"mode":"create"}" and a comma for each take is little beside this. */
+#define BODY_RESERVE ((size_t) 128)
+
+int enrollment_merge_body(char **ret, const EnrollmentMerge *m, size_t *position) {
+        size_t count = json_object_array_length(m->enrollments), size = BODY_RESERVE, at = *position;
         CLEANUP(json_putp) json_object *part = NULL;
         int r;
 
-        if (first >= count)
+        if (at >= count)
                 return 0;
         part = json_object_new_array();
         if (!part)
                 return -ENOMEM;
-        for (size_t i = first; i < count && i < first + ENROLLMENT_BULK_MAX; i++) {
-                json_object *e = json_object_get(json_object_array_get_idx(m->enrollments, i));
+        for (; at < count && at < *position + ENROLLMENT_BULK_MAX; at++) {
+                json_object *e = json_object_array_get_idx(m->enrollments, at);
+                const char *text = json_object_to_json_string_ext(e, JSON_C_TO_STRING_PLAIN |
+                                                                             JSON_C_TO_STRING_NOSLASHESCAPE);
 
-                if (json_object_array_add(part, e) < 0) {
+                if (!text)
+                        return -ENOMEM;
+                size += strlen(text);
+                if (at > *position && size > ENROLLMENT_BULK_SIZE_MAX)
+                        break;
+                if (json_object_array_add(part, json_object_get(e)) < 0) {
                         (void) json_object_put(e);
                         return -ENOMEM;
                 }
         }
         r = bulk_body(ret, TAKE(part));
-        return r < 0 ? r : 1;
+        if (r < 0)
+                return r;
+        *position = at;
+        return 1;
 }

@@ -6,7 +6,10 @@
 
 #include "util.h"
 
-#define ENROLLMENT_BULK_MAX 10 /* enrolments in one bulk request of the service's API, 2021-10-01 */
+/* Of one bulk request of the service's API, 2021-10-01: enrolments, and bytes (its documentation says 96
+ * KB). */
+#define ENROLLMENT_BULK_MAX      10
+#define ENROLLMENT_BULK_SIZE_MAX ((size_t) 96 * 1000)
 
 /* All borrowed. */
 typedef struct Enrollment {
@@ -71,5 +74,6 @@ void enrollment_merge_freep(EnrollmentMerge **merge);
 int enrollment_merge_add(EnrollmentMerge *merge, const char *source, const char *text, size_t size,
                          EnrollmentNote *note, void *userdata);
 
-/* The body of the request number index, on one line: 1, or 0 when there are not that many. */
-int enrollment_merge_body(char **ret, const EnrollmentMerge *merge, size_t index);
+/* The body of the next request, on one line: 1, or 0 when there is none anymore. *position, from 0 on, is
+ * where the next one begins. */
+int enrollment_merge_body(char **ret, const EnrollmentMerge *merge, size_t *position);

@@ -242,6 +242,16 @@ def test_merge_makes_bodies_of_ten(gateway, count, sizes):
     assert len(gateway.commands()) == before, "no TPM is needed"
 
 
+def test_merge_keeps_to_the_size_of_a_request(gateway):
+    d = list(devices(gateway, 7))
+    for device, size in zip(d, (30000, 30000, 30000, 30000, 95000, 120000, 10)):
+        device["initialTwin"] = {"tags": {"text": size * "x"}}
+    lines = gateway.run("--merge", *write_files(gateway, d)).splitlines()
+    assert [len(json.loads(line)["enrollments"]) for line in lines] == [3, 1, 1, 1, 1]
+    assert [len(line) <= 96000 for line in lines] == [True, True, True, False, True]  # one alone can't be made smaller
+    assert [e for body in bodies("\n".join(lines)) for e in body["enrollments"]] == d
+
+
 def test_merge_takes_arrays_and_bodies_too(gateway):
     d = list(devices(gateway, 6))
     d[3]["initialTwin"] = {"tags": {"site": "Köln", "height": 1.50}}

@@ -20,13 +20,13 @@ static void merge(const char *text, size_t size) {
         PROMISE(enrollment_merge_add(m, "one", text, size, note, &notes) == 0);
         PROMISE(enrollment_merge_add(m, "two", text, size, note, &notes) ==
                 0); /* everything is known by now */
-        for (size_t i = 0;; i++) {
+        for (size_t at = 0, before = 0;; before = at) {
                 char *body = NULL;
-                int r = enrollment_merge_body(&body, m, i);
+                int r = enrollment_merge_body(&body, m, &at);
 
                 if (r == 0)
                         break;
-                PROMISE(r == 1 && body[0] == '{');
+                PROMISE(r == 1 && body[0] == '{' && at > before && at <= before + ENROLLMENT_BULK_MAX);
                 PROMISE(notes > 0);
                 free(body);
         }
