@@ -382,5 +382,15 @@ int bus_export(Daemon *d) {
         int r;
 
         r = sd_bus_add_object_vtable(d->bus, NULL, PROVISIONING_PATH, PROVISIONING_NAME, vtable, d);
-        return r < 0 ? r : sd_bus_request_name(d->bus, PROVISIONING_NAME, 0);
+        if (r < 0)
+                return r;
+        r = sd_bus_request_name(d->bus, PROVISIONING_NAME, 0);
+        if (r == -EEXIST)
+                log_error("Another process has the name '%s' on the bus: dps-provisiond runs already",
+                          PROVISIONING_NAME);
+        else if (r < 0)
+                log_error(
+                        "The bus does not give the name '%s': see its policy in org.dps.Provisioning1.conf",
+                        PROVISIONING_NAME);
+        return r;
 }

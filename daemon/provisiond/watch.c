@@ -169,6 +169,7 @@ int watch_new(Watch **ret, Daemon *daemon) {
                 return r;
         }
         watch_update(w);
+        reload_after(w, DEBOUNCE_USEC); /* it may have changed since it was read */
         r = watch_network(w);
         if (r < 0)
                 log_warning("The network can't be watched: %s", strerror(-r));

@@ -239,6 +239,49 @@ def test_iot_edge_registers_by_itself_where_the_owner_is_not_known(new_world):
     assert w.persistent_handles() == []
 
 
+def test_hmac_key_of_somebody_else(new_world):
+    """Without IoT Edge nobody says that it may go, but the operator."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm2("createprimary", "-C", "o", "-c", "primary.ctx")
+    w.tpm2("create", "-C", "primary.ctx", "-G", "hmac", "-u", "key.pub", "-r", "key.priv")
+    w.tpm2("flushcontext", "-t")
+    w.tpm2("load", "-C", "primary.ctx", "-u", "key.pub", "-r", "key.priv", "-c", "key.ctx")
+    w.tpm2("evictcontrol", "-c", "key.ctx", "0x81000100")
+    w.tpm2("flushcontext", "-t")
+    name = w.hub_key()
+    w.start_daemon()
+    assert "0x81000100" in w.wait_for_failure("tpm-handle-taken")["LastError"][2]
+    assert not w.requests() and w.hub_key() == name
+    w.write_config(HandOff={"ReplaceProvisioning": "yes"})
+    w.wait_for_state("handed-off")
+    assert w.hub_key() not in (name, None)
+
+
+def test_hub_key_goes_to_another_handle(new_world):
+    """From what is stored: without a registration, and without the network."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    name = w.hub_key()
+    w.stop_emulator()
+    w.write_config(Tpm={"HubKeyHandle": "0x81000200"})
+    wait_for("the key", lambda: w.hub_key("0x81000200") == name)
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    w.restart_daemon()
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and p["EndorsementKey"])
+
+
+def test_a_second_daemon_says_why_it_ends(new_world):
+    w = new_world(Provisioning={"IdScope": None})
+    w.start_daemon()
+    command = [str(word) for word in w.daemon.process.args]
+    second = subprocess.run(command, env=w.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1 and "runs already" in second.stderr
+    assert w.on_bus()
+
+
 @pytest.mark.parametrize("command, code, kind", [
     ("ActivateCredential", "0x921", "tpm-lockout"),
     ("PolicySecret", "0x9a2", "tpm-auth"),
