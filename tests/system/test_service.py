@@ -150,6 +150,17 @@ def test_daemon_killed_in_the_middle_needs_no_second_registration(new_machine, n
     assert network.registrations() == registrations + 1 and edge_runs(machine)
 
 
+def test_state_of_another_uid_is_taken_over(gateway, network):
+    """After an update whose users have other numbers."""
+    requests = len(network.requests())
+    gateway.run("systemctl", "stop", UNIT)
+    gateway.run("chown", "-R", "4242:4242", "/var/lib/dps-provisiond")
+    gateway.run("systemctl", "start", UNIT)
+    gateway.wait_for_state("handed-off")
+    assert gateway.output("stat", "-c", "%U", "/var/lib/dps-provisiond/state.json") == "dps-provision"
+    assert len(network.requests()) == requests
+
+
 def test_unprovisioned_gateway_is_idle_and_healthy(new_machine, network):
     machine = new_machine(scope=None)
     requests = len(network.requests())

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from machine import SCOPE
+from machine import SCOPE, SOURCE
 
 FILES = ("/usr/lib/dps-provisiond/provisiond.conf.d/60-scope.conf",
          "/etc/dps-provisiond/provisiond.conf",
@@ -58,6 +58,38 @@ def test_read_only_root(new_machine):
     after = machine.wait_for_state("handed-off")
     assert after["DeviceId"] == before["DeviceId"]
     assert not [r for r in machine.network.requests()[requests:] if r["kind"] != "hub"]
+
+
+def documented(heading):
+    """The paths in the first column of the table in docs/integration.md that follows this text."""
+    text = (SOURCE / "docs/integration.md").read_text().partition(heading)[2]
+    rows = re.search(r"^\|.*?(?=^\n|^[^|]|\Z)", text, re.MULTILINE | re.DOTALL)[0].splitlines()
+    return re.findall(r"`(/[^`]+)`", "\n".join(row.split("|")[1] for row in rows))
+
+
+def test_nothing_is_written_but_what_is_documented(new_machine):
+    machine = new_machine()
+    machine.run_in_namespaces("mkdir", "-p", "/run/disk/upper/var/lib/aziot", "/run/disk/upper/etc/aziot")
+    upper = machine.namespaces.root / "run/disk/upper"
+    before = set(upper.rglob("*"))
+    machine.start()
+    machine.wait_for_state("handed-off")
+    machine.run("systemctl", "stop", "dps-provisiond", "dps-tpmd", "dps-handoffd")
+    # what systemd, the bus and the stand-ins keep of any boot
+    others = ("/etc/machine-id", "/etc/hostname", "/etc/resolv.conf", "/var/log", "/var/lib/systemd", "/var/lib/private", "/var/lib/dbus",
+              "/var/cache/private", "/usr/lib/standins/__pycache__", "/etc/.", "/var/tmp", "/tmp", "/run", "/dev", "/proc", "/sys")
+    written = ["/" + str(path.relative_to(upper)) for path in set(upper.rglob("*")) - before if not path.is_dir()]
+    ours = [path for path in written if not path.startswith(others)]
+    assert "/var/lib/dps-provisiond/state.json" in ours
+    table = tuple(documented("**Written, and to be kept"))
+    assert len(table) == 4 and not [path for path in ours if not path.startswith(table)]
+
+
+def test_every_installed_path_is_documented(image):
+    listed = (image / "var/lib/dpkg/info/dps-provisiond.list").read_text().split()
+    files = [path for path in listed if not (image / path.lstrip("/")).is_dir() or "dps-provisiond/" in path]
+    table = tuple(documented("Read only, in the image") + documented("Configuration, read by"))
+    assert len(files) > 30 and not [path for path in files if not path.startswith(table)]
 
 
 def test_same_image_on_two_machines_gives_two_identities(new_machine, network):
