@@ -39,6 +39,8 @@ static size_t der_size(const uint8_t *data, size_t size) {
         unsigned char *p = (unsigned char *) data; /* which mbedtls only reads */
         size_t length = 0;
 
+        if (size == 0)
+                return 0;
         if (mbedtls_asn1_get_tag(&p, data + size, &length,
                                  MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE) != 0)
                 return 0;
