@@ -1,23 +1,19 @@
 #include "server.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <microhttpd.h>
 
 #include "log.h"
+#include "sockets.h"
 
-#define LISTENERS_MAX      2
 #define CONNECTIONS_MAX    1024
 #define CONNECTION_TIMEOUT 120u                 /* seconds without a byte */
 #define CONNECTION_MEMORY  ((size_t) 32 * 1024) /* request line and headers, at most */
 #define OVERSIZED_DEFAULT  ((size_t) 1024 * 1024)
-#define PORT_TRIES         20
 #define CHUNK_SIZE         ((size_t) 4096)
 
 typedef struct Listener {
@@ -32,7 +28,7 @@ struct Server {
         Emulator *emulator;
         Certs *certs;
         RequestLog *log;
-        Listener listeners[LISTENERS_MAX];
+        Listener listeners[SOCKETS_MAX];
         size_t n_listeners;
         Exchange *suspended; /* whose replies wait */
         unsigned connections;
@@ -415,8 +411,6 @@ static size_t keep_escapes(void *userdata, struct MHD_Connection *connection, ch
         return strlen(text);
 }
 
-/* --- sockets --- */
-
 static int attach(Listener *listener, sd_event *event) {
         const union MHD_DaemonInfo *info = MHD_get_daemon_info(listener->daemon, MHD_DAEMON_INFO_EPOLL_FD);
         int r;
@@ -458,76 +452,18 @@ static int start_listener(Server *server, int fd) {
         return attach(listener, server->event);
 }
 
-static int open_socket(const char *address, uint16_t *port) {
-        union {
-                struct sockaddr any;
-                struct sockaddr_in in;
-                struct sockaddr_in6 in6;
-        } sa = {};
-        socklen_t size = sizeof(sa.in);
-        int fd, one = 1, r;
-
-        if (inet_pton(AF_INET, address, &sa.in.sin_addr) == 1) {
-                sa.in.sin_family = AF_INET;
-                sa.in.sin_port = htons(*port);
-        } else if (inet_pton(AF_INET6, address, &sa.in6.sin6_addr) == 1) {
-                sa.in6.sin6_family = AF_INET6;
-                sa.in6.sin6_port = htons(*port);
-                size = sizeof(sa.in6);
-        } else
-                return -EINVAL;
-
-        fd = socket(sa.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (fd < 0)
-                return -errno;
-        (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-        if (sa.any.sa_family == AF_INET6)
-                (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-        if (bind(fd, &sa.any, size) < 0 || listen(fd, SOMAXCONN) < 0 ||
-            getsockname(fd, &sa.any, &size) < 0) {
-                r = -errno;
-                (void) close(fd);
-                return r;
-        }
-        *port = ntohs(sa.any.sa_family == AF_INET6 ? sa.in6.sin6_port : sa.in.sin_port);
-        return fd;
-}
-
-/* Both loopback addresses with one port. Returns how many sockets there are: without IPv6, one. */
-static int open_loopback(int fds[static LISTENERS_MAX], uint16_t *port) {
-        for (unsigned tries = 0; tries < PORT_TRIES; tries++) {
-                uint16_t wanted = *port;
-
-                fds[0] = open_socket("127.0.0.1", &wanted);
-                if (fds[0] < 0)
-                        return fds[0];
-                fds[1] = open_socket("::1", &wanted);
-                if (fds[1] == -EADDRINUSE && *port == 0) {
-                        (void) close(fds[0]); /* free for one of the two only: another one */
-                        continue;
-                }
-                if (fds[1] == -EADDRINUSE) {
-                        (void) close(fds[0]);
-                        return fds[1];
-                }
-                *port = wanted;
-                return fds[1] < 0 ? 1 : 2;
-        }
-        return -EADDRINUSE;
-}
-
 int server_new(Server **ret, sd_event *event, const char *address, uint16_t port, Emulator *emulator,
                Certs *certs, RequestLog *log, const char **ret_why) {
-        int fds[LISTENERS_MAX] = { -1, -1 }, n = 1, r = 0;
+        int fds[SOCKETS_MAX] = { -1, -1 }, n = 1, r = 0;
         Server *server;
 
         *ret_why = "the port can't be listened on";
         if (address) {
-                fds[0] = open_socket(address, &port);
+                fds[0] = socket_listen(address, &port);
                 if (fds[0] < 0)
                         return fds[0];
         } else {
-                n = open_loopback(fds, &port);
+                n = socket_listen_loopback(fds, &port);
                 if (n < 0)
                         return n;
         }
