@@ -131,6 +131,7 @@ def test_without_a_network(fresh):
     assert w.requests() == []
 
 
+@pytest.mark.root
 def test_as_nobody_in_particular(fresh):
     """Somebody who may not open the TPM nor read root's files is told so, and nothing is wrong."""
     w = fresh()
@@ -176,6 +177,7 @@ def node(world, mode, group="root"):
 SKIP_TPM = {"tpm-answers": ("skip", None), "ek": ("skip", None), "enrollment": ("skip", None)}
 
 
+@pytest.mark.root
 def test_no_permission(plain):
     w = plain()
     node(w, 0o600)
@@ -184,6 +186,7 @@ def test_no_permission(plain):
     assert "tss" in line(lines, "tpm-answers")["remedy"]
 
 
+@pytest.mark.root
 def test_no_permission_for_this_user_only(plain):
     w = plain()
     node(w, 0o660, group="tss")
@@ -191,6 +194,7 @@ def test_no_permission_for_this_user_only(plain):
     assert bad == {**NO_TARGET, **SKIP_TPM}, lines
 
 
+@pytest.mark.root
 def test_no_resource_manager(plain):
     w = plain()
     path = node(w, 0o660, group="tss")
@@ -328,6 +332,7 @@ def in_namespace(world, **files):
     return ("unshare", "-m", "--propagation", "private", "sh", "-c", script + 'exec "$@"', "sh")
 
 
+@pytest.mark.namespaces
 def test_dns_dead(plain):
     w = plain()
     w.write_config(Provisioning={"GlobalEndpoint": f"https://dps.example:{w.port}"})
@@ -336,6 +341,7 @@ def test_dns_dead(plain):
            prefix=in_namespace(w, resolv_conf="nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"))
 
 
+@pytest.mark.namespaces
 def test_no_route(plain):
     w = plain()
     expect(w, "route", "fail", "connect", "no route to 'localhost", "default route", base=NO_TARGET, others=SKIP_NETWORK,
@@ -597,6 +603,7 @@ def test_identityd_has_no_socket(new_world, hub_ports):
            "journalctl", base={"enrollment": ("skip", None)})
 
 
+@pytest.mark.namespaces
 def test_a_firewall_before_the_hub(new_world):
     """DPS is reached, the hub is not: its name leads to an address where nobody answers, as behind a firewall."""
     w = new_world()

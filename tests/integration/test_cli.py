@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+import pytest
 from harness import BUILD, DEADLINE, SCOPE, SOURCE, Process, Timeout
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
@@ -160,6 +161,7 @@ def own_etc(world):
     return ("unshare", "-m", "--propagation", "private", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh")
 
 
+@pytest.mark.namespaces
 def test_set_scope_writes_a_drop_in(new_world):
     w = new_world(**NO_EDGE)
     prefix = own_etc(w)
@@ -194,6 +196,7 @@ def test_set_scope_reaches_the_daemon(new_world):
     assert w.config_path.read_text().replace(f"IdScope={SCOPE}\n", "") == before
 
 
+@pytest.mark.namespaces
 def test_config_says_where_from(new_world):
     w = new_world()
     prefix = own_etc(w)
@@ -216,6 +219,7 @@ def test_config_says_where_from(new_world):
     assert result.returncode == 1 and "/20-y.conf:2: MaxSec=never is not allowed" in result.stderr, result
 
 
+@pytest.mark.namespaces
 def test_reset_removes_the_scope_from_every_file(new_world):
     w = new_world(**NO_EDGE)
     prefix = own_etc(w)
@@ -230,6 +234,7 @@ def test_reset_removes_the_scope_from_every_file(new_world):
     assert os.listdir(etc / "provisiond.conf.d") == []
 
 
+@pytest.mark.namespaces
 def test_reset_leaves_a_scope_that_a_package_brought(new_world):
     w = new_world(**NO_EDGE)
     w.start_daemon()

@@ -158,6 +158,7 @@ fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 """
 
 
+@pytest.mark.namespaces
 def test_a_link_that_comes_up_shortens_the_wait(new_world):
     """In a network namespace of its own, where at first nothing is up."""
     w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, **NO_EDGE)

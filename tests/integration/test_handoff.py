@@ -34,6 +34,7 @@ def test_no_config_toml(new_world):
     assert len(applied) == 5 and {path.stat().st_mode & 0o777 for path in applied} == {0o600}
 
 
+@pytest.mark.root
 def test_config_toml_without_provisioning(new_world):
     w = prepared(new_world, OPERATORS)
     w.config_toml.chmod(0o640)
@@ -441,6 +442,7 @@ def test_hub_that_is_not_allowed(new_world):
     ("HandOff1", "Verify", []), ("HandOff1", "Apply", ["a{sv}", "0"]),
     ("Tpm1", "Identity", []), ("Tpm1", "ForgetHubKey", ["ay", "0"]),
 ])
+@pytest.mark.root
 def test_other_users_are_refused(new_world, name, method, arguments):
     w = prepared(new_world, OPERATORS)
     with Caller(w) as caller:

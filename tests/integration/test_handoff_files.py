@@ -45,6 +45,7 @@ def works(world, caller):
 
 # --- what is kept ---
 
+@pytest.mark.root
 def test_owner_mode_and_attributes_stay(new_world):
     w = prepared(new_world, OPERATORS)
     w.config_toml.chmod(0o640)
@@ -113,6 +114,7 @@ def test_edited_by_somebody_else_meanwhile(new_world):
 
 # --- what refuses ---
 
+@pytest.mark.namespaces
 def test_full_file_system(new_world):
     w = prepared(new_world, OPERATORS)
     with Caller(w) as caller:
@@ -130,6 +132,7 @@ def test_full_file_system(new_world):
         assert "gw-1" in open(f"{inside}/config.toml", encoding="utf-8").read()
 
 
+@pytest.mark.namespaces
 def test_read_only_file_system(new_world):
     w = prepared(new_world, OPERATORS)
     script = 'mount --bind "$ROOT/etc" "$ROOT/etc" && mount -o remount,bind,ro "$ROOT/etc"'
@@ -237,6 +240,7 @@ def test_device_info_that_is_a_trap(new_world, trap):
 
 @pytest.mark.parametrize("how, word", [("link", "symbolic link"), ("parent", "written to by others"),
                                        ("owner", "written to by others")])
+@pytest.mark.root
 def test_swapped_directory(new_world, how, word):
     w = prepared(new_world, OPERATORS)
     directory = info_path(w).parent

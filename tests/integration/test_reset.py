@@ -136,6 +136,7 @@ def test_what_is_not_ours_stays(new_world):
     assert w.bus.properties()["State"] == "unprovisioned"
 
 
+@pytest.mark.root
 def test_root_only(new_world):
     w = new_world(**NO_EDGE)
     w.dir.chmod(0o755)
