@@ -50,7 +50,8 @@ int enrollment_to_text(char **ret, const Enrollment *e) {
                 "The device registers by itself, also when the enrolment is created later.\n",
                 e->registration_id, key, source_of_key(e), template_of_key(e),
                 e->certificate ? e->certificate : "not looked at",
-                e->id_scope ? e->id_scope : "not set yet: dps-provision set-scope ID");
+                e->id_scope ? e->id_scope
+                            : "in no file (dps-provision set-scope ID, or a systemd credential)");
         return r < 0 ? -ENOMEM : 0;
 }
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import select
+import shutil
 import socket
 import subprocess
 import time
@@ -24,6 +25,25 @@ def wait_for_listener(path):
             return
         assert time.monotonic() < end, f"nobody listens on {path}"
         select.select([], [], [], 0.01)
+
+
+def manufacture(gateway, state):
+    """swtpm_setup as a manufacturer with a CA of its own; the root is in ca/, the issuer's certificate too."""
+    ca = gateway.dir / "ca"
+    (ca / "keys").mkdir(parents=True)
+    (gateway.dir / "localca.conf").write_text(
+        f"statedir = {ca}/keys\nsigningkey = {ca}/keys/key.pem\nissuercert = {ca}/keys/issuer.pem\n"
+        f"certserial = {ca}/keys/serial\n")
+    (gateway.dir / "options.conf").write_text("--platform-manufacturer x\n--platform-version 1\n--platform-model y\n")
+    (gateway.dir / "setup.conf").write_text(
+        f"create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {gateway.dir}/localca.conf\n"
+        f"create_certs_tool_options = {gateway.dir}/options.conf\n")
+    subprocess.run(["swtpm_setup", "--tpm2", "--tpmstate", state, "--createek", "--create-ek-cert", "--config",
+                    gateway.dir / "setup.conf", "--overwrite"], check=True, timeout=DEADLINE,
+                   stdout=subprocess.DEVNULL)
+    for pem in (ca / "keys").glob("*.pem"):
+        if "BEGIN CERTIFICATE" in pem.read_text():
+            shutil.copy(pem, ca)
 
 
 class Gateway:

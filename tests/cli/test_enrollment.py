@@ -17,7 +17,7 @@ import time
 
 import jsonschema
 import pytest
-from gateway import DEADLINE, PROGRAM, SOURCE
+from gateway import DEADLINE, PROGRAM, SOURCE, manufacture
 from schema import BULK_OPERATION, INDIVIDUAL_ENROLLMENT
 
 HUB = "hub-1.azure-devices.net"
@@ -145,6 +145,44 @@ def test_a_foreign_object_at_the_handle_is_told(gateway):
     assert "0x81010001 is not an RSA-2048 endorsement key" in gateway.stderr
 
 
+@pytest.mark.parametrize("rule, status, text", [
+    ({"command": "GetCapability", "answer": "0x922", "times": 3}, 0, "Certificate: +It is for this key"),  # TPM_RC_RETRY
+    ({"command": "NV_Read", "answer": "0x922", "times": 2}, 0, "Certificate: +It is for this key"),
+    ({"command": "NV_Read", "answer": "0x101"}, 0, "Certificate: +.*0x01c00002 can't be read"),  # TPM_RC_FAILURE
+    ({"command": "NV_Read", "nth": 2, "answer": "0x101"}, 0, "Certificate: +.*0x01c00002 can't be read"),
+    ({"command": "NV_ReadPublic", "drop": True}, 0, "Certificate: +.*0x01c00002 can't be"),
+    ({"command": "NV_Read", "answer": "0x0", "data": "0000000200000000"}, 0, "Certificate: +"),
+    ({"command": "ReadPublic", "answer": "0x101"}, 1, "0x81010001 can't be read"),
+    ({"command": "ReadPublic", "drop": True}, 1, "0x81010001 can't be read"),
+    ({"command": "GetCapability", "drop": True}, 1, "TPM"),
+])
+def test_a_tpm_that_fails(new_gateway, rule, status, text):
+    gateway = new_gateway(prepare=manufacture)
+    (gateway.dir / "faults.json").write_text(json.dumps({"rules": [rule]}))
+    output = gateway.run(status=status)
+    assert re.search(text, output if status == 0 else gateway.stderr), (output, gateway.stderr)
+    assert (output == "") == (status != 0)
+    (gateway.dir / "faults.json").write_text("{}")
+    assert gateway.handles()["transient"] == []
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_endorsement_authorization(gateway, persistent):
+    """It is needed to make the key, not to read it."""
+    expected = gateway.json()
+    if persistent:
+        gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
+        gateway.tpm2("flushcontext", "-t")
+    gateway.tpm2("changeauth", "-c", "endorsement", "secret")
+    (gateway.dir / "credentials").mkdir()
+    (gateway.dir / "credentials/dps.tpm_endorsement_auth").write_text("secret\n")
+    assert json.loads(gateway.run("--format=json", env={"CREDENTIALS_DIRECTORY": f"{gateway.dir}/credentials"})) == expected
+    if persistent:
+        assert gateway.json() == expected
+    else:
+        assert gateway.run("--format=json", status=1) == "" and "dps.tpm_endorsement_auth" in gateway.stderr
+
+
 # --- text ---
 
 def test_text_says_where_the_key_came_from(gateway):
@@ -152,7 +190,7 @@ def test_text_says_where_the_key_came_from(gateway):
     assert re.search(r"Source: +created for this call and not stored", text)
     assert re.search(r"Template: +TCG L-1", text)
     assert re.search(r"Certificate: +The TPM holds none", text)
-    assert re.search(r"ID scope: +not set yet", text)
+    assert re.search(r"ID scope: +in no file", text)
     assert "Next:" in text and "IoT Edge device" in text
     gateway.config = {"Provisioning": {"IdScope": "0ne00ABCDEF"}}
     assert re.search(r"ID scope: +0ne00ABCDEF", gateway.run())
