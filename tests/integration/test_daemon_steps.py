@@ -1,11 +1,14 @@
 """Suite "daemon": whatever dies, in whichever step, and Reprovision in each of them."""
+import asyncio
 import datetime
 import hashlib
 import json
 import os
 import re
 import signal
+import time
 
+import dbus_next.aio
 import pytest
 from harness import DEADLINE, NAME, PATH, BusError, wait_for
 
@@ -123,6 +126,40 @@ def test_killed_while_iot_edge_is_quiesced(new_world, victim):
         w.faults()
     w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
     assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+
+
+async def calls_of(world, member, number):
+    """Watches the bus until the method was called so often; when that was."""
+    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+    times, enough = [], asyncio.Event()
+
+    def on_message(message):
+        if message.member == member:
+            times.append(time.monotonic())
+        if len(times) >= number:
+            enough.set()
+        return message.message_type == dbus_next.MessageType.METHOD_CALL  # a monitor must not answer
+
+    bus.add_message_handler(on_message)
+    await bus.call(dbus_next.Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.Monitoring",
+                                     "BecomeMonitor", signature="asu", body=[[f"type='method_call',member='{member}'"], 0]))
+    world.bus.call("Reprovision")
+    await asyncio.wait_for(enough.wait(), 120)
+    return times
+
+
+def test_iot_edge_stays_quiesced_while_a_poll_waits(new_world):
+    """The service may ask for as long a wait as the helper keeps IoT Edge stopped."""
+    w = new_world()
+    w.start_gateway()
+    w.stop_emulator()
+    w.start_emulator("--polls=1", "--retry-after=200", port=w.port)
+    w.move()
+    times = asyncio.run(calls_of(w, "Quiesce", 2))
+    assert times[1] - times[0] < 90
+    p = w.bus.properties()
+    assert p["Step"] == "poll" and p["NextAttemptUSec"] == 0
+    assert (w.root / "var/lib/dps-handoffd/stopped").exists()
 
 
 # --- Reprovision ---
