@@ -44,22 +44,13 @@ static Ours what_is_ours(const Operation *op) {
 
 static int step_forget_survey(Operation *op) {
         Situation *s = &op->situation;
-        Ours ours;
         int r;
 
         r = situation_read_iotedge(s, op->h->options->root, &op->failure);
         if (r < 0)
                 return r;
-        ours = what_is_ours(op);
-        if (s->device_info.hub && !ours.device)
-                operation_warn(op, FAILURE_NONE,
-                               "'" PATH_IDENTITYD
-                               "/device_info' names '%s' on '%s', which is not ours, and stays",
-                               s->device_info.device_id, s->device_info.hub);
-        if (s->toml.has_provisioning && op->forget_provisioning && !ours.tables)
-                operation_warn(op, FAILURE_NONE,
-                               "The provisioning in '" PATH_CONFIG "' is not ours and stays");
-        return ours.any ? situation_read_units(s, op->h->units, &op->failure) : 0;
+        op->plan.forget = what_is_ours(op).any || s->record.hub;
+        return op->plan.forget ? situation_read_units(s, op->h->units, &op->failure) : 0;
 }
 
 static int step_forget_stop(Operation *op) {
@@ -80,7 +71,7 @@ static int step_forget_stop(Operation *op) {
         size_t n = 0;
         int r;
 
-        for (size_t i = 0; i < ARRAY_SIZE(all) && what_is_ours(op).any; i++)
+        for (size_t i = 0; i < ARRAY_SIZE(all) && op->plan.forget; i++)
                 if (all[i].state->active) {
                         stopped_add(&op->h->stopped, all[i].unit);
                         jobs[n++] = (UnitJob){ UNIT_STOP, all[i].unit };
@@ -91,12 +82,36 @@ static int step_forget_stop(Operation *op) {
         return r < 0 ? r : operation_jobs(op, jobs, n);
 }
 
+/* Again, now that nobody else writes: identityd writes in place, and may have become somebody else
+ * meanwhile. */
+static int step_forget_look(Operation *op) {
+        Situation *s = &op->situation;
+        Ours ours;
+        int r;
+
+        situation_deinit(s);
+        r = situation_read_iotedge(s, op->h->options->root, &op->failure);
+        if (r < 0)
+                return r;
+        ours = what_is_ours(op);
+        if (s->device_info.hub && !ours.device)
+                operation_warn(op, FAILURE_NONE,
+                               "'" PATH_IDENTITYD
+                               "/device_info' names '%s' on '%s', which is not ours, and stays",
+                               s->device_info.device_id, s->device_info.hub);
+        if (s->toml.has_provisioning && op->forget_provisioning && !ours.tables)
+                operation_warn(op, FAILURE_NONE,
+                               "The provisioning in '" PATH_CONFIG "' is not ours and stays");
+        return 0;
+}
+
 /* Without a provisioning IoT Edge can't start; what is left then is as after its installation: its sockets.
  */
 static int step_forget_services(Operation *op) {
+        const Ours ours = what_is_ours(op);
         Stopped *stopped = &op->h->stopped;
 
-        if (!op->forget_provisioning || !what_is_ours(op).any)
+        if (!ours.applied && !(ours.tables && !op->situation.applied_exists))
                 return 0;
         stopped_remove(stopped, UNIT_EDGED);
         stopped_remove(stopped, UNIT_IDENTITYD);
@@ -155,6 +170,8 @@ static int step_forget_record(Operation *op) {
                        : handoff_record_save(&left, op->h->options->root, &op->failure);
 }
 
-const FlowStep forget_steps[] = { step_forget_survey,      step_forget_stop,   step_forget_services,
-                                  step_forget_device_info, step_forget_tables, step_forget_applied,
-                                  step_forget_record,      step_start_stopped, NULL };
+const FlowStep forget_steps[] = { step_forget_survey,  step_forget_stop,
+                                  step_forget_look,    step_forget_services,
+                                  step_forget_applied, step_forget_device_info,
+                                  step_forget_tables,  step_forget_record,
+                                  step_start_stopped,  NULL };

@@ -34,6 +34,7 @@ typedef struct Assignment {
 
 /* What Apply does and has done. */
 typedef struct Plan {
+        bool forget; /* Forget: there may be something of ours, so IoT Edge is stopped */
         Provisioning wanted;
         bool adopt, write_config, write_device_info, renew_key, run_apply, first;
         bool restart_edged, restart_identityd, reprovision;

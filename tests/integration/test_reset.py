@@ -4,10 +4,13 @@ import re
 import signal
 import subprocess
 
+import dbus_next
 import pytest
+from handoff import Caller, Gateway, applied_path, stopped_path, temporary_files
 from harness import BUILD, NAME, SCOPE, BusError, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
+KILLED = 77  # crash-at's exit status
 
 
 def cli(world, *arguments, prefix=(), **options):
@@ -126,6 +129,8 @@ def test_what_is_not_ours_stays(new_world):
     foreign = w.hub_key()
     other = '[provisioning]\nsource = "manual"\nconnection_string = "x"\n'
     w.config_toml.write_text(other)
+    applied = applied_path(w).read_text().replace(w.bus.properties()["RegistrationId"], "theirs")
+    applied_path(w).write_text(applied)
     device_info(w).write_text('hub_name = "h.example"\nlocal_gateway_hostname = "h.example"\ndevice_id = "theirs"\n')
     result = reset(w, "--iotedge-config")
     assert result.returncode == 0, result
@@ -133,6 +138,8 @@ def test_what_is_not_ours_stays(new_world):
         assert re.search(rf"{what}.* stays\.", result.stdout), result.stdout
     assert w.hub_key() == foreign and "0x81000123" in w.persistent_handles()
     assert w.config_toml.read_text() == other and "theirs" in device_info(w).read_text()
+    assert applied_path(w).read_text() == applied
+    assert w.jobs()[-1] == ("start", "aziot-edged.service")  # it runs on as whom it was
     assert w.bus.properties()["State"] == "unprovisioned"
 
 
@@ -246,3 +253,39 @@ def test_killed_anywhere_it_is_completed(new_world, place, victim):
     assert result.returncode == 0, result
     assert_everything_is_gone(w)
     assert w.registrations() == registrations and not w.standin_events("registers-itself")
+
+
+SHARDS = 2
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_the_helper_killed_at_every_call(new_world, record_property, shard):
+    """Forget, killed at each of its system calls that changes a file or tells somebody something, and called again."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    points = []
+    with Caller(w) as caller:
+        gateway.save()
+        old = (w.config_toml.read_text(), device_info(w).read_text())
+        for n in range(shard + 1, 1000, SHARDS):
+            gateway.restore()
+            caller.apply(**gateway.assignment())  # IoT Edge runs again
+            helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", str(n))
+            done = caller.call("Forget", "b", True).message_type == dbus_next.MessageType.METHOD_RETURN
+            try:
+                assert helper.process.wait(1 if done else 10) == KILLED
+            except subprocess.TimeoutExpired:
+                assert done
+                break
+            points.append((w.dir / "calls").read_text().splitlines()[-1])
+            for path, text in zip((w.config_toml, device_info(w)), old):  # whole, or gone
+                assert not path.exists() or path.read_text() == text, points
+            reply = caller.call("Forget", "b", True)
+            assert reply.body == [[]], reply.body  # done, and there is nothing to note
+            for path in (w.config_toml, device_info(w), record(w), applied_path(w), stopped_path(w)):
+                assert not path.exists(), (path, points[-1], done)
+            assert not temporary_files(w)
+            for unit in ("aziot-identityd.socket", "aziot-tpmd.socket", "aziot-edged.mgmt.socket"):
+                wait_for(f"{unit} to listen", lambda u=unit: caller.unit(u) == "active")
+    record_property("crash points", len(points))
+    assert len(points) > 10 and not w.standin_events("registers-itself"), points
