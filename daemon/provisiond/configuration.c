@@ -189,12 +189,14 @@ void daemon_reload(Daemon *d, bool asked) {
                 daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
         else if (daemon_config_usable(d, &failure)) {
                 act_on_change(d, old);
-                /* whatever it was: it may be the cure */
-                retry_reset(&d->machine.retry);
+                /* whatever it was: it may be the cure, but for too many requests */
+                if (!machine_throttled(&d->machine))
+                        retry_reset(&d->machine.retry);
                 daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
         } else {
                 daemon_tell_unusable(d, &failure);
                 daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
         }
         daemon_publish(d);
+        log_debug("The configuration has changed");
 }

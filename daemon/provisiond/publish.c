@@ -50,7 +50,8 @@ void publish_failure(Daemon *d, Step step) {
                           failure_remedy(d->failure.kind));
         else
                 log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
-                          "%s. It begins anew at once", d->failure.sentence);
+                          "%s%s", d->failure.sentence,
+                          d->machine.state == STATE_ATTESTING ? ". It begins anew at once" : "");
 }
 
 static const char *why_unprovisioned(const Daemon *d) {

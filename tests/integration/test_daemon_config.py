@@ -103,6 +103,21 @@ def test_only_a_change_asks_the_service_again(new_world):
     wait_for("another attempt", lambda: len(w.requests(kind="register")) == 3)
 
 
+def test_a_change_does_not_end_a_429(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "300"}]))
+    w.start_daemon()
+    due = w.wait_for_failure("http-throttled")["NextAttemptUSec"]
+    for change in ({"Retry": {"MaxSec": 3}}, {"Provisioning": {"RegistrationId": "gw-1"}}, {"HandOff": {"Identity": "register"}}):
+        seen = len(w.daemon.lines)
+        w.write_config(**change)
+        w.daemon.wait_for_line("configuration has changed", start=seen)
+        p = w.bus.properties()
+        assert p["State"] == "attesting" and p["Step"] == "wait" and p["Attempts"] == 1
+        assert p["LastError"][0] == "http-throttled" and abs(p["NextAttemptUSec"] - due) < 1e6
+    assert len(w.requests(kind="register")) == 1
+
+
 def test_target_changed_while_attesting(new_world):
     w = new_world()  # there is no IoT Edge
     w.enroll(w.enrollment())

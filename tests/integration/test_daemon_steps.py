@@ -328,12 +328,24 @@ def test_throttling_survives_a_restart(new_world):
     assert len(w.requests()) == 1
 
 
+def test_the_bus_dies(new_world):
+    """systemd starts the daemon again then; nothing else brings it back onto the bus."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.bus_process.kill()
+    assert w.daemon.process.wait(DEADLINE) == 1
+    w.daemon.wait_for_line("connection to the system bus was lost")
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_restart_without_traffic(new_world, end):
     w = new_world(polls=1)
     w.start_gateway()
     requests, jobs = len(w.service_requests()), len(w.jobs())
-    w.restart_daemon(end)
+    assert w.stop_daemon(end) == (0 if end == signal.SIGTERM else -signal.SIGKILL)
+    w.start_daemon()
     w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
     w.daemon.wait_for_line("DPS_STATE=handed-off|Verify|verif")
     assert len(w.service_requests()) == requests and len(w.jobs()) == jobs
