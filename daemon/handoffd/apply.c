@@ -2,6 +2,7 @@
  * the same place. */
 #include <errno.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "handoffd.h"
 #include "log.h"
@@ -256,33 +257,66 @@ static int step_record_started(Operation *op) {
 
 /* --- IoT Edge's own registration --- */
 
-static void on_reprovisioned(void *userdata, const IdentitydAnswer *answer) {
+static void restart_as_new(Operation *op) {
         const UnitJob job = { UNIT_RESTART, UNIT_EDGED };
+
+        op->changed = op->plan.need_new_proof = true;
+        if (operation_jobs(op, &job, 1) < 0) {
+                const Failure failure = op->failure;
+
+                operation_fail(op, &failure);
+        }
+}
+
+static void on_reprovisioned(void *userdata, const IdentitydAnswer *answer) {
         Operation *op = userdata;
         Failure failure;
 
         if (answer->status >= 200 && answer->status < 300) {
-                op->changed = op->plan.need_new_proof = true;
-                if (operation_jobs(op, &job, 1) >= 0)
-                        return;
-                failure = op->failure;
-        } else
-                (void) failure_set(&failure, FAILURE_APPLY_FAILED, NULL,
-                                   "IoT Edge's identity service did not register anew (status %u): %s",
-                                   answer->status, answer->message);
+                restart_as_new(op);
+                return;
+        }
+        (void) failure_set(&failure, FAILURE_APPLY_FAILED, NULL,
+                           "IoT Edge's identity service did not register anew (status %u): %s",
+                           answer->status, answer->message);
         operation_fail(op, &failure);
 }
 
 /* identityd forgets who it is before it asks DPS, so it is told to only when DPS has just answered. */
-static int step_reprovision(Operation *op) {
+static int tell_to_reprovision(Operation *op) {
         int r;
 
-        if (!op->plan.reprovision)
-                return 0;
         op->plan.proof_before = prev_state_mark(root_of(op));
         r = identityd_ask(op->h->identityd, IDENTITYD_REPROVISION, on_reprovisioned, op);
         return r < 0 ? failure_set_errno(&op->failure, FAILURE_APPLY_FAILED, r, "identityd can't be asked")
                      : FLOW_WAIT;
+}
+
+static void on_settled(void *userdata, const IdentitydAnswer *answer) {
+        Operation *op = userdata;
+
+        if (answer->status == 200 && strcasecmp(answer->hub, op->assignment.hub) == 0 &&
+            same(answer->device_id, op->assignment.device_id))
+                restart_as_new(op);
+        else if (tell_to_reprovision(op) < 0) {
+                const Failure failure = op->failure;
+
+                operation_fail(op, &failure);
+        }
+}
+
+/* A hub refuses a device that DPS has moved away, and then identityd has already registered when it answers:
+ * registering is billed. */
+static int step_reprovision(Operation *op) {
+        const DeviceInfo *was = &op->situation.device_info;
+        bool same_identity =
+                same(was->hub, op->assignment.hub) && same(was->device_id, op->assignment.device_id);
+
+        if (!op->plan.reprovision)
+                return 0;
+        if (!same_identity && identityd_ask(op->h->identityd, IDENTITYD_SETTLED, on_settled, op) >= 0)
+                return FLOW_WAIT;
+        return tell_to_reprovision(op);
 }
 
 /* --- the end --- */

@@ -24,6 +24,9 @@ static const HttpRequest requests[] = {
         [IDENTITYD_DEVICE] = { .method = "POST",
                                .url = BASE "device" VERSION,
                                .body = "{\"type\":\"aziot\"}" },
+        [IDENTITYD_SETTLED] = { .method = "POST",
+                                .url = BASE "device" VERSION,
+                                .body = "{\"type\":\"aziot\"}" },
         [IDENTITYD_PROVISIONING] = { .method = "GET", .url = BASE "provisioning?api-version=2021-12-01" },
         [IDENTITYD_EDGE_AGENT] = { .method = "GET",
                                    .url = BASE "modules/%24edgeAgent" VERSION "&type=aziot" },
@@ -96,7 +99,8 @@ static void on_reply(void *userdata, const HttpReply *reply, const Failure *fail
 }
 
 int identityd_ask(Identityd *i, IdentitydQuestion question, IdentitydDone done, void *userdata) {
-        usec_t timeout = question == IDENTITYD_REPROVISION ? REPROVISION_USEC : ANSWER_USEC;
+        bool registers = question == IDENTITYD_REPROVISION || question == IDENTITYD_SETTLED;
+        usec_t timeout = registers ? REPROVISION_USEC : ANSWER_USEC;
         int r;
 
         if (i->http)

@@ -11,6 +11,7 @@ typedef struct Identityd Identityd;
 
 typedef enum IdentitydQuestion {
         IDENTITYD_DEVICE,       /* POST /identities/device: hub and device, from its memory */
+        IDENTITYD_SETTLED,      /* the same, once it has registered if it is about to */
         IDENTITYD_PROVISIONING, /* GET /identities/provisioning: what it is configured with */
         IDENTITYD_EDGE_AGENT,   /* GET /identities/modules/$edgeAgent: asks the hub */
         IDENTITYD_REPROVISION,  /* POST /identities/device/reprovision: forgets who it is, asks DPS */
@@ -18,7 +19,7 @@ typedef enum IdentitydQuestion {
 
 typedef struct IdentitydAnswer {
         unsigned status;               /* of HTTP; 0: it could not be reached in time */
-        char hub[256], device_id[256]; /* IDENTITYD_DEVICE with 200; else "" */
+        char hub[256], device_id[256]; /* IDENTITYD_DEVICE, _SETTLED with 200; else "" */
         char endpoint[256], id_scope[256],
                 registration_id[256]; /* IDENTITYD_PROVISIONING with 200; else "" */
         char message[256];            /* what went wrong, in its words or ours */
@@ -29,5 +30,5 @@ typedef void (*IdentitydDone)(void *userdata, const IdentitydAnswer *answer);
 int identityd_new(Identityd **ret, sd_event *event, const char *root);
 Identityd *identityd_free(Identityd *identityd); /* done() is not called */
 
-/* Waits 10 s for an answer, 120 s for IDENTITYD_REPROVISION. done() is called from the loop. */
+/* Waits 10 s for an answer, 120 s where identityd may register. done() is called from the loop. */
 int identityd_ask(Identityd *identityd, IdentitydQuestion question, IdentitydDone done, void *userdata);

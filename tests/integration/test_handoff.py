@@ -313,12 +313,19 @@ def test_service_without_hub_key(new_world):
 
 
 def test_register_to_another_hub(new_world):
+    """The old hub refuses the device, so identityd registers by itself; it need not be told to do so once more."""
     w = new_world(HandOff={"Identity": "register"})
     w.start_gateway()
     hub = w.move()
+    restarts = w.jobs().count(("restart", "aziot-edged.service"))
     w.bus.call("Reprovision")
     w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
-    assert w.standin_events("told-to-reprovision")
+    assert not w.standin_events("told-to-reprovision") and w.registrations() == 4
+    assert w.jobs().count(("restart", "aziot-edged.service")) == restarts + 1
+    w.bus.call("Reprovision")
+    wait_for("a registration of identityd's", lambda: w.standin_events("told-to-reprovision"))
+    w.wait_for_state("handed-off")
+    assert w.registrations() == 6
 
 
 def test_payload_reaches_iot_edge(new_world):
