@@ -31,47 +31,62 @@ static int name_pending(Operation *op) {
         return storage_failure(op, -ENOMEM, PATH_RECORD);
 }
 
-static int step_plan(Operation *op) {
-        Situation *s = &op->situation;
+/* What was begun before, by an attempt that failed or a process that ended; not, when IoT Edge has not even
+ * the identity yet: then a proof of the meantime is one of the old identity. */
+static void resume_pending(Operation *op, bool same_identity) {
+        const Record *rec = &op->situation.record;
+        Plan *plan = &op->plan;
+
+        plan->proof_before = op->situation.prev_state;
+        plan->begun = same(rec->pending, plan->pending) && (same_identity || !plan->adopt);
+        plan->started = plan->begun && same(rec->started, plan->pending);
+        if (plan->begun)
+                (void) snprintf(plan->proof_before.text, sizeof(plan->proof_before.text), "%s",
+                                rec->pending_proof ? rec->pending_proof : "");
+}
+
+static void plan_steps(Operation *op) {
+        const Situation *s = &op->situation;
         const Assignment *a = &op->assignment;
         Plan *plan = &op->plan;
-        Record *rec = &s->record;
         bool same_identity =
                 same(s->device_info.hub, a->hub) && same(s->device_info.device_id, a->device_id);
-        bool begun, started;
+        bool adopt, first;
+
+        plan->adopt = plan->adopt && a->adopt;
+        plan->moved = situation_moved(s) && !a->dps_just_answered;
+        resume_pending(op, same_identity);
+        adopt = plan->adopt && !plan->moved;
+        first = !s->record.handed_off && !plan->started;
+
+        plan->first = first;
+        plan->write_device_info = adopt && !same_identity;
+        plan->renew_key = adopt && ((a->key_changed && !plan->started) || plan->write_device_info);
+        plan->reprovision = !plan->adopt && !plan->moved && a->dps_just_answered && s->prev_state.text[0] &&
+                            (a->force || (s->device_info.hub && !same_identity));
+        plan->restart_edged = plan->run_apply || !s->edged.active || s->edged.failing ||
+                              ((first || plan->write_device_info || (plan->begun && !plan->started)) &&
+                               !plan->reprovision);
+        /* identityd asks its hub only when it starts. */
+        plan->restart_identityd = plan->started && s->identityd.active && !plan->renew_key &&
+                                  !plan->run_apply && !file_mark_newer(&s->prev_state, &plan->proof_before);
+        plan->need_new_proof = plan->begun || plan->renew_key || plan->run_apply || !s->identityd.active;
+}
+
+static int step_plan(Operation *op) {
+        const Assignment *a = &op->assignment;
         int r;
 
         r = check_refusals(op);
         if (r < 0)
                 return r;
-        if (!config_hub_allowed(s->config, a->hub))
+        if (!config_hub_allowed(op->situation.config, a->hub))
                 return failure_set(&op->failure, FAILURE_HUB_NOT_ALLOWED, NULL,
                                    "The hub '%s' matches none of AllowedHubs=", a->hub);
         r = name_pending(op);
         if (r < 0)
                 return r;
-        begun = same(rec->pending, plan->pending);
-        started = begun && same(rec->started, plan->pending);
-        plan->proof_before = s->prev_state;
-        if (begun)
-                (void) snprintf(plan->proof_before.text, sizeof(plan->proof_before.text), "%s",
-                                rec->pending_proof ? rec->pending_proof : "");
-
-        plan->adopt = plan->adopt && a->adopt;
-        plan->moved = situation_moved(s) && !a->dps_just_answered;
-        plan->first = !rec->handed_off && !started;
-        plan->write_device_info = plan->adopt && !plan->moved && !same_identity;
-        plan->renew_key =
-                plan->adopt && !plan->moved && ((a->key_changed && !started) || plan->write_device_info);
-        plan->reprovision = !plan->adopt && !plan->moved && a->dps_just_answered && s->prev_state.text[0] &&
-                            (a->force || (s->device_info.hub && !same_identity));
-        plan->restart_edged =
-                plan->run_apply || !s->edged.active || s->edged.failing ||
-                ((plan->first || plan->write_device_info || (begun && !started)) && !plan->reprovision);
-        /* identityd asks its hub only when it starts. */
-        plan->restart_identityd = started && s->identityd.active && !plan->renew_key && !plan->run_apply &&
-                                  !file_mark_newer(&s->prev_state, &plan->proof_before);
-        plan->need_new_proof = begun || plan->renew_key || plan->run_apply || !s->identityd.active;
+        plan_steps(op);
         return 0;
 }
 
@@ -82,8 +97,7 @@ static int step_record_pending(Operation *op) {
         Record *rec = &op->situation.record;
         int r;
 
-        if (same(rec->pending, plan->pending) || plan->moved ||
-            !(plan->renew_key || plan->restart_edged || plan->reprovision))
+        if (plan->begun || plan->moved || !(plan->renew_key || plan->restart_edged || plan->reprovision))
                 return 0;
         free(TAKE(rec->started));
         r = string_replace(&rec->pending, plan->pending);
@@ -138,6 +152,7 @@ static int step_write_device_info(Operation *op) {
 
         if (!op->plan.write_device_info)
                 return 0;
+        op->plan.proof_before = prev_state_mark(root_of(op)); /* identityd has ended, and writes no more */
         r = string_replace(&rec->previous_hub, now->hub);
         if (r >= 0)
                 r = string_replace(&rec->previous_device_id, now->device_id);
@@ -145,6 +160,8 @@ static int step_write_device_info(Operation *op) {
                 r = string_replace(&rec->hub, a->hub);
         if (r >= 0)
                 r = string_replace(&rec->device_id, a->device_id);
+        if (r >= 0)
+                r = string_replace(&rec->pending_proof, op->plan.proof_before.text);
         if (r < 0)
                 return storage_failure(op, r, PATH_RECORD);
         r = handoff_record_save(rec, root_of(op), &op->failure);

@@ -38,6 +38,7 @@ typedef struct Plan {
         Provisioning wanted;
         bool adopt, write_config, write_device_info, renew_key, run_apply, first;
         bool restart_edged, restart_identityd, reprovision;
+        bool begun, started; /* by an earlier attempt; IoT Edge was restarted for it */
         bool config_written, applied, unsteady;
         char *written; /* what config.toml says now */
         char *pending; /* of the record: what IoT Edge becomes */

@@ -2,7 +2,7 @@
 import pytest
 from handoff import (APPLY, EDGED, IDENTITYD, MANUAL, OPERATORS, Caller, Gateway, assignment, backups, info_path,
                      info_text, ours, prepared, queued, record, record_path, set_confirm_timeout, snapshot, stopped_path)
-from harness import wait_for
+from harness import BUILD, wait_for
 
 UNITS = (EDGED, IDENTITYD, "aziot-edged.mgmt.socket", "aziot-edged.workload.socket", "aziot-identityd.socket",
          "aziot-tpmd.socket")
@@ -239,6 +239,26 @@ def test_unreachable_hub_is_asked_again_without_a_restart_of_edged(new_world):
         # the proof of the old hub does not count, whoever asks
         caller.stop_helper()
         assert caller.apply_refused(**gateway.assignment(hub="away.localhost:1"))[0] == "hub-unreachable"
+
+
+def test_proof_of_the_old_identity_after_a_reboot_does_not_count(new_world):
+    """The helper is killed when it has begun; IoT Edge starts as the old device, whose hub accepts it."""
+    gateway = moved_gateway(new_world)
+    w = gateway.world
+    set_confirm_timeout(w, 1)
+    away = assignment(**gateway.assignment(hub="away.localhost:1", keyChanged=True))
+    with Caller(w) as caller:
+        helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=open .stopped.*", "0")
+        under_way = caller.begin("Apply", "a{sv}", away)
+        wait_for("the list of what is stopped", lambda: "open .stopped." in (w.dir / "calls").read_text())
+        helper.kill()  # and with it what it traces
+        caller.run(under_way)
+        assert record(w)["pending"].startswith("away.localhost:1 ")
+        seen = len(w.standin_events("hub", status=200))
+        caller.systemd("RestartUnit", IDENTITYD)
+        wait_for("the old hub", lambda: len(w.standin_events("hub", status=200)) > seen)
+        for _ in range(2):
+            assert caller.refused("Apply", "a{sv}", away)[0] == "hub-unreachable"
 
 
 # --- what must not be touched ---
