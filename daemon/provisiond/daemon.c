@@ -31,15 +31,21 @@ void daemon_set_server_time(Daemon *d, uint64_t date) {
                 return;
         d->server_time = date;
         d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
+        d->server_time_restored = false;
         /* On the disk a minute more or less does not matter, a write for each poll does. */
         if (date < d->record.server_time || date > d->record.server_time + SERVER_TIME_STEP_SEC)
                 d->record.server_time = date;
 }
 
 uint64_t daemon_server_time(const Daemon *d) {
+        uint64_t local = now_usec(CLOCK_REALTIME) / USEC_PER_SEC,
+                 server =
+                         d->server_time + (now_usec(CLOCK_BOOTTIME) - d->server_time_at_usec) / USEC_PER_SEC;
+
         if (d->server_time == 0)
-                return now_usec(CLOCK_REALTIME) / USEC_PER_SEC;
-        return d->server_time + (now_usec(CLOCK_BOOTTIME) - d->server_time_at_usec) / USEC_PER_SEC;
+                return local;
+        /* The one from the disk is older than now by as long as the device was off. */
+        return d->server_time_restored && local > server ? local : server;
 }
 
 bool daemon_clock_behind(const Daemon *d, Failure *ret) {
@@ -357,6 +363,7 @@ static int load_record(Daemon *d) {
         if (r < 0)
                 return begin_anew(d, r, &failure);
         d->server_time = d->record.server_time;
+        d->server_time_restored = true;
         d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
         d->machine.retry = d->record.retry;
         d->machine.has_assignment = d->record.hub != NULL;

@@ -54,6 +54,7 @@ typedef struct Daemon {
         /* the service's time: Date at the moment of CLOCK_BOOTTIME; 0: never seen */
         uint64_t server_time;
         usec_t server_time_at_usec;
+        bool server_time_restored; /* from the state file: it was at least that late */
 
         Failure failure; /* the last one; FAILURE_NONE: none */
         Step failed_step;

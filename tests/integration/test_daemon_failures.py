@@ -180,6 +180,40 @@ def test_next_attempt_follows_the_clock(new_world):
     w.wait("the new time", lambda p: abs(p["NextAttemptUSec"] - due - 86400e6) < 2e6)
 
 
+def test_service_without_a_date_after_a_long_time_off(new_world):
+    """What is known of the service's time is old then, and a token by it would have expired."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.stop_daemon()
+    path = w.dir / "state/state.json"
+    state = json.loads(path.read_text())
+    state["serverTime"] -= 7 * 86400
+    path.write_text(json.dumps(state))
+    w.faults("no-date")
+    w.start_daemon()
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    w.bus.call("Reprovision")
+    wait_for("another registration", lambda: w.registrations() == 2)
+    p = w.wait_for_state("handed-off")
+    assert p["Warnings"] == []
+
+
+def test_clock_that_went_back_while_off(new_world):
+    """Without a battery the clock stands where it was switched off, or earlier; the stored time tells."""
+    w = new_world()
+    w.start_gateway()
+    w.stop_daemon()
+    w.set_clock(-86400)
+    w.write_config(HandOff={"Identity": "register"})  # something has to be handed over again
+    w.start_daemon(environment=w.clock())
+    p = w.wait_for_failure("clock-behind")
+    assert p["State"] == "assigned"
+    w.set_clock(0)
+    w.wait_for_state("handed-off")
+
+
 # --- the TPM's owner ---
 
 def test_tpm_cleared_while_attesting(new_world):
