@@ -55,7 +55,7 @@ static int sync_directory(const char *path) {
         return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-static int append(int fd, const char *path, const char *text) {
+static int append(int fd, const char *text) {
         size_t size = strlen(text), written = 0;
 
         while (written < size) {
@@ -67,7 +67,7 @@ static int append(int fd, const char *path, const char *text) {
                         return -errno;
                 written += (size_t) n;
         }
-        return fsync(fd) < 0 ? -errno : sync_directory(path);
+        return fsync(fd) < 0 ? -errno : 0;
 }
 
 static size_t count_lines(const char *text, size_t size) {
@@ -133,7 +133,9 @@ int enrollment_station(const char *path, const Enrollment *e, size_t *ret_line) 
         if (r >= 0)
                 r = cut_off(fd, path, end, size);
         if (r >= 0)
-                r = append(fd, path, text);
+                r = append(fd, text);
+        if (r >= 0 && end == 0)
+                r = sync_directory(path); /* the file may be new */
         if (r < 0) {
                 (void) !ftruncate(fd, (off_t) end); /* else the next row cuts it off */
                 return report_errno(r, "'%s' can't be written", path);

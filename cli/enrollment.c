@@ -247,7 +247,7 @@ static int deliver(const Options *o, const Enrollment *e) {
         if (!o->station)
                 return print(o, e);
         r = enrollment_station(o->station, e, &line);
-        if (r != EXIT_OK || o->format_given)
+        if (r != EXIT_OK || o->format_given || o->output)
                 return r != EXIT_OK ? r : print(o, e);
         (void) printf("%s is in line %zu of '%s'.\n", e->registration_id, line, o->station);
         return EXIT_OK;

@@ -410,7 +410,7 @@ def az_parser():
     parser.add_argument("--provisioning-status", choices=["enabled", "disabled"])
     parser.add_argument("--reprovision-policy",
                         choices=["reprovisionandmigratedata", "reprovisionandresetdata", "never"])
-    parser.add_argument("--allocation-policy", choices=["static", "hashed", "geolatency", "custom"])
+    parser.add_argument("--allocation-policy", choices=["static", "hashed", "geoLatency", "custom"])
     parser.add_argument("--iot-hubs", nargs="+")
     parser.add_argument("--edge-enabled", choices=["true", "false"])
     return parser
@@ -498,6 +498,9 @@ def test_station_prints_what_is_asked_for_as_well(gateway):
     assert json.loads(gateway.run(f"--station={path}", "--format=json"))
     assert len(table(path.read_text())) == 1
     assert gateway.run(f"--station={path}", "--format=json", status=1) == ""
+    path.unlink()
+    assert gateway.run(f"--station={path}", f"--output={gateway.dir}/text") == ""
+    assert "Registration ID" in (gateway.dir / "text").read_text()
 
 
 def test_station_refuses_duplicates_and_names_the_line(new_gateway):
