@@ -433,15 +433,16 @@ void daemon_freep(Daemon **d) {
 }
 
 /* The service asked everybody to wait, then the power went: what is left of the wait still counts, so that a
- * fleet does not come back at once. A clock that went backwards must not make it longer than the policy
- * allows. */
+ * fleet does not come back at once. A clock that went backwards must not make it longer than it was. */
 static usec_t throttling_left(const Daemon *d) {
-        usec_t now = now_usec(CLOCK_REALTIME), left;
+        usec_t now = now_usec(CLOCK_REALTIME), least = d->record.server_time * USEC_PER_SEC, left;
 
+        if (now < least)
+                now = least;
         if (!d->record.throttled || d->record.next_attempt_usec <= now)
                 return 0;
         left = d->record.next_attempt_usec - now;
-        return left < d->config->retry.throttled_max_usec ? left : d->config->retry.throttled_max_usec;
+        return left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC;
 }
 
 int daemon_start(Daemon *d) {

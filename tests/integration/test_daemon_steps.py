@@ -328,6 +328,19 @@ def test_throttling_survives_a_restart(new_world):
     assert len(w.requests()) == 1
 
 
+def test_throttling_does_not_grow_with_a_clock_that_went_back(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "600"}]))
+    w.start_daemon()
+    w.wait_for_failure("http-throttled")
+    w.stop_daemon(signal.SIGKILL)
+    w.set_clock(-30 * 86400)
+    w.start_daemon(environment=w.clock())
+    p = w.wait("the wait", lambda p: p["Step"] == "wait")
+    assert 300 < p["NextAttemptUSec"] / 1e6 - (time.time() - 30 * 86400) < 720
+    assert len(w.requests()) == 1
+
+
 def test_the_bus_dies(new_world):
     """systemd starts the daemon again then; nothing else brings it back onto the bus."""
     w = new_world(**NO_EDGE)
