@@ -106,7 +106,12 @@ def test_is_done_in_two_seconds(gateway):
     assert min(once() for _ in range(3)) < 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def works(*command):
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not works("unshare", "-n", "true"),
+                    reason="only root can become another user and make a network namespace")
 def test_without_network_daemon_and_root(new_gateway, tmp_path_factory):
     """Only membership of the group that owns the device is needed. The socket takes the device's place."""
     gateway = new_gateway()
@@ -604,6 +609,7 @@ def test_station_undoes_a_write_that_fails(new_gateway):
     assert "can't be written" in other.stderr and path.read_bytes() == before
 
 
+@pytest.mark.skipif(not works("strace", "-o", "/dev/null", "true"), reason="a process may not be traced here")
 def test_station_locks_before_it_reads_and_syncs_before_it_reports(gateway):
     path = gateway.dir / "line.csv"
     gateway.run(f"--station={path}", prefix=["strace", "-f", "-o", gateway.dir / "trace", "-e",
