@@ -1,4 +1,6 @@
 """Suite "handoff": what becomes of units: each outcome is one failure kind, and what was stopped runs again."""
+import time
+
 import pytest
 from handoff import (APPLY, EDGED, IDENTITYD, MANUAL, OPERATORS, Caller, Gateway, assignment, backups, info_path,
                      info_text, ours, prepared, queued, record, record_path, set_confirm_timeout, snapshot, stopped_path)
@@ -59,6 +61,25 @@ def test_outcomes(new_world, part):
             all_run_again(w, caller)
             assert info_path(w).read_text() == info_text(gateway.hub, gateway.device)
     assert not w.standin_events("registers-itself")
+
+
+def test_job_that_never_ends(new_world):
+    """A hundred seconds of patience, which pass in fact: systemd's own timeout would have ended it before."""
+    gateway = moved_gateway(new_world)
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        jobs = len(queued(w))
+        w.standin_faults(units={EDGED: {"stop": "hang"}})
+        began = time.monotonic()
+        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+        wait_for("the job", lambda: ("stop", EDGED) in queued(w)[jobs:])
+        w.standin_faults()
+        reply = caller.run(under_way)
+        assert reply.error_name == "org.dps.Failure.restart_failed" and "takes too long" in reply.body[0]
+        assert f"'{EDGED}'" in reply.body[0] and time.monotonic() - began >= 100
+        all_run_again(w, caller)
+        caller.apply(**gateway.assignment(keyChanged=True))
 
 
 def test_edged_that_had_to_wait_for_its_identity(new_world):
