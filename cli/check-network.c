@@ -272,11 +272,27 @@ static void probe_clock(Check *c) {
 
 /* --- the service --- */
 
+/* Another challenge could make the one worthless that the daemon is about to answer. */
+static bool daemon_is_asking(const Check *c) {
+        static const char *const steps[] = {
+                "register", "activate", "quiesce", "confirm", "poll", "import"
+        };
+
+        for (size_t i = 0; c->daemon_runs && i < ARRAY_SIZE(steps); i++)
+                if (streq(c->status.step, steps[i]))
+                        return true;
+        return false;
+}
+
 /* Whether the service counts what it answers with a challenge is not known: a device that has its identity
  * does not ask without being told to. */
 static bool may_ask(Check *c) {
         struct stat st;
 
+        if (daemon_is_asking(c)) {
+                check_skip(c, "See 'dps-provision status --watch'", "Not asked: the daemon is at it");
+                return false;
+        }
         if (c->dps)
                 return true;
         if (check_is_provisioned(c) || check_hub(c)) {

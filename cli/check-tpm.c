@@ -12,6 +12,7 @@
 
 #define HELPER_USER  "dps-tpm"
 #define HELPER_GROUP "tss"
+#define HELPER_UNIT  "dps-tpmd.service"
 #define AS_TSS       "Run it as root, or as a member of the group " HELPER_GROUP
 #define OWNER_AUTH   "dps.tpm_owner_auth"
 #define EK_AUTH      "dps.tpm_endorsement_auth"
@@ -61,40 +62,75 @@ static void probe_device(Check *c) {
                 check_ok(c, "'%s'", node);
 }
 
-static bool may_open(const struct stat *st) {
+/* A drop-in may have put the helper into another group. The caller frees. */
+static char **read_helper_groups(const Check *c) {
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        char **groups = NULL;
+        const char *path;
+
+        if (!c->bus ||
+            sd_bus_call_method(c->bus, "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+                               "org.freedesktop.systemd1.Manager", "LoadUnit", NULL, &reply, "s",
+                               HELPER_UNIT) < 0 ||
+            sd_bus_message_read(reply, "o", &path) < 0 ||
+            sd_bus_get_property_strv(c->bus, "org.freedesktop.systemd1", path,
+                                     "org.freedesktop.systemd1.Service", "SupplementaryGroups", NULL,
+                                     &groups) < 0)
+                return NULL;
+        return groups;
+}
+
+static void copy_name(char *ret, size_t size, const char *name, unsigned id) {
+        if (name)
+                (void) snprintf(ret, size, "%s", name);
+        else
+                (void) snprintf(ret, size, "%u", id);
+}
+
+static bool is_helpers(const Check *c, const char *group) {
+        char **groups = read_helper_groups(c);
+        bool found = streq(group, HELPER_GROUP);
+
+        for (char **g = groups; g && *g; g++) {
+                found = found || streq(group, *g);
+                free(*g);
+        }
+        free(groups);
+        return found;
+}
+
+static bool may_open(const Check *c, const struct stat *st, const char *group) {
         const struct passwd *user = getpwnam(HELPER_USER);
-        const struct group *group = getgrgid(st->st_gid);
 
         return (st->st_mode & 0006) == 0006 ||
                (user && user->pw_uid == st->st_uid && (st->st_mode & 0600) == 0600) ||
-               (group && streq(group->gr_name, HELPER_GROUP) && (st->st_mode & 0060) == 0060);
+               ((st->st_mode & 0060) == 0060 && is_helpers(c, group));
 }
 
 /* Of the helper, which is not who runs this. */
 static void probe_access(Check *c) {
-        const char *node = node_of(c), *group_name = "?";
-        const struct group *group;
-        const struct passwd *user;
+        const char *node = node_of(c);
+        const struct group *group_entry;
+        const struct passwd *user_entry;
+        char group[64], owner[64];
         struct stat st;
 
         if (!node || stat(node, &st) < 0)
                 return; /* the line before has said it */
-        group = getgrgid(st.st_gid);
-        if (group)
-                group_name = group->gr_name;
-        if (!may_open(&st)) {
-                user = getpwuid(st.st_uid);
+        group_entry = getgrgid(st.st_gid);
+        copy_name(group, sizeof(group), group_entry ? group_entry->gr_name : NULL, st.st_gid);
+        user_entry = getpwuid(st.st_uid);
+        copy_name(owner, sizeof(owner), user_entry ? user_entry->pw_name : NULL, st.st_uid);
+        if (!may_open(c, &st, group))
                 check_bad(c, CHECK_FAIL, FAILURE_TPM_MISSING, NULL,
                           "'%s' belongs to %s:%s with the mode %04o, so dps-tpmd (group " HELPER_GROUP
                           ") can't open it",
-                          node, user ? user->pw_name : "?", group_name, st.st_mode & 07777);
-        } else if ((st.st_mode & 0006) != 0)
+                          node, owner, group, st.st_mode & 07777);
+        else if ((st.st_mode & 0006) != 0)
                 check_bad(c, CHECK_WARN, FAILURE_NONE, "Set its mode to 0660, with a udev rule",
                           "'%s' is open to every user: each of them can clear the TPM", node);
-        else {
-                group = getgrgid(st.st_gid);
-                check_ok(c, "Group %s, mode %04o", group ? group->gr_name : "?", st.st_mode & 07777);
-        }
+        else
+                check_ok(c, "%s:%s, mode %04o", owner, group, st.st_mode & 07777);
 }
 
 /* What can't be seen as this user is no failure of the machine. */

@@ -195,6 +195,17 @@ def test_no_permission_for_this_user_only(plain):
 
 
 @pytest.mark.root
+def test_another_group_by_a_drop_in(fresh):
+    w = fresh()
+    node(w, 0o660, group="daemon")
+    bad, lines = check(w, "--no-network", prefix=NOBODY)
+    assert bad["tpm-access"] == ("fail", "tpm-missing") and "root:daemon" in line(lines, "tpm-access")["message"], lines
+    assert "SupplementaryGroups=" in line(lines, "tpm-access")["remedy"]
+    w.standin_faults(groups=["tss", "daemon"])
+    bad, lines = check(w, "--no-network", prefix=NOBODY)
+    assert "tpm-access" not in bad, lines
+
+
 def test_no_resource_manager(plain):
     w = plain()
     path = node(w, 0o660, group="tss")
@@ -533,6 +544,16 @@ def test_enrollment_for_another_ek(plain, new_world):
     mine = w.enrollment()
     w.enroll({**other.enrollment(), "registrationId": mine["registrationId"]})
     expect(w, "enrollment", "fail", "identity-mismatch", "another endorsement key", "Compare the enrolment's", base=NO_TARGET)
+
+
+def test_while_the_daemon_asks(plain):
+    w = plain()
+    w.faults("slow:confirm=30")
+    w.start_daemon()
+    w.wait("confirm", lambda p: p["Step"] == "confirm")
+    bad, lines = check(w, "--dps")
+    assert bad == {"iotedge": ("skip", None), "enrollment": ("skip", None)}, lines
+    assert "the daemon is at it" in line(lines, "enrollment")["message"]
 
 
 # --- IoT Edge ---

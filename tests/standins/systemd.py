@@ -217,7 +217,8 @@ class Manager:
                   "SubState": Variant("s", "dead" if not there else "auto-restart" if unit.restarting else
                                       "running" if unit.state == "active" else unit.state),
                   "ActiveEnterTimestampMonotonic": Variant("t", unit.entered if unit else 0),
-                  "Result": Variant("s", unit.result if unit else "success")}
+                  "Result": Variant("s", unit.result if unit else "success"),
+                  "SupplementaryGroups": Variant("as", self.world.fault("groups") or ["tss"])}
         value = values.get(message.body[1])
         if not value:
             return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownProperty", message.body[1])
