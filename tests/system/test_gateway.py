@@ -1,8 +1,9 @@
 """A gateway with the product from its Debian package, and the rights of everybody around it."""
 import json
+import re
 
 import pytest
-from machine import NAME, PATH, SCOPE
+from machine import NAME, PATH, SCOPE, SOURCE
 
 HELPERS = (("org.dps.Tpm1", "/org/dps/Tpm1", "Identity", ()),
            ("org.dps.HandOff1", "/org/dps/HandOff1", "Verify", ()),
@@ -182,6 +183,9 @@ def test_failure_says_what_to_do_in_journal_catalog_and_status(new_machine):
     assert entry["DPS_STATE"] == "attesting" and entry["DPS_STEP"] == "register" and entry["PRIORITY"] == "4"
     remedy = machine.properties()["LastError"][3]
     assert len(remedy) > 20 and entry["DPS_REMEDY"] == remedy
+    page = (SOURCE / "docs/dps-provisiond.8.in").read_text()
+    fields = {name for e in machine.journal("--unit=dps-provisiond") for name in e if name.startswith("DPS_")}
+    assert {"DPS_FAILURE", "DPS_CODE", "DPS_STATE"} <= fields <= set(re.findall(r"\bDPS_[A-Z_]+\b", page))
     text = machine.output("journalctl", "-x", "--no-pager", "--unit=dps-provisiond")
     assert "Documentation: man:dps-provisiond(8)" in text
     assert " ".join(remedy.split()) in " ".join(text.replace("░░", "").split())
