@@ -41,7 +41,7 @@ _dps_provision() {
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$cur")
                 ;;
-        --ca-dir)
+        --ca-dir | --root)
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -d -- "$cur")
                 ;;

@@ -21,8 +21,8 @@ function __dps_provision_options
             echo --tcti=device:/dev/tpmrm0
         case '--config=*' '--output=*' '--station=*'
             printf '%s\n' (string replace -r '=.*' '=' -- $current)(__fish_complete_path (string replace -r '^[^=]*=' '' -- $current))
-        case '--ca-dir=*'
-            printf '%s\n' --ca-dir=(__fish_complete_directories (string replace -r '^[^=]*=' '' -- $current) '')
+        case '--ca-dir=*' '--root=*'
+            printf '%s\n' (string replace -r '=.*' '=' -- $current)(__fish_complete_directories (string replace -r '^[^=]*=' '' -- $current) '')
         case '*'
             dps-provision $verb --help 2>/dev/null | string replace -rf '^ +(--.*)' '$1' | string replace -r '  +.*' '' | string match -ra -- '--[a-z][a-z-]*=?' | sort -u
             echo --help
