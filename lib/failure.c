@@ -32,7 +32,8 @@ static const FailureInfo failures[] = {
                                   "Enable the TPM 2.0 in the firmware, and check that /dev/tpmrm0 exists "
                                   "and that its group is tss (mode 0660). When a udev rule gives it to "
                                   "another group, take GROUP= out of the rule, or name that group with "
-                                  "SupplementaryGroups= in a drop-in of dps-tpmd.service. A TPM elsewhere is "
+                                  "SupplementaryGroups= in a drop-in of dps-tpmd.service. A TPM elsewhere "
+                                  "is "
                                   "named with Tcti=." },
         [FAILURE_TPM_BUSY] = { "tpm-busy", TRANSIENT, 0, EBUSY, "31f8c22827854f2f8c4ed08c9d48a803",
                                "The TPM asks to try again later",
