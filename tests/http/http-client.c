@@ -80,8 +80,9 @@ int main(int argc, char **argv) {
                 .proxy = option(argv, "proxy", NULL),
                 .ca_file = option(argv, "ca", NULL),
                 .connect_timeout_usec =
-                        strtoull(option(argv, "connect-ms", "3000"), NULL, 10) * USEC_PER_MSEC,
-                .request_timeout_usec = strtoull(option(argv, "total-ms", "5000"), NULL, 10) * USEC_PER_MSEC,
+                        strtoull(option(argv, "connect-ms", "20000"), NULL, 10) * USEC_PER_MSEC,
+                .request_timeout_usec =
+                        strtoull(option(argv, "total-ms", "30000"), NULL, 10) * USEC_PER_MSEC,
                 .body_max = (size_t) 64 * 1024,
                 .build_time = strtoull(option(argv, "build-time", "0"), NULL, 10),
         };

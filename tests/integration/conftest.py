@@ -11,13 +11,13 @@ from script_client import Tpm
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "root: becomes another user, or gives it a file")
+    config.addinivalue_line("markers", "root: becomes another user, gives it a file, or does what only root may")
     config.addinivalue_line("markers", "namespaces: mounts something, or has no network, for one process")
 
 
 def pytest_runtest_setup(item):
     if os.geteuid() != 0 and any(item.iter_markers("root")):
-        pytest.skip("only root can become another user")
+        pytest.skip("only root can do this")
     if any(item.iter_markers("namespaces")) and subprocess.run(["unshare", "-mn", "true"], capture_output=True,
                                                                check=False).returncode != 0:
         pytest.skip("this machine does not let us make namespaces")

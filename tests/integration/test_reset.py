@@ -9,6 +9,7 @@ import pytest
 from handoff import Caller, Gateway, applied_path, stopped_path, temporary_files
 from harness import BUILD, NAME, SCOPE, BusError, wait_for
 
+pytestmark = pytest.mark.root  # factory-reset is root's
 NO_EDGE = {"HandOff": {"Target": "none"}}
 KILLED = 77  # crash-at's exit status
 
@@ -143,7 +144,6 @@ def test_what_is_not_ours_stays(new_world):
     assert w.bus.properties()["State"] == "unprovisioned"
 
 
-@pytest.mark.root
 def test_root_only(new_world):
     w = new_world(**NO_EDGE)
     w.dir.chmod(0o755)
