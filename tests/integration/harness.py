@@ -328,6 +328,12 @@ class World:
         words = " ".join(f"{name}={value}" for name, value in variables.items())
         for path in (self.dir / "services").iterdir():
             path.write_text(re.sub(r"^Exec=", f"Exec=/usr/bin/env {words} ", path.read_text(), flags=re.MULTILINE))
+        self.reload_bus()
+
+    def reload_bus(self):
+        """The bus reads its service files again; without being told it depends on inotify, which may be used up."""
+        name = "org.freedesktop.DBus"
+        self.bus.busctl("call", name, "/org/freedesktop/DBus", name, "ReloadConfig")
 
     def start_daemon(self, *options, environment=None, prefix=()):
         before = self.environment

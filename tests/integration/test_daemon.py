@@ -385,6 +385,7 @@ def test_stuck_tpm_helper_ends_itself(new_world):
     w.enroll(w.enrollment())
     service = w.dir / "services/org.dps.Tpm1.service"
     service.write_text(service.read_text().replace(" --log-level", " --command-timeout=1 --log-level"))
+    w.reload_bus()
     w.tpm_faults(rules=[{"command": "CreatePrimary", "delay": 4}])
     w.start_daemon()
     w.wait_for_failure("tpm-failed")

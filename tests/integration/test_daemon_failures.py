@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -355,12 +354,12 @@ def test_helper_that_can_not_be_started(new_world):
     service = w.dir / "services/org.dps.Tpm1.service"
     good = service.read_text()
     service.write_text(good.replace("Exec=", "Exec=/nowhere"))
-    w.bus_process.process.send_signal(signal.SIGHUP)
+    w.reload_bus()
     w.start_daemon()
     p = w.wait_for_failure("tpm-failed")
     assert "dps-tpmd" in p["LastError"][2] and "journal" in p["LastError"][2]
     service.write_text(good)
-    w.bus_process.process.send_signal(signal.SIGHUP)
+    w.reload_bus()
     w.wait_for_state("handed-off")
 
 
