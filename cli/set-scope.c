@@ -74,6 +74,16 @@ static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
         return 0;
 }
 
+/* 1: the daemon has the scope, 0: another one, -errno: nobody is there. */
+static int daemon_has_scope(sd_bus *bus, const char *scope) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(status_deinit) Status status = {};
+        int r;
+
+        r = client_read_status(bus, &status, &error);
+        return r < 0 ? r : status.id_scope && streq(status.id_scope, scope);
+}
+
 /* It notices the file by itself; whether it has is worth a look. 1: it has, 0: not in time, -errno: nobody
  * is there. */
 static int wait_for_daemon(const char *scope) {
@@ -86,9 +96,6 @@ static int wait_for_daemon(const char *scope) {
         if (r >= 0)
                 r = client_watch(bus, on_changed, &changed);
         while (r >= 0 && now_usec(CLOCK_MONOTONIC) < deadline) {
-                CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-                CLEANUP(status_deinit) Status status = {};
-
                 r = sd_bus_process(bus, NULL);
                 if (r != 0)
                         continue;
@@ -97,8 +104,8 @@ static int wait_for_daemon(const char *scope) {
                         continue;
                 }
                 changed = false;
-                r = client_read_status(bus, &status, &error);
-                if (r >= 0 && status.id_scope && streq(status.id_scope, scope))
+                r = daemon_has_scope(bus, scope);
+                if (r > 0)
                         return 1;
         }
         return r < 0 ? r : 0;

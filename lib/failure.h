@@ -64,7 +64,7 @@ typedef enum FailureClass {
         _FAILURE_CLASS_MAX,
 } FailureClass;
 
-/* What can cure it early: the daemon shortens the wait when that happens (DESIGN: retry policy). */
+/* What can cure it early: the daemon shortens the wait when that happens (see retry.h). */
 typedef enum FailureCure {
         FAILURE_CURE_NONE = 0,
         FAILURE_CURE_NETWORK = 1 << 0, /* an address or default route appears */

@@ -73,23 +73,26 @@ static const char *service_of(const char *unit) {
                                                     : NULL;
 }
 
-static bool in_the_way(Units *all, const char *socket) {
+static bool in_the_way(Units *all, const char *service, const char *socket) {
         UnitState state;
 
         if (units_query(all, socket, &state, NULL) < 0 || !state.exists || state.masked || state.active)
                 return false;
-        return units_query(all, service_of(socket), &state, NULL) >= 0 && state.active;
+        return units_query(all, service, &state, NULL) >= 0 && state.active;
 }
 
 size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOPPED_JOBS_MAX]) {
         Stopped start = *s;
         size_t n = 0;
 
-        for (size_t i = 0; i < STOPPED_MAX; i++)
-                if (s->units[i] && service_of(units[i]) && in_the_way(all, units[i])) {
-                        jobs[n++] = (UnitJob){ UNIT_STOP, service_of(units[i]) };
-                        stopped_add(&start, service_of(units[i]));
+        for (size_t i = 0; i < STOPPED_MAX; i++) {
+                const char *service = service_of(units[i]);
+
+                if (s->units[i] && service && in_the_way(all, service, units[i])) {
+                        jobs[n++] = (UnitJob){ UNIT_STOP, service };
+                        stopped_add(&start, service);
                 }
+        }
         for (size_t i = 0; i < STOPPED_MAX; i++)
                 if (start.units[i])
                         jobs[n++] = (UnitJob){ UNIT_START, units[i] };
