@@ -16,7 +16,7 @@ import time
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
 SCOPE = "0ne00VM0001"
-BOOT = 300  # seconds for a boot to the agent, or to a state
+BOOT = 600  # seconds for a boot to the agent, or to a state
 
 DAEMON, TPMD, HANDOFFD = "dps-provisiond", "dps-tpmd", "dps-handoffd"
 NAME, PATH = "org.dps.Provisioning1", "/org/dps/Provisioning1"
@@ -146,6 +146,7 @@ class Machine:
         self.dir = directory
         self.tpm = tpm
         self.console = directory / "console.log"
+        self.console.touch()
         self.directory_of_files(files)
         command = ["qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64",
                    "-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
