@@ -212,9 +212,8 @@ class Machine:
 
     def plug(self, plugged):
         """The network cable."""
-        wait_for("qemu's monitor", (self.dir / "qmp").exists)
         with socket.socket(socket.AF_UNIX) as monitor, monitor.makefile("rw") as file:
-            monitor.connect(str(self.dir / "qmp"))
+            wait_for("qemu's monitor", lambda: monitor.connect_ex(str(self.dir / "qmp")) == 0)
             for command in ({"execute": "qmp_capabilities"},
                             {"execute": "set_link", "arguments": {"name": "n0", "up": plugged}}):
                 file.write(json.dumps(command) + "\n")
@@ -240,8 +239,7 @@ class Machine:
     def connect(self):
         if self.connected:
             return
-        wait_for("qemu's socket", lambda: (self.dir / "agent").exists() or not self.running())
-        self.socket.connect(str(self.dir / "agent"))
+        wait_for("qemu's socket", lambda: self.socket.connect_ex(str(self.dir / "agent")) == 0)
         while self.line(BOOT) != "ready":
             pass
         self.connected = True
