@@ -64,7 +64,10 @@ def test_a_rule_that_changes_the_group_says_what_to_do(lab):
     assert "'/dev/tpmrm0' (aziottpm:aziottpm, mode 0660) can't be opened by the user 'dps-tpm'" in sentence
     assert "GROUP=" in remedy and "SupplementaryGroups= in a drop-in of dps-tpmd.service" in remedy
     assert remedy in machine.run("dps-provision status").output
-    assert "SupplementaryGroups=" in machine.output("journalctl -b -x -o cat -u dps-provisiond")
+    assert "Defined-By: dps-provisiond" in machine.output("journalctl -b -x -u dps-provisiond DPS_FAILURE=tpm-missing")
+    checked = machine.run("dps-provision check")
+    assert checked.status == 1
+    assert "'/dev/tpmrm0' belongs to aziottpm:aziottpm with the mode 0660" in checked.output, checked
 
     # which is what is done; the helper, and with it its groups, is a new one at the next attempt
     machine.output("mkdir -p /etc/systemd/system/dps-tpmd.service.d\n"
@@ -72,3 +75,4 @@ def test_a_rule_that_changes_the_group_says_what_to_do(lab):
                    "systemctl daemon-reload\nsystemctl stop dps-tpmd\ndps-provision retry || true")
     is_handed_off(machine.wait_for_state("handed-off"), lab, registration_id)
     runs_as(machine, lab, registration_id)
+    assert "belongs to" not in machine.run("dps-provision check").output
