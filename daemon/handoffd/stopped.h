@@ -24,4 +24,4 @@ void stopped_remove(Stopped *s, const char *unit);
 /* The jobs that start what is on the list; returns their number. systemd refuses to start the socket of a
  * service that runs (because its own stop has failed, or somebody started it): such a service is stopped and
  * started as well. */
-size_t stopped_start_jobs(const Stopped *s, Units *units, UnitJob jobs[static STOPPED_JOBS_MAX]);
+size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOPPED_JOBS_MAX]);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): glibc's names are reserved ones */
 int getaddrinfo(const char *restrict node, const char *restrict service,
                 const struct addrinfo *restrict hints, struct addrinfo **restrict result) {
         const char *seconds = getenv("SLOW_RESOLVER_SEC");
