@@ -27,6 +27,7 @@ class Terminal:
     def __init__(self, arguments, environment):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in a shell's background inherits it ignored
             os.execve(arguments[0], [str(a) for a in arguments], environment)
         self.text = ""
 
