@@ -19,17 +19,19 @@ def edge(world, **changes):
     return world.enrollment(capabilities={"iotEdge": True}, **changes)
 
 
+LONG = 5  # seconds that a step lasts: enough to find it under way, with eight tests at a time and sanitizers
+
 STEPS = {
-    "identity": ("tpm", [{"command": "GetCapability", "delay": 2}]),
-    "prepare": ("standins", {"slow": 2}),
-    "register": ("service", "slow:register=2"),
-    "activate": ("tpm", [{"command": "ActivateCredential", "delay": 2}]),
-    "confirm": ("service", "slow:confirm=2"),
-    "poll": ("service", "slow:poll=2"),
-    "import": ("tpm", [{"command": "ActivateCredential", "nth": 2, "delay": 2}]),
-    "adopt": ("tpm", [{"command": "HMAC", "nth": 2, "delay": 2}, {"command": "EvictControl", "nth": 3, "delay": 2},
+    "identity": ("tpm", [{"command": "GetCapability", "delay": LONG}]),
+    "prepare": ("standins", {"slow": LONG}),
+    "register": ("service", f"slow:register={LONG}"),
+    "activate": ("tpm", [{"command": "ActivateCredential", "delay": LONG}]),
+    "confirm": ("service", f"slow:confirm={LONG}"),
+    "poll": ("service", f"slow:poll={LONG}"),
+    "import": ("tpm", [{"command": "ActivateCredential", "nth": 2, "delay": LONG}]),
+    "adopt": ("tpm", [{"command": "HMAC", "nth": 2, "delay": LONG}, {"command": "EvictControl", "nth": 3, "delay": LONG},
                       {"command": "EvictControl", "nth": 1, "delay": 1}]),
-    "handoff": ("standins", {"units": {"dps-iotedge-apply.service": {"delay": 2}}}),
+    "handoff": ("standins", {"units": {"dps-iotedge-apply.service": {"delay": LONG}}}),
 }
 
 
