@@ -8,6 +8,7 @@
  * was not executed. Calls are counted from the first message on, which leaves out what happens before
  * main(). With --pause=, the program stands still at the first call whose name and path match, until
  * SIGUSR1. Exit status: 77 when it was killed, else the program's. */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -17,13 +18,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define KILLED 77
+
+#if defined(__x86_64__)
+#define SECOND_ARGUMENT rsi
+#elif defined(__aarch64__)
+#define SECOND_ARGUMENT regs[1]
+#endif
 
 static const struct {
         long number;
@@ -87,8 +97,10 @@ static void read_text(pid_t pid, uint64_t address, char *ret, size_t size) {
 
                 errno = 0;
                 word = ptrace(PTRACE_PEEKDATA, pid, address + n, NULL);
-                if (errno != 0)
-                        break;
+                if (errno != 0) {
+                        perror("crash-at: the program's memory can't be read");
+                        exit(125);
+                }
                 memcpy(ret + n, &word, sizeof(word));
                 if (memchr(&word, '\0', sizeof(word)))
                         return;
@@ -110,6 +122,21 @@ static void describe(char *ret, size_t size, pid_t pid, int call, const struct _
                 path[length > 0 ? length : 0] = '\0';
         }
         (void) snprintf(ret, size, "%s %s", calls[call].name, path);
+}
+
+/* Our programs make themselves undumpable, and without CAP_SYS_PTRACE nobody reads a path from such a one.
+ */
+static void keep_dumpable(pid_t pid, const struct __ptrace_syscall_info *info) {
+#ifdef SECOND_ARGUMENT
+        struct user_regs_struct registers;
+        struct iovec io = { .iov_base = &registers, .iov_len = sizeof(registers) };
+
+        if (info->entry.nr != SYS_prctl || info->entry.args[0] != PR_SET_DUMPABLE ||
+            ptrace(PTRACE_GETREGSET, pid, (void *) NT_PRSTATUS, &io) < 0)
+                return;
+        registers.SECOND_ARGUMENT = 1;
+        (void) ptrace(PTRACE_SETREGSET, pid, (void *) NT_PRSTATUS, &io);
+#endif
 }
 
 static int start(char **argv) {
@@ -144,6 +171,7 @@ static bool on_entry(Run *run, pid_t pid, const struct __ptrace_syscall_info *in
         int call = find_call(pid, info);
         char text[600];
 
+        keep_dumpable(pid, info);
         run->counting = run->counting || (call >= 0 && calls[call].message);
         if (call < 0 || !run->counting)
                 return false;
