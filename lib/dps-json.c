@@ -7,49 +7,14 @@
 
 #define DEPTH_MAX 32
 
-/* How many bytes the character at p has, 0 when it is not one (Unicode 15, table 3-7: no overlong forms, no
- * surrogates, nothing above U+10FFFF). The NUL at the end of the text ends a character that is cut short. */
-static size_t utf8_length(const unsigned char *p) {
-        unsigned char low = 0x80, high = 0xbf;
-        size_t length;
-
-        if (p[0] < 0x80)
-                return 1;
-        if (p[0] < 0xc2 || p[0] > 0xf4)
-                return 0;
-        length = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-        switch (p[0]) {
-        case 0xe0:
-                low = 0xa0;
-                break;
-        case 0xed:
-                high = 0x9f;
-                break;
-        case 0xf0:
-                low = 0x90;
-                break;
-        case 0xf4:
-                high = 0x8f;
-                break;
-        }
-        if (p[1] < low || p[1] > high)
-                return 0;
-        for (size_t i = 2; i < length; i++)
-                if (p[i] < 0x80 || p[i] > 0xbf)
-                        return 0;
-        return length;
-}
-
 /* json-c's own check takes overlong forms and surrogates. */
 static bool utf8_valid(const char *text) {
-        const unsigned char *p = (const unsigned char *) text;
-
-        while (*p) {
-                size_t length = utf8_length(p);
+        while (*text) {
+                size_t length = utf8_length(text);
 
                 if (length == 0)
                         return false;
-                p += length;
+                text += length;
         }
         return true;
 }

@@ -179,6 +179,38 @@ bool chars_valid(const char *string, const char *allowed, size_t min, size_t max
         return length >= min && length <= max && strspn(string, allowed) == length;
 }
 
+size_t utf8_length(const char *text) {
+        const unsigned char *p = (const unsigned char *) text;
+        unsigned char low = 0x80, high = 0xbf;
+        size_t length;
+
+        if (p[0] < 0x80)
+                return 1;
+        if (p[0] < 0xc2 || p[0] > 0xf4)
+                return 0;
+        length = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+        switch (p[0]) {
+        case 0xe0:
+                low = 0xa0;
+                break;
+        case 0xed:
+                high = 0x9f;
+                break;
+        case 0xf0:
+                low = 0x90;
+                break;
+        case 0xf4:
+                high = 0x8f;
+                break;
+        }
+        if (p[1] < low || p[1] > high)
+                return 0;
+        for (size_t i = 2; i < length; i++)
+                if (p[i] < 0x80 || p[i] > 0xbf)
+                        return 0;
+        return length;
+}
+
 int parse_uint(const char *text, uint64_t max, uint64_t *ret) {
         unsigned long long value;
         char *end;

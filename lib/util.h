@@ -69,6 +69,11 @@ bool chars_valid(const char *string, const char *allowed, size_t min,
                  size_t max);                                  /* length and character set */
 int parse_uint(const char *text, uint64_t max, uint64_t *ret); /* decimal or 0x…; -EINVAL, -ERANGE */
 
+/* How many bytes the UTF-8 character at the beginning has, 0 when it is none (Unicode 15, table 3-7: no
+ * overlong forms, no surrogates, nothing above U+10FFFF). The NUL at the end of the text ends one that is
+ * cut short. */
+size_t utf8_length(const char *text);
+
 /* Reads a whole regular file of at most max bytes; NUL-terminated, ret_size (may be NULL) without the NUL.
  * -EFBIG when larger. */
 int read_file(const char *path, size_t max, char **ret, size_t *ret_size);

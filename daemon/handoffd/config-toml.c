@@ -184,40 +184,15 @@ static void put_block(FILE *f, const Provisioning *p, const char *newline) {
         put_pair(f, "registration_id", p->registration_id, newline);
 }
 
-/* One definition of provisioning is replaced. More than one, or an array, is not TOML that IoT Edge reads,
- * and what was meant can't be known. */
+/* What is TOML, but nothing that IoT Edge reads: what was meant can't be known. */
 static int check_editable(const Toml *toml, const char *name, Failure *reterr) {
-        const TomlEntry *header = NULL, *root_key = NULL;
         const TomlValue *value = toml_get(toml, TABLE);
 
-        for (size_t i = 0; i < toml->entry_count; i++) {
-                const TomlEntry *e = &toml->entries[i];
-                bool under_header = false;
-
-                if (!is_provisioning(e))
-                        continue;
-                if (e->type == TOML_ARRAY_TABLE)
+        for (size_t i = 0; i < toml->entry_count; i++)
+                if (toml->entries[i].type == TOML_ARRAY_TABLE && is_provisioning(&toml->entries[i]))
                         return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
-                                           "%s:%u: provisioning is an array of tables", name, e->line);
-                for (size_t j = i; j-- > 0 && e->type == TOML_ASSIGNMENT;)
-                        if (toml->entries[j].type != TOML_ASSIGNMENT) {
-                                under_header = is_provisioning(&toml->entries[j]);
-                                break;
-                        }
-                for (size_t j = 0; e->type == TOML_TABLE && j < i; j++)
-                        if (toml->entries[j].type == TOML_TABLE && streq(toml->entries[j].path, e->path))
-                                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
-                                                   "%s:%u: the table is defined a second time", name,
-                                                   e->line);
-                if (e->type == TOML_TABLE)
-                        header = e;
-                else if (!under_header)
-                        root_key = e;
-        }
-        if (header && root_key)
-                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
-                                   "%s:%u: provisioning is defined here and at line %u", name,
-                                   root_key->line, header->line);
+                                           "%s:%u: provisioning is an array of tables", name,
+                                           toml->entries[i].line);
         if (value && value->type != TOML_INLINE_TABLE)
                 return failure_set(reterr, FAILURE_CONFIG_CONFLICT, NULL,
                                    "%s:%u: provisioning is not a table", name, value->line);

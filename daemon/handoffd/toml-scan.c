@@ -35,11 +35,15 @@ void scan_newline(Scan *s) {
         s->line++;
 }
 
+static bool is_control(char c) {
+        return ((unsigned char) c < 0x20 && c != '\t') || c == 0x7f;
+}
+
 int scan_comment(Scan *s) {
         if (!scan_at(s, "#"))
                 return 0;
         while (s->p < s->end && !scan_at_newline(s)) {
-                if ((unsigned char) *s->p < 0x20 && *s->p != '\t')
+                if (is_control(*s->p))
                         return scan_refuse(s, "a control character in a comment");
                 s->p++;
         }
@@ -70,6 +74,14 @@ int scan_put_string(ScanText *t, const char *string, size_t size) {
 
         for (size_t i = 0; r >= 0 && i < size; i++)
                 r = scan_put(t, string[i]);
+        return r;
+}
+
+int scan_terminate(ScanText *t) {
+        int r = scan_put(t, '\0');
+
+        if (r >= 0)
+                t->size--;
         return r;
 }
 
@@ -139,7 +151,7 @@ int scan_line_string(Scan *s, ScanText *t, char quote) {
         int r;
 
         for (s->p++; s->p < s->end && *s->p != quote;) {
-                if ((unsigned char) *s->p < 0x20 && *s->p != '\t')
+                if (is_control(*s->p))
                         return scan_refuse(s, "a string that does not end on its line");
                 if (*s->p == '\\' && quote == '"')
                         r = take_escape(s, t);
@@ -187,7 +199,7 @@ int scan_multi_line_string(Scan *s, ScanText *t, char quote) {
                 } else if (*s->p == '\\' && quote == '"') {
                         if (!skip_line_continuation(s))
                                 r = take_escape(s, t);
-                } else if ((unsigned char) *s->p < 0x20 && *s->p != '\t')
+                } else if (is_control(*s->p))
                         return scan_refuse(s, "a control character in a string");
                 else
                         r = scan_put(t, *s->p++);

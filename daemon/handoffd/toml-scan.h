@@ -5,16 +5,18 @@
  */
 #pragma once
 
+#include "toml-names.h"
 #include "toml.h"
 
 typedef struct Scan {
         const char *text, *p, *end;
         unsigned line;
         const char *why; /* a constant */
-        Toml toml;       /* what was found so far */
+        TomlNames names;
+        Toml toml; /* what was found so far */
 } Scan;
 
-/* Growing text, not terminated until a NUL is put. */
+/* Growing text, terminated by scan_terminate() only. */
 typedef struct ScanText {
         char *data;
         size_t size, room;
@@ -23,6 +25,7 @@ typedef struct ScanText {
 void scan_text_deinit(ScanText *t);
 int scan_put(ScanText *t, char c);
 int scan_put_string(ScanText *t, const char *string, size_t size);
+int scan_terminate(ScanText *t); /* with a NUL that its size does not count */
 
 int scan_refuse(Scan *s, const char *why); /* returns -EBADMSG */
 bool scan_at(const Scan *s, const char *token);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "toml-bare.h"
 #include "toml-scan.h"
 
 #define DEPTH_MAX 32
@@ -56,48 +57,39 @@ static int skip_space(Scan *s) {
         }
 }
 
-static int take_array(Scan *s, const ScanText *path, int depth) {
-        int r;
-
-        s->p++;
-        for (;;) {
-                r = skip_space(s);
-                if (r < 0)
-                        return r;
-                if (scan_at(s, "]"))
-                        break;
-                r = take_value(s, path, false, depth + 1);
-                if (r >= 0)
-                        r = skip_space(s);
-                if (r < 0)
-                        return r;
-                if (scan_at(s, ","))
-                        s->p++;
-                else if (!scan_at(s, "]"))
-                        return scan_refuse(s, "an array without its end");
-        }
-        s->p++;
-        return 0;
+/* Refuses what is defined a second time. */
+static int define(Scan *s, int r) {
+        return r == -EEXIST ? scan_refuse(s, "it is defined a second time") : r;
 }
 
-static int take_inline_pair(Scan *s, const ScanText *path, bool record, int depth) {
-        CLEANUP(scan_text_deinit) ScanText full = {};
+static int take_pair(Scan *s, const ScanText *prefix, ScanText *path, TomlName *table, bool record,
+                     int depth) {
         int r;
 
-        r = scan_put_string(&full, path->data, path->size);
+        path->size = 0;
+        r = scan_put_string(path, prefix->data, prefix->size);
         if (r >= 0)
-                r = scan_key(s, &full);
+                r = scan_key(s, path);
+        if (r >= 0)
+                r = scan_terminate(path);
         if (r < 0)
                 return r;
         if (!scan_at(s, "="))
-                return scan_refuse(s, "a key without '='");
+                return scan_refuse(s, depth > 0 ? "a key without '='"
+                                                : "neither a table header, nor KEY = VALUE, nor a comment");
+        r = define(s, toml_names_key(&s->names, table, path->data + prefix->size + (prefix->size > 0)));
+        if (r < 0)
+                return r;
         s->p++;
         scan_blanks(s);
-        return take_value(s, &full, record, depth + 1);
+        return take_value(s, path, record, depth);
 }
 
-/* Over several lines, with comments and a last comma, since TOML 1.1. */
-static int take_inline_table(Scan *s, const ScanText *path, bool record, int depth) {
+/* The pairs of an inline table or the values of an array (table NULL), with their end: over several lines,
+ * with comments and a last comma; in a table since TOML 1.1. */
+static int take_items(Scan *s, const ScanText *path, TomlName *table, bool record, int depth) {
+        CLEANUP(scan_text_deinit) ScanText full = {};
+        const char *end = table ? "}" : "]";
         int r;
 
         s->p++;
@@ -105,28 +97,45 @@ static int take_inline_table(Scan *s, const ScanText *path, bool record, int dep
                 r = skip_space(s);
                 if (r < 0)
                         return r;
-                if (scan_at(s, "}"))
+                if (scan_at(s, end))
                         break;
-                r = take_inline_pair(s, path, record, depth);
+                r = table ? take_pair(s, path, &full, table, record, depth + 1)
+                          : take_value(s, path, false, depth + 1);
                 if (r >= 0)
                         r = skip_space(s);
                 if (r < 0)
                         return r;
                 if (scan_at(s, ","))
                         s->p++;
-                else if (!scan_at(s, "}"))
-                        return scan_refuse(s, "an inline table without its end");
+                else if (!scan_at(s, end))
+                        return scan_refuse(s, table ? "an inline table without its end"
+                                                    : "an array without its end");
         }
         s->p++;
         return 0;
+}
+
+static int take_array(Scan *s, const ScanText *path, bool record, int depth) {
+        int r = record ? add_value(s, path, TOML_ARRAY, NULL, s->line) : 0;
+
+        return r < 0 ? r : take_items(s, path, NULL, false, depth);
+}
+
+static int take_inline_table(Scan *s, const ScanText *path, bool record, int depth) {
+        TomlName *table;
+        int r = record ? add_value(s, path, TOML_INLINE_TABLE, NULL, s->line) : 0;
+
+        if (r >= 0)
+                r = toml_names_inline_table(&s->names, &table);
+        return r < 0 ? r : take_items(s, path, table, record, depth);
 }
 
 /* Numbers, booleans, dates. A date and its time may be separated by one space. */
 static int take_bare(Scan *s, const ScanText *path, bool record) {
         static const char characters[] =
                 "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-_.:";
+        CLEANUP(freep) char *text = NULL;
         const char *start = s->p;
-        char *text;
         int r;
 
         while (scan_at_any(s, characters))
@@ -139,71 +148,46 @@ static int take_bare(Scan *s, const ScanText *path, bool record) {
         }
         if (s->p == start)
                 return scan_refuse(s, "a value is missing");
-        if (!strchr("0123456789+-", *start) && !(s->p - start == 4 && memcmp(start, "true", 4) == 0) &&
-            !(s->p - start == 5 && memcmp(start, "false", 5) == 0) &&
-            !(s->p - start == 3 && memcmp(start, "inf", 3) == 0) &&
-            !(s->p - start == 3 && memcmp(start, "nan", 3) == 0))
-                return scan_refuse(s, "a value that is neither quoted, nor a number, a boolean or a date");
-        if (!record)
-                return 0;
         text = strndup(start, (size_t) (s->p - start));
         if (!text)
                 return -ENOMEM;
-        r = add_value(s, path, TOML_BARE, text, s->line);
-        if (r < 0)
-                free(text);
+        if (!toml_bare_valid(text))
+                return scan_refuse(s, "a value that is neither quoted, nor a number, a boolean or a date");
+        r = record ? add_value(s, path, TOML_BARE, text, s->line) : 0;
+        if (r >= 0 && record)
+                (void) TAKE(text);
         return r;
 }
 
 static int take_value(Scan *s, const ScanText *path, bool record, int depth) {
-        int r;
-
         if (depth > DEPTH_MAX)
                 return scan_refuse(s, "values nested too deeply");
         if (scan_at(s, "\"") || scan_at(s, "'"))
                 return take_string(s, path, record);
-        if (scan_at(s, "[")) {
-                r = record ? add_value(s, path, TOML_ARRAY, NULL, s->line) : 0;
-                return r < 0 ? r : take_array(s, path, depth);
-        }
-        if (scan_at(s, "{")) {
-                r = record ? add_value(s, path, TOML_INLINE_TABLE, NULL, s->line) : 0;
-                return r < 0 ? r : take_inline_table(s, path, record, depth);
-        }
+        if (scan_at(s, "["))
+                return take_array(s, path, record, depth);
+        if (scan_at(s, "{"))
+                return take_inline_table(s, path, record, depth);
         return take_bare(s, path, record);
 }
 
-static int take_header(Scan *s, ScanText *table, TomlEntryType *ret_type) {
+static int take_header(Scan *s, ScanText *path, TomlName **ret_table, TomlEntryType *ret_type) {
         bool array = scan_at(s, "[[");
         int r;
 
         *ret_type = array ? TOML_ARRAY_TABLE : TOML_TABLE;
         s->p += array ? 2 : 1;
         scan_blanks(s);
-        table->size = 0;
-        r = scan_key(s, table);
+        path->size = 0;
+        r = scan_key(s, path);
+        if (r >= 0)
+                r = scan_terminate(path);
         if (r < 0)
                 return r;
         if (!scan_at(s, array ? "]]" : "]"))
                 return scan_refuse(s, "a table header without its end");
         s->p += array ? 2 : 1;
-        return 0;
-}
-
-static int take_assignment(Scan *s, const ScanText *table, ScanText *path, bool record) {
-        int r;
-
-        path->size = 0;
-        r = scan_put_string(path, table->data, table->size);
-        if (r >= 0)
-                r = scan_key(s, path);
-        if (r < 0)
-                return r;
-        if (!scan_at(s, "="))
-                return scan_refuse(s, "neither a table header, nor KEY = VALUE, nor a comment");
-        s->p++;
-        scan_blanks(s);
-        return take_value(s, path, record, 0);
+        return define(s, toml_names_header(&s->names, path->data, array, ret_table));
 }
 
 static int add_entry(Scan *s, TomlEntryType type, const ScanText *path, const char *start, unsigned line) {
@@ -239,8 +223,24 @@ static int take_line_end(Scan *s) {
         return 0;
 }
 
+/* Characters only, so that nobody who reads it later may stumble. */
+static int check_encoding(Scan *s) {
+        for (const char *p = s->text; p < s->end;) {
+                size_t length = *p ? utf8_length(p) : 0;
+
+                if (length == 0)
+                        return scan_refuse(s, *p ? "it is not UTF-8" : "a NUL byte");
+                if (*p == '\n')
+                        s->line++;
+                p += length;
+        }
+        s->line = 1;
+        return 0;
+}
+
 static int parse(Scan *s) {
-        CLEANUP(scan_text_deinit) ScanText table = {}, path = {};
+        CLEANUP(scan_text_deinit) ScanText header = {}, path = {};
+        TomlName *table = s->names.root;
         bool in_array_table = false;
         TomlEntryType type = TOML_ASSIGNMENT;
         int r;
@@ -254,19 +254,19 @@ static int parse(Scan *s) {
 
                 scan_blanks(s);
                 if (scan_at(s, "[")) {
-                        r = take_header(s, &table, &type);
+                        r = take_header(s, &header, &table, &type);
                         in_array_table = type == TOML_ARRAY_TABLE;
                 } else if (scan_at_newline(s) || scan_at(s, "#") || s->p >= s->end) {
                         entry = false;
                         r = 0;
                 } else {
                         type = TOML_ASSIGNMENT;
-                        r = take_assignment(s, &table, &path, !in_array_table);
+                        r = take_pair(s, &header, &path, table, !in_array_table, 0);
                 }
                 if (r >= 0)
                         r = take_line_end(s);
                 if (r >= 0 && entry)
-                        r = add_entry(s, type, type == TOML_ASSIGNMENT ? &path : &table, start, line);
+                        r = add_entry(s, type, type == TOML_ASSIGNMENT ? &path : &header, start, line);
                 if (r < 0)
                         return r;
         }
@@ -279,7 +279,12 @@ int toml_parse(Toml *ret, const char *text, size_t size, unsigned *ret_line, con
         int r;
 
         s.toml.crlf = newline && newline > text && newline[-1] == '\r';
-        r = memchr(text, '\0', size) ? scan_refuse(&s, "a NUL byte") : parse(&s);
+        r = check_encoding(&s);
+        if (r >= 0)
+                r = toml_names_init(&s.names);
+        if (r >= 0)
+                r = parse(&s);
+        toml_names_deinit(&s.names);
         if (r < 0) {
                 *ret_line = s.line;
                 *ret_why = s.why ? s.why : "out of memory";

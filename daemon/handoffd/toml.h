@@ -3,7 +3,8 @@
  * to. Pure code. TOML 1.1, which IoT Edge reads since 1.6; its older releases refuse what 1.0 does not have.
  *
  * The document becomes a list of entries (headers and assignments, in order, with their byte ranges) and a
- * list of values. Comments and blank lines belong to no entry. What is not TOML is refused with its line.
+ * list of values. Comments and blank lines belong to no entry. What is not TOML is refused with its line,
+ * all of it: strings, numbers and dates, UTF-8, and what is defined twice.
  */
 #pragma once
 
@@ -49,7 +50,7 @@ typedef struct Toml {
         bool crlf; /* the first line ends in CR LF */
 } Toml;
 
-/* -EBADMSG: not TOML; *ret_line and *ret_why (a constant) say where and why. */
+/* text[size] has to be a NUL. -EBADMSG: not TOML; *ret_line and *ret_why (a constant) say where and why. */
 int toml_parse(Toml *ret, const char *text, size_t size, unsigned *ret_line, const char **ret_why);
 void toml_deinit(Toml *toml);
 

@@ -42,6 +42,12 @@ static void everything_else_stays(void **state) {
                 { "provisioning = {\n  source = \"dps\", # } why\n\n  attestation = {\n    method = "
                   "\"tpm\",\n  },\n}\n[agent]\n",
                   "[agent]\n\n" BLOCK },
+                { "provisioning.source = \"dps\"\na = 1\n[provisioning.attestation]\nmethod = "
+                  "\"tpm\"\n[b]\n",
+                  "a = 1\n" BLOCK "[b]\n" },
+                { "[a.b]\n[a]\nc.d = 1\nc.e = 0x1_F\n[a.c.f]\n[[g]]\n[g.h]\n[[g]]\n[g.h]\nt = 07:32\n",
+                  "[a.b]\n[a]\nc.d = 1\nc.e = 0x1_F\n[a.c.f]\n[[g]]\n[g.h]\n[[g]]\n[g.h]\nt = "
+                  "07:32\n\n" BLOCK },
                 { "[agent]\nx = { # [provisioning]\n  y = 1,\n}\n[provisioning]\nsource = \"\\e\\x41\"\n",
                   "[agent]\nx = { # [provisioning]\n  y = 1,\n}\n" BLOCK },
         };
@@ -130,7 +136,8 @@ static void what_is_unclear_is_refused_with_its_line(void **state) {
         } cases[] = {
                 { "a = 1\n[[provisioning]]\nsource = \"x\"\n", "f:2:" },
                 { "provisioning = \"x\"\n", "f:1:" },
-                { "provisioning.source = \"x\"\n[provisioning]\n", "f:1:" },
+                { "provisioning.source = \"x\"\n[provisioning]\n", "f:2:" },
+                { "[provisioning]\n[[provisioning.list]]\n", "f:2:" },
                 { "[provisioning]\n[agent]\n[provisioning]\n", "f:3:" },
                 { "a = 1\nb =\n", "f:2:" },
                 { "a = \"x\n", "f:1:" },
@@ -140,6 +147,20 @@ static void what_is_unclear_is_refused_with_its_line(void **state) {
                 { "x = { , }\n", "f:1:" },
                 { "x = {\n  a = 1\n\n", "f:4:" },
                 { "x = \"\\x4\"\n", "f:1:" },
+                /* what concerns others, who would stumble */
+                { "a = 1\nb.c = 2\na = 3\n", "f:3:" },
+                { "b.c = 1\nb = { d = 2 }\n", "f:2:" },
+                { "[a]\n[b]\n[a]\n", "f:3:" },
+                { "[a.b]\n[a]\nb.c = 1\n", "f:3:" },
+                { "[a]\n[[a]]\n", "f:2:" },
+                { "a = []\n[[a]]\n", "f:2:" },
+                { "a = { b = 1 }\n[a.c]\n", "f:2:" },
+                { "a = { b = 1,\n  b = 2 }\n", "f:2:" },
+                { "a = 1\nb = 01\n", "f:2:" },
+                { "a = 1979-02-29\n", "f:1:" },
+                { "a = 1\n# \xff\n", "f:2:" },
+                { "a = 1\n# \xc3", "f:2:" },
+                { "a = 1\n# \x7f\n", "f:2:" },
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
