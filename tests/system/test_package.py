@@ -1,5 +1,6 @@
 """The Debian package on a running gateway: upgraded, removed, purged, installed again."""
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -37,7 +38,7 @@ def machine(new_machine, debs):
 
 
 def dpkg(machine, *arguments):
-    machine.run("dpkg", *arguments)
+    return machine.output("dpkg", *arguments)
 
 
 def exists(machine, path):
@@ -57,6 +58,10 @@ def snapshot(machine):
             "starts": len(machine.standin_events("edged-start"))}
 
 
+def aziot_tpmds_groups(machine):
+    return machine.show("aziot-tpmd.service", "SupplementaryGroups").split()
+
+
 def test_upgrade_keeps_state_and_configuration(machine):
     machine.run("sh", "-c", "echo '# mine' >>/etc/dps-provisiond/provisiond.conf")
     before, pid = snapshot(machine), machine.show(UNITS[0], "MainPID")
@@ -71,7 +76,7 @@ def test_upgrade_keeps_state_and_configuration(machine):
 
 def test_remove_stops_everything_and_keeps_what_it_knows(machine):
     before = snapshot(machine)
-    dpkg(machine, "-r", "dps-provisiond")
+    said = dpkg(machine, "-r", "dps-provisiond")
     assert machine.run("busctl", "status", NAME, check=False).returncode != 0
     for unit in UNITS:
         assert machine.show(unit, "LoadState") == "not-found" and machine.show(unit, "ActiveState") == "inactive"
@@ -79,6 +84,13 @@ def test_remove_stops_everything_and_keeps_what_it_knows(machine):
     for path in OURS:
         assert exists(machine, path)
     untouched(machine, before)
+
+    # IoT Edge's access to the TPM was ours; what to do about it is said, and helps
+    assert aziot_tpmds_groups(machine) == []
+    for command in re.findall("^    (.+)$", said, re.MULTILINE):
+        machine.run("sh", "-ec", command)
+    assert aziot_tpmds_groups(machine) == ["tss"]
+
     dpkg(machine, "-i", "/mnt/debs/current.deb")
     machine.wait_for_state("handed-off")
     untouched(machine, before)
