@@ -81,7 +81,7 @@ def test_helpers_are_started_by_the_bus_alone_and_end_when_idle(gateway):
 # --- what fails ---
 
 def test_watchdog_restarts_a_hung_daemon(gateway, network):
-    drop_in(gateway, UNIT, "[Service]\nWatchdogSec=2\nTimeoutAbortSec=2\nRestartSec=100ms\n")
+    drop_in(gateway, UNIT, "[Service]\nWatchdogSec=5\nTimeoutAbortSec=2\nRestartSec=100ms\n")
     gateway.run("systemctl", "restart", UNIT)
     gateway.wait_for_state("handed-off")
     before, requests = main_pid(gateway, UNIT), len(network.requests())
