@@ -203,8 +203,7 @@ class Machine:
         self.tpm = tpm or Tpm(group_id(image, "tss"))
         self.owns_tpm = not tpm
         self.other_tpms = []
-        self.nspawn = None
-        self.leader = None
+        self.nspawn = self.leader = self.notify = None
         self.namespaces = Namespaces(network)
         self.run_in_namespaces("sh", "-c", "mkdir /run/disk && mount -t tmpfs tmpfs /run/disk && "
                                "mkdir /run/disk/upper /run/disk/work /run/disk/root && mount -t overlay overlay "
@@ -242,35 +241,40 @@ class Machine:
 
     def start(self, *options):
         """Boots; returns when the default target is reached."""
-        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.launch(*options)
+        self.await_notification("READY=1")
+        self.notify.close()
+
+    def launch(self, *options):
+        """Switches it on; returns when there is a PID 1, which has the boot before it."""
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notified = []
         path = self.tpm.dir / "notify"
         path.unlink(missing_ok=True)
-        notify.bind(str(path))
+        self.notify.bind(str(path))
         script = f'echo $$ >/sys/fs/cgroup/{self.namespaces.group}/cgroup.procs; exec "$@"'
         self.nspawn = start(*self.namespaces.enter("sh", "-c", script, "sh", *NSPAWN),
                             "--directory=/run/disk/root", f"--bind={self.tpm.dir}/bind:/mnt/tpm", *options,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env={**os.environ, "NOTIFY_SOCKET": str(path), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
-        with notify:
-            self.await_boot(notify)
+        self.leader = int(self.await_notification("X_NSPAWN_LEADER_PID="))
 
-    def await_boot(self, notify):
+    def await_notification(self, beginning):
+        """What nspawn, or PID 1 through it, says; returns the rest of the line."""
         end_time = time.monotonic() + DEADLINE
-        while time.monotonic() < end_time:
-            notify.settimeout(1)
+        self.notify.settimeout(1)
+        while True:
+            for line in self.notified:
+                if line.startswith(beginning):
+                    return line.removeprefix(beginning)
             try:
-                lines = notify.recv(4096).decode().splitlines()
+                self.notified += self.notify.recv(4096).decode().splitlines()
             except TimeoutError:
                 if self.nspawn.poll() is not None:
                     raise RuntimeError(f"systemd-nspawn has ended with status {self.nspawn.returncode}: "
                                        + self.nspawn.stdout.read()) from None
-                continue
-            for line in lines:
-                if line.startswith("X_NSPAWN_LEADER_PID="):
-                    self.leader = int(line.partition("=")[2])
-            if "READY=1" in lines:
-                return
-        raise Timeout("the container did not boot:\n" + self.journal_text())
+            if time.monotonic() > end_time:
+                raise Timeout("the container did not boot:\n" + (self.journal_text() if self.leader else ""))
 
     def reboot(self):
         self.run("systemctl", "reboot", check=False)
@@ -283,6 +287,7 @@ class Machine:
         if self.nspawn:
             self.namespaces.kill()
             self.nspawn.wait(DEADLINE)
+            self.notify.close()
         self.nspawn = self.leader = None
 
     def exchange_tpm(self, tpm):

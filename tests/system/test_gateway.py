@@ -3,7 +3,7 @@ import json
 import re
 
 import pytest
-from machine import NAME, PATH, SCOPE, SOURCE
+from machine import NAME, PATH, SCOPE, SOURCE, wait_for
 
 HELPERS = (("org.dps.Tpm1", "/org/dps/Tpm1", "Identity", ()),
            ("org.dps.HandOff1", "/org/dps/HandOff1", "Verify", ()),
@@ -46,6 +46,40 @@ def test_state_survives_a_reboot_without_network_traffic(network, new_machine):
            {k: before[k] for k in ("AssignedHub", "DeviceId", "RegistrationId")}
     ours = [r for r in network.requests()[requests:] if r["kind"] != "hub"]
     assert not ours, "the daemon has nothing to ask"
+
+
+def test_a_boot_with_a_clock_to_be_set_holds_identityd(network, new_machine):
+    """With a unit that waits for the time service. The hub refuses tokens of a wrong clock, and identityd then throws
+    the adopted key away."""
+    machine = new_machine()
+    machine.start()
+    machine.wait_for_state("handed-off")
+    machine.run("sync")
+    machine.power_off()
+    machine.write("/etc/systemd/system/sysinit.target.d/clock.conf", "[Unit]\nWants=clock.service\n")
+    machine.write("/etc/systemd/system/clock.service", """[Unit]
+DefaultDependencies=no
+Wants=time-sync.target
+Before=time-sync.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'until test -e /run/clock-is-set; do sleep 0.1; done'
+""")
+    events, requests = len(machine.standin_events()), len(network.requests())
+
+    machine.launch()
+    wait_for("aziot-edged", lambda: [e for e in machine.standin_events()[events:] if e["event"] == "edged-start"])
+    # its request has started identityd, which waits
+    wait_for("identityd's job", lambda: "aziot-identityd.service" in
+             machine.output("systemctl", "list-jobs", "--no-legend", check=False))
+    for unit in ("aziot-identityd.service", "dps-provisiond.service"):
+        assert machine.show(unit, "ActiveState") == "inactive", unit
+    assert len(network.requests()) == requests
+
+    machine.run("touch", "/run/clock-is-set")
+    machine.wait_for_state("handed-off")
+    wait_for("IoT Edge", lambda: [e for e in machine.standin_events()[events:] if e["event"] == "edged-device"])
+    assert {r["kind"] for r in network.requests()[requests:]} == {"hub"}
 
 
 def test_reads_the_scope_when_it_comes_later(network, new_machine):
