@@ -88,7 +88,7 @@ class Namespaces:
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         env={**os.environ, "GROUP": self.group, "JOINED": "yes" if network else ""})
         if self.process.stdout.readline() != "ready\n":
-            raise RuntimeError("The container suite can't have its namespaces here: "
+            raise RuntimeError("this machine can't have a container's namespaces and control groups: "
                                + self.process.stderr.read().strip())
 
     def enter(self, *arguments):
@@ -369,3 +369,10 @@ class Machine:
         lines = [json.loads(line) for line in self.read("/var/log/standins.jsonl").splitlines()]
         return [line for line in lines if event in (None, line["event"]) and
                 all(line.get(k) == v for k, v in where.items())]
+
+
+if __name__ == "__main__":  # says why not, where there can't be any
+    try:
+        Namespaces().close()
+    except RuntimeError as error:
+        print(error)
