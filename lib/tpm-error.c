@@ -197,8 +197,11 @@ int tpm_check_node(const char *path, Failure *reterr) {
                                            ? ", though '/dev/tpm0' does (a TPM 1.2, or a kernel without the "
                                              "resource manager)"
                                            : "");
-        case EACCES:
         case EPERM:
+                return failure_set(reterr, FAILURE_TPM_MISSING, "EPERM",
+                                   "The TPM '%s' is kept closed by a device policy or a security module",
+                                   path);
+        case EACCES:
                 if (stat(path, &st) < 0)
                         break;
                 describe_access(&st, access_text, sizeof(access_text));

@@ -73,9 +73,14 @@ static int call_begin(Call *call, const Tpmd *tpmd, Failure *reterr) {
         return tpm_open(&call->tpm, &settings, tpmd->cache, reterr);
 }
 
-/* Logged where it happened; the caller handles it. */
+/* Logged where it happened; the caller handles it.
+ * systemd looks the driver up (DeviceAllow=char-tpm) when the unit starts. A helper that started before its
+ * module was loaded is kept from the TPM for as long as it runs, so it makes room for another one, after its
+ * reply. */
 static int fail(sd_bus_message *m, sd_bus_error *error, const Failure *failure) {
         log_info("%s failed: %s", sd_bus_message_get_member(m), failure->sentence);
+        if (failure->kind == FAILURE_TPM_MISSING && streq(failure->code, "EPERM"))
+                (void) raise(SIGTERM);
         return bus_error_set_failure(error, failure);
 }
 

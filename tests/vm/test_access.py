@@ -76,3 +76,23 @@ def test_a_rule_that_changes_the_group_says_what_to_do(lab):
     is_handed_off(machine.wait_for_state("handed-off"), lab, registration_id)
     runs_as(machine, lab, registration_id)
     assert "belongs to" not in machine.run("dps-provision check").output
+
+
+def test_a_helper_that_the_device_policy_keeps_out_makes_room_for_another(lab):
+    """As when the TPM's driver is loaded after the helper was started: systemd has looked it up by then."""
+    tpm = lab.tpm()
+    registration_id, = lab.enroll(tpm)
+    machine = lab.boot(lab.disk(), tpm, {f"systemd/system/{TPMD}.service.d/late.conf": "[Service]\nDeviceAllow=\n"})
+    _, code, sentence, _ = machine.wait_for_failure("tpm-missing")["LastError"]
+    assert code == "EPERM" and "device policy" in sentence
+    machine.output("identity() { busctl call org.dps.Tpm1 /org/dps/Tpm1 org.dps.Tpm1 Identity; }\n"
+                   f"instance() {{ systemctl show -P InvocationID {TPMD}; }}\n"
+                   "! identity || exit 1\n"
+                   "before=$(instance)\n"
+                   "for _ in $(seq 20); do ! identity || exit 1; [ $(instance) = $before ] || break; done\n"
+                   "[ $(instance) != $before ] || exit 1\n"
+                   f"rm -r /run/systemd/system/{TPMD}.service.d\n"
+                   "systemctl daemon-reload\n"
+                   "identity")
+    machine.run("dps-provision retry")
+    is_handed_off(machine.wait_for_state("handed-off"), lab, registration_id)
