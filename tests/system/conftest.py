@@ -1,4 +1,5 @@
 """The image is built once a run: the cached root file system, our Debian packages, the stand-ins for IoT Edge."""
+import ctypes
 import os
 import pathlib
 import shutil
@@ -14,9 +15,22 @@ def packages():
     return [next(DEBS.glob(f"{name}_*.deb")) for name in ("dps-provisiond", "dps-emulator")]
 
 
+def can_watch_files():
+    """Without it a container hangs somewhere or other. One takes six of root's inotify instances, of which the kernel
+    has 128 by default; there are three at most."""
+    libc = ctypes.CDLL(None)
+    made = [libc.inotify_init1(os.O_CLOEXEC) for _ in range(24)]
+    for fd in made:
+        if fd >= 0:
+            os.close(fd)
+    return min(made) >= 0
+
+
 @pytest.fixture(scope="session")
 def image():
     assert os.geteuid() == 0, "The container suite has to run as root"
+    assert can_watch_files(), ("Root's other programs have used up fs.inotify.max_user_instances; "
+                               "raise it: sysctl fs.inotify.max_user_instances=1024")
     path = SOURCE / f".cache/system-image-{os.getpid()}"
     subprocess.run([SOURCE / "tests/system/rootfs", "build", path, *packages()], check=True)
     try:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import shutil
@@ -5,6 +6,8 @@ import tempfile
 
 import pytest
 from machine import SCOPE, Disk, Machine, Service, Tpm
+
+IMAGE = pathlib.Path(os.environ["VM_IMAGE"])
 
 
 class Lab:
@@ -29,9 +32,9 @@ class Lab:
         self.tpms.append(Tpm(self.dir / f"tpm{len(self.tpms)}"))
         return self.tpms[-1]
 
-    def disk(self, *names):
+    def disk(self, *names, image=None):
         directory = pathlib.Path(tempfile.mkdtemp(prefix="disk-", dir=self.dir))
-        return Disk(self.image, directory, *(names or ("root",)))
+        return Disk(image or self.image, directory, *(names or ("root",)))
 
     def enroll(self, *tpms, **changes):
         """Enrols these TPMs; returns the registration IDs."""
@@ -54,9 +57,8 @@ class Lab:
 
 @pytest.fixture
 def lab():
-    made = Lab(pathlib.Path(os.environ["VM_IMAGE"]))
-    yield made
-    made.close()
+    with contextlib.closing(Lab(IMAGE)) as made:
+        yield made
 
 
 @pytest.hookimpl(hookwrapper=True)

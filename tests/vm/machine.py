@@ -197,6 +197,11 @@ class Machine:
     def running(self):
         return self.process.poll() is None
 
+    def processor_time(self):
+        """That it has used, in clock ticks."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])  # utime, stime
+
     def kill(self):
         """Pulls the plug."""
         self.process.kill()
@@ -206,7 +211,7 @@ class Machine:
             self.tpm.stop()
 
     def power_off(self):
-        self.run("systemctl poweroff --no-block")
+        self.send("systemctl poweroff")  # the agent is ended as well, perhaps before it can answer
         wait_for("power-off", lambda: not self.running(), BOOT)
         self.kill()
 
@@ -244,16 +249,19 @@ class Machine:
             pass
         self.connected = True
 
-    def run(self, script, deadline=120):
-        """A shell script, as root; its status and output."""
+    def send(self, script):
         self.connect()
         self.socket.sendall(base64.b64encode(script.encode()) + b"\n")
+
+    def run(self, script, deadline=BOOT):
+        """A shell script, as root; its status and output."""
+        self.send(script)
         while True:
             word, *rest = self.line(deadline).split(" ")
             if word == "done":
                 return Result(int(rest[0]), base64.b64decode(rest[1]).decode(errors="replace") if rest[1:] else "")
 
-    def output(self, script, deadline=120):
+    def output(self, script, deadline=BOOT):
         result = self.run(script, deadline)
         assert result.status == 0, f"{script}\n{result}"
         return result.output.strip()
