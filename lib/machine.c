@@ -403,5 +403,8 @@ Action machine_feed(Machine *m, const Event *event, const RetryPolicy *policy, u
                 action = after_success(m, event);
                 break;
         }
-        return deferred(m, &instead) ? instead : action;
+        if (!deferred(m, &instead))
+                return action;
+        instead.resume = instead.resume || action.resume; /* the step that ended may have had to */
+        return instead;
 }

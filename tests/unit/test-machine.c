@@ -269,6 +269,20 @@ static void reprovision_interrupts_requests_but_not_helpers(void **state) {
         }
 }
 
+static void what_was_quiesced_goes_on_whatever_comes_next(void **state) {
+        static const EventType outside[] = { EVENT_REATTEST, EVENT_RETARGET, EVENT_RESET,
+                                             EVENT_UNCONFIGURED };
+
+        for (size_t i = 0; i < ARRAY_SIZE(outside); i++) {
+                Machine m = machine_at(STATE_ATTESTING, STEP_IMPORT);
+
+                m.quiesced = true;
+                assert_false(feed(&m, (Event){ .type = outside[i] }).start);
+                assert_true(failed(&m, FAILURE_TPM_BUSY).resume);
+                assert_false(m.quiesced);
+        }
+}
+
 static void only_throttling_holds_reprovision_back(void **state) {
         Machine m = machine_at(STATE_ATTESTING, STEP_REGISTER);
         Action a;
@@ -418,6 +432,7 @@ int main(void) {
                 cmocka_unit_test(no_target_means_no_handoff),
                 cmocka_unit_test(register_mode_skips_the_key),
                 cmocka_unit_test(reprovision_interrupts_requests_but_not_helpers),
+                cmocka_unit_test(what_was_quiesced_goes_on_whatever_comes_next),
                 cmocka_unit_test(only_throttling_holds_reprovision_back),
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
                 cmocka_unit_test(a_reset_waits_for_helpers_and_ends_at_rest),
