@@ -73,12 +73,13 @@ bool machine_throttled(const Machine *m) {
 
 void machine_begin(Machine *m) {
         m->waiting = false;
+        m->begun = true;
 }
 
 static Action go(Machine *m, State state, Step step) {
         m->state = state;
         m->step = step;
-        m->waiting = false;
+        m->waiting = m->begun = false;
         return (Action){ .start = true, .step = step };
 }
 
@@ -218,7 +219,7 @@ static Action after_failure(Machine *m, const Event *event, const RetryPolicy *p
                 m->step = STEP_IDENTITY;
                 if (!wait) {
                         m->failure = FAILURE_NONE;
-                        m->live = m->quiesced = false;
+                        m->begun = m->live = m->quiesced = false;
                         action.step = STEP_IDENTITY;
                         return action;
                 }
@@ -228,12 +229,13 @@ static Action after_failure(Machine *m, const Event *event, const RetryPolicy *p
         action.step = m->step = step_after_failure(m);
         m->failure = kind;
         m->waiting = true;
-        m->live = m->quiesced = m->fresh = false;
+        m->begun = m->live = m->quiesced = m->fresh = false;
         return action;
 }
 
-static bool step_is_helpers(Step step) {
-        return step_deadline_usec(step) != USEC_INFINITY;
+/* A helper's call can't be taken back, so it has to end. One that has not been made need not be. */
+static bool busy(const Machine *m) {
+        return m->begun && step_deadline_usec(m->step) != USEC_INFINITY;
 }
 
 static Action reattest(Machine *m, usec_t delay_usec) {
@@ -246,7 +248,7 @@ static Action reattest(Machine *m, usec_t delay_usec) {
         }
         m->state = STATE_ATTESTING;
         m->step = STEP_IDENTITY;
-        m->restart = m->retarget = m->live = m->quiesced = m->fresh = false;
+        m->restart = m->retarget = m->begun = m->live = m->quiesced = m->fresh = false;
         m->waiting = throttled;
         action.delay_usec = throttled ? delay_usec : 0;
         return action;
@@ -260,7 +262,7 @@ static Action retarget(Machine *m) {
         m->failure = FAILURE_NONE;
         m->state = STATE_ASSIGNED;
         m->step = STEP_IDENTITY;
-        m->waiting = m->live = m->quiesced = m->fresh = false;
+        m->waiting = m->begun = m->live = m->quiesced = m->fresh = false;
         return action;
 }
 
@@ -268,7 +270,7 @@ static Action unconfigure(Machine *m) {
         Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDLE };
 
         m->restart = m->retarget = false;
-        m->live = m->quiesced = m->fresh = m->waiting = false;
+        m->live = m->quiesced = m->fresh = m->waiting = m->begun = false;
         m->failure = FAILURE_NONE;
         m->state = STATE_UNPROVISIONED;
         m->step = STEP_IDLE;
@@ -282,7 +284,7 @@ static Action reset(Machine *m) {
         Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_FORGET };
 
         m->restart = m->retarget = m->forced = false;
-        m->live = m->quiesced = m->fresh = m->waiting = false;
+        m->live = m->quiesced = m->fresh = m->waiting = m->begun = false;
         retry_reset(&m->retry);
         m->failure = FAILURE_NONE;
         m->state = STATE_UNPROVISIONED;
@@ -324,8 +326,6 @@ static Action on_configured(Machine *m) {
 }
 
 static Action outside_event(Machine *m, const Event *event) {
-        bool busy = step_is_helpers(m->step) && !m->waiting;
-
         if (event->type == EVENT_CONFIGURED)
                 return on_configured(m);
         if (event->type != EVENT_RESET)
@@ -334,25 +334,25 @@ static Action outside_event(Machine *m, const Event *event) {
                 return (Action){};
         switch (event->type) {
         case EVENT_UNCONFIGURED:
-                if (busy || m->state != STATE_ATTESTING)
+                if (busy(m) || m->state != STATE_ATTESTING)
                         return (Action){};
                 return unconfigure(m);
         case EVENT_RESET:
                 m->reset = true;
-                if (busy)
+                if (busy(m))
                         return (Action){};
                 return reset(m);
         case EVENT_REATTEST:
                 m->forced = m->forced || event->forced;
-                m->restart = busy;
-                if (busy)
+                m->restart = busy(m);
+                if (busy(m))
                         return (Action){};
                 return reattest(m, event->delay_usec);
         case EVENT_RETARGET:
                 /* While attesting what there is to hand over is not decided yet: it is, anew. */
-                m->restart = m->restart || (busy && m->state == STATE_ATTESTING);
-                m->retarget = busy && m->state != STATE_ATTESTING;
-                if (busy)
+                m->restart = m->restart || (busy(m) && m->state == STATE_ATTESTING);
+                m->retarget = busy(m) && m->state != STATE_ATTESTING;
+                if (busy(m))
                         return (Action){};
                 if (m->state == STATE_ATTESTING)
                         return reattest(m, event->delay_usec);
@@ -385,7 +385,7 @@ Action machine_feed(Machine *m, const Event *event, const RetryPolicy *policy, u
         if (event->type >= EVENT_CONFIGURED)
                 return outside_event(m, event);
 
-        assert(m->step != STEP_IDLE && !m->waiting);
+        assert(m->step != STEP_IDLE && m->begun);
         switch (event->type) {
         case EVENT_FAILED:
                 action = after_failure(m, event, policy, random);
@@ -394,6 +394,7 @@ Action machine_feed(Machine *m, const Event *event, const RetryPolicy *policy, u
                 assert(m->step == STEP_CONFIRM || m->step == STEP_POLL);
                 m->step = STEP_POLL;
                 m->waiting = true;
+                m->begun = false;
                 action = (Action){ .start = true, .step = STEP_POLL, .delay_usec = event->delay_usec };
                 break;
         case EVENT_ASSIGNED:

@@ -77,7 +77,8 @@ typedef struct Action {
 typedef struct Machine {
         State state;
         Step step;        /* under way, or to be done when the wait is over */
-        bool waiting;     /* the step has not begun: its time has not come */
+        bool waiting;     /* its time has not come */
+        bool begun;       /* under way: only its own result ends a helper's call */
         bool restart;     /* EVENT_REATTEST came in the middle of a helper's call, which has to end first */
         bool retarget;    /* the same for EVENT_RETARGET */
         bool configured;  /* a usable scope is there */
@@ -98,7 +99,8 @@ Action machine_start(Machine *machine, State state, bool configured);
 
 Action machine_feed(Machine *machine, const Event *event, const RetryPolicy *policy, uint64_t random);
 
-/* The wait is over: the step is under way from now on. */
+/* The wait, if there was one, is over: the step is under way from now on. Until then what comes from outside
+ * takes its place, and only from then on has it a result. */
 void machine_begin(Machine *machine);
 
 /* Is this the wait after a failure? The one between two polls is not. */

@@ -12,6 +12,8 @@ static const RetryPolicy policy = {
 };
 
 static Action feed(Machine *m, Event event) {
+        if (event.type < EVENT_CONFIGURED)
+                machine_begin(m); /* a result is one of a step that was under way */
         return machine_feed(m, &event, &policy, 0);
 }
 
@@ -39,6 +41,7 @@ static Machine machine_at(State state, Step step) {
         m.state = state;
         m.step = step;
         m.has_assignment = m.has_hub_key = state == STATE_ASSIGNED || state == STATE_HANDED_OFF;
+        machine_begin(&m);
         return m;
 }
 
@@ -269,6 +272,35 @@ static void reprovision_interrupts_requests_but_not_helpers(void **state) {
         }
 }
 
+/* Between the end of a step and the start of the next one there is nothing that would have to be waited for.
+ */
+static void what_has_not_begun_does_not_hold_anything_up(void **state) {
+        static const EventType outside[] = { EVENT_REATTEST, EVENT_RETARGET, EVENT_RESET,
+                                             EVENT_UNCONFIGURED };
+
+        for (size_t i = 0; i < ARRAY_SIZE(outside); i++) {
+                Machine m = machine_at(STATE_ATTESTING, STEP_REGISTER);
+                Action a;
+
+                (void) done(&m);
+                assert_at(m, STATE_ATTESTING, STEP_ACTIVATE);
+                a = feed(&m, (Event){ .type = outside[i] });
+                assert_true(a.start && a.cancel);
+                assert_int_not_equal(m.step, STEP_ACTIVATE);
+        }
+
+        for (int step = STEP_IMPORT; step <= STEP_ADOPT; step++) {
+                Machine m = machine_at(step == STEP_IMPORT ? STATE_ATTESTING : STATE_ASSIGNED, (Step) step);
+
+                m.quiesced = true;
+                (void) done(&m); /* ADOPT or HANDOFF is next */
+                assert_int_equal(m.step, step == STEP_IMPORT ? STEP_ADOPT : STEP_HANDOFF);
+                assert_true(feed(&m, (Event){ .type = EVENT_REATTEST, .forced = true }).resume);
+                assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
+                assert_true(m.has_assignment); /* the old one stays stored */
+        }
+}
+
 static void what_was_quiesced_goes_on_whatever_comes_next(void **state) {
         static const EventType outside[] = { EVENT_REATTEST, EVENT_RETARGET, EVENT_RESET,
                                              EVENT_UNCONFIGURED };
@@ -432,6 +464,7 @@ int main(void) {
                 cmocka_unit_test(no_target_means_no_handoff),
                 cmocka_unit_test(register_mode_skips_the_key),
                 cmocka_unit_test(reprovision_interrupts_requests_but_not_helpers),
+                cmocka_unit_test(what_has_not_begun_does_not_hold_anything_up),
                 cmocka_unit_test(what_was_quiesced_goes_on_whatever_comes_next),
                 cmocka_unit_test(only_throttling_holds_reprovision_back),
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
