@@ -49,7 +49,7 @@ static void split_message(const char *message, char *code, size_t code_size, cha
 }
 
 void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind fallback,
-                            const char *subject) {
+                            const char *subject, const char *remedy) {
         const char *message = error->message ? error->message : "";
         FailureKind kind = _FAILURE_KIND_INVALID;
         char code[sizeof(ret->code)], sentence[sizeof(ret->sentence)];
@@ -67,6 +67,7 @@ void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind
                 (void) failure_set(ret, fallback, error->name,
                                    "%s could not be used (the journal may say why): %.300s", subject,
                                    message[0] ? message : "no reason was given");
+                ret->remedy = remedy;
                 return;
         }
         split_message(message, code, sizeof(code), sentence, sizeof(sentence));

@@ -26,9 +26,10 @@
 int bus_error_set_failure(sd_bus_error *error, const Failure *failure);
 
 /* The failure that an error reply carries. One that is not ours (the helper died, could not be started,
- * timed out, access was denied) becomes `fallback` with a sentence that names `subject`. */
+ * timed out, access was denied) becomes `fallback` with a sentence that names `subject`, and with `remedy`.
+ */
 void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind fallback,
-                            const char *subject);
+                            const char *subject, const char *remedy);
 
 /* 0 when the sender of the message is root, the user DPS_USER or this program's own; else fills error with
  * AccessDenied, logs once. */

@@ -251,6 +251,10 @@ const char *failure_remedy(FailureKind kind) {
         return failure_info(kind)->remedy;
 }
 
+const char *failure_advice(const Failure *f) {
+        return f->remedy ? f->remedy : failure_remedy(f->kind);
+}
+
 const char *failure_message_id(FailureKind kind) {
         return failure_info(kind)->message_id;
 }

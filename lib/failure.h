@@ -77,6 +77,7 @@ typedef struct Failure {
         char sentence[512];      /* one sentence, names its subject, no full stop at the end, UTF-8 */
         usec_t retry_after_usec; /* the other side asked for this much patience (a duration); 0: it did not
                                   */
+        const char *remedy;      /* static; NULL: what the table says for the kind */
 } Failure;
 
 const char *failure_kind_to_string(FailureKind kind);   /* "tpm-missing", …; FAILURE_NONE gives "" */
@@ -86,6 +87,7 @@ FailureClass failure_class(FailureKind kind);
 unsigned failure_cures(FailureKind kind);         /* mask of FailureCure */
 const char *failure_summary(FailureKind kind);    /* what it means, half a line */
 const char *failure_remedy(FailureKind kind);     /* what to do, a sentence or two */
+const char *failure_advice(const Failure *f);     /* what to do about this one */
 const char *failure_message_id(FailureKind kind); /* 32 hex digits */
 
 /* Fills the failure and returns the negative errno that stands for its kind, so that it can be returned:

@@ -69,7 +69,7 @@ static int get_last_error(sd_bus *bus, const char *path, const char *interface, 
         const Failure *f = &((const Daemon *) userdata)->failure;
 
         return sd_bus_message_append(reply, "(ssss)", failure_kind_to_string(f->kind), f->code, f->sentence,
-                                     failure_remedy(f->kind));
+                                     failure_advice(f));
 }
 
 static int get_warnings(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -80,7 +80,7 @@ static int get_warnings(sd_bus *bus, const char *path, const char *interface, co
         r = sd_bus_message_open_container(reply, 'a', "(sss)");
         for (size_t i = 0; r >= 0 && i < d->warning_count; i++)
                 r = sd_bus_message_append(reply, "(sss)", failure_kind_to_string(d->warnings[i].kind),
-                                          d->warnings[i].sentence, failure_remedy(d->warnings[i].kind));
+                                          d->warnings[i].sentence, failure_advice(&d->warnings[i]));
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 

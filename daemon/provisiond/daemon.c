@@ -244,10 +244,17 @@ static void forget_failure(Daemon *d) {
 }
 
 static void keep_failure(Daemon *d, State state, Step step, const Failure *failure) {
+        Failure *warning;
+
         forget_attempt(d);
         if (state == STATE_HANDED_OFF && step == STEP_IDENTITY) {
                 /* what was handed off works on; whether the TPM is still the same can't be told now */
+                if (d->identity_warning != failure->kind)
+                        daemon_unwarn(d, d->identity_warning);
                 daemon_warn(d, failure->kind, "%s", failure->sentence);
+                warning = find_warning(d, failure->kind);
+                if (warning)
+                        warning->remedy = failure->remedy;
                 d->identity_warning = failure->kind;
                 return;
         }

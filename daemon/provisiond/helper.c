@@ -3,6 +3,12 @@
 #include "bus.h"
 #include "daemon.h"
 
+/* The kinds' own remedies are made for what the helpers report, not for helpers that can't report. */
+#define SEE_UNIT(name)                                                                                      \
+        "See 'systemctl status " name "' and 'journalctl -u " name "'. The bus starts it when it is "       \
+        "called: its unit must not be masked, and files that were installed by hand need "                  \
+        "'systemctl reload dbus'."
+
 /* of the call that is under way: one operation at a time */
 static struct {
         HelperDone done;
@@ -15,8 +21,11 @@ static void helper_failed(Daemon *daemon, const sd_bus_error *error) {
         bool tpm = under_way.tpm;
         Failure failure;
 
-        bus_failure_from_error(&failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
-                               tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd");
+        bus_failure_from_error(
+                &failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
+                tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd",
+                tpm ? SEE_UNIT("dps-tpmd") " If the TPM does not answer it, power-cycle the device."
+                    : SEE_UNIT("dps-handoffd"));
         /* The challenge has just shown that the enrolment is for this TPM; the hub's key should be, too. */
         if (daemon->machine.step == STEP_IMPORT && failure.kind == FAILURE_IDENTITY_MISMATCH)
                 failure.kind = FAILURE_PROTOCOL;

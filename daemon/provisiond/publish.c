@@ -43,11 +43,11 @@ void publish_failure(Daemon *d, Step step) {
         add_common_fields(&f, d, step);
         add_field(&f, "DPS_FAILURE", failure_kind_to_string(d->failure.kind));
         add_field(&f, "DPS_CODE", d->failure.code);
-        add_field(&f, "DPS_REMEDY", failure_remedy(d->failure.kind));
+        add_field(&f, "DPS_REMEDY", failure_advice(&d->failure));
         if (machine_backing_off(&d->machine))
                 log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
                           "%s. Next attempt in %llu s. %s", d->failure.sentence, wait,
-                          failure_remedy(d->failure.kind));
+                          failure_advice(&d->failure));
         else
                 log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
                           "%s%s", d->failure.sentence,
