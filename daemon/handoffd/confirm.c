@@ -58,6 +58,7 @@ static size_t find_status(unsigned status) {
 }
 
 static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
+        const Assignment *a = &op->assignment;
         size_t i = find_status(answer->status);
         UnitState identityd = {};
         Failure failure;
@@ -71,14 +72,16 @@ static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
                                    answer->device_id, answer->hub);
         else if (identityd.masked || identityd.failed || identityd.failing)
                 (void) failure_set(&failure, FAILURE_RESTART_FAILED, identityd.result,
-                                   "'%s' %s, so IoT Edge has no identity; see 'journalctl -u %s'",
-                                   UNIT_IDENTITYD, identityd.masked ? "is masked" : "ends with an error",
-                                   UNIT_IDENTITYD);
+                                   "IoT Edge does not run as '%s' on '%s': '%s' %s; see 'journalctl -u %s'",
+                                   a->device_id, a->hub, UNIT_IDENTITYD,
+                                   identityd.masked ? "is masked" : "ends with an error", UNIT_IDENTITYD);
         else
-                (void) failure_set(
-                        &failure, FAILURE_CONFIRM_TIMEOUT, code, "IoT Edge's identity service %s%s%s",
-                        i < ARRAY_SIZE(statuses) ? statuses[i].meaning : "answers what is not understood",
-                        answer->message[0] ? ": " : "", answer->message);
+                (void) failure_set(&failure, FAILURE_CONFIRM_TIMEOUT, code,
+                                   "IoT Edge does not run as '%s' on '%s': its identity service %s%s%s",
+                                   a->device_id, a->hub,
+                                   i < ARRAY_SIZE(statuses) ? statuses[i].meaning
+                                                            : "answers what is not understood",
+                                   answer->message[0] ? ": " : "", answer->message);
         operation_fail(op, &failure);
 }
 
