@@ -12,7 +12,8 @@
 
 #define HEADER_VALUE_MAX 256
 #define PROBE_TIMEOUT_MS 15000L
-#define HEADERS_MAX      100 /* lines of a reply; curl bounds the length of each */
+#define DATE_END         4102444800 /* 2100: tokens and clocks that went by a later one would be of no use */
+#define HEADERS_MAX      100        /* lines of a reply; curl bounds the length of each */
 
 struct Http {
         sd_event *event;
@@ -199,7 +200,7 @@ static size_t on_header(char *line, size_t size, size_t count, void *userdata) {
         else if (take_header(line, size, "Date", date)) {
                 time_t t = date[0] ? curl_getdate(date, NULL) : -1;
 
-                http->date = t > 0 ? (uint64_t) t : 0;
+                http->date = t > 0 && t < DATE_END ? (uint64_t) t : 0;
         } else if (!take_header(line, size, "x-ms-request-id", http->request_id))
                 (void) take_header(line, size, "Retry-After", http->retry_after);
         return size;

@@ -42,8 +42,8 @@ typedef struct HttpReply {
         size_t size;
         const char *request_id;  /* x-ms-request-id, or NULL */
         const char *retry_after; /* the header's text, or NULL */
-        uint64_t date;           /* Date header, seconds since the epoch; 0: none or unreadable */
-        const char *issuer;      /* of the peer's certificate, when examined; or NULL */
+        uint64_t date; /* Date header, seconds since the epoch; 0: none, unreadable or not of this century */
+        const char *issuer; /* of the peer's certificate, when examined; or NULL */
 } HttpReply;
 
 /* Exactly one of reply and failure is not NULL. */

@@ -226,6 +226,24 @@ def test_who_intercepts_is_named(world):
         assert world.run(f"GET {server.url}", ca=world.dir / "authority.pem")["status"] == 200
 
 
+def test_headers_that_make_no_sense(world):
+    for headers, expected in (
+            ((b"Date: Fri, 31 Dec 9999 23:59:59 GMT",), {}), ((b"Date: Thu, 01 Jan 1970 00:00:00 GMT",), {}),
+            ((b"Date: Tue, 35 Feb 2026 25:61:61 GMT",), {}), ((b"Date:",), {}), ((b"Date: " + b"1" * 5000,), {}),
+            ((b"Date: Wed, 21 Oct 2015 12:00:00 GMT", b"Date: Wed, 21 Oct 2015 12:00:01 GMT"), {"date": 1445428801}),
+            ((b"Retry-After: 1", b"Retry-After: 99999999999999999999"), {"retryAfter": "99999999999999999999"}),
+            ((b"Retry-After: " + b"9" * 5000,), {}), ((b"x-ms-request-id:\t \t", b": empty"), {})):
+        with world.server(answering(reply(headers=headers))) as server:
+            outcome = world.run(f"GET {server.url}")
+            assert outcome == {"status": 200, "size": 2, "date": 0, "body": "{}", "requestId": None, "retryAfter": None,
+                               **expected}, (headers, outcome)
+    for headers in ((b"no-colon",), (b"X-Nul: a\0b",), (b"Date: Wed, 21 Oct\0 2015 12:00:00 GMT",), (b"Content-Length: -1",),
+                    (b"Transfer-Encoding: chunked",)):
+        with world.server(answering(reply(headers=headers))) as server:
+            outcome = world.run(f"GET {server.url}", total_ms=3000)
+            assert outcome.get("kind") in ("protocol", "connect", "timeout"), (headers, outcome)
+
+
 def test_large_bodies_are_cut_off(world):
     with world.server(answering(reply(b" " * 64 * 1024))) as server:
         assert world.run(f"GET {server.url}")["size"] == 64 * 1024

@@ -417,6 +417,21 @@ def test_wrong_clock_attests(new_world, days):
     assert w.registrations() == 1
 
 
+def test_clock_before_everything(new_world):
+    """As without a battery: no certificate is valid yet. That costs no request, and setting the clock is all it takes."""
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, **NO_EDGE)
+    w.enroll(w.enrollment())
+    w.set_clock(86400 - int(time.time()))
+    w.start_daemon(environment=w.clock())
+    p = w.wait_for_failure("tls-clock")
+    assert p["State"] == "attesting" and p["Step"] == "wait" and "NTP" in p["LastError"][3]
+    assert not w.requests()
+    begun = time.monotonic()
+    w.set_clock(0)
+    p = w.wait_for_state("handed-off")
+    assert time.monotonic() - begun < 30 and p["LastError"][0] == "" and not p["Warnings"]
+
+
 # --- the interface ---
 
 def test_introspection_is_the_installed_interface(new_world):

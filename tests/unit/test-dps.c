@@ -351,6 +351,44 @@ static void a_nul_in_the_body_is_refused(void **state) {
         assert_int_equal(f.kind, FAILURE_PROTOCOL);
 }
 
+/* As deep as a body may be long, closed or not; json-c would recurse as deep to free it. */
+static void deeply_nested_json_is_refused(void **state) {
+        const size_t depths[] = { 33, 1000, DPS_BODY_MAX / 2 - 2 };
+
+        for (size_t i = 0; i < ARRAY_SIZE(depths); i++) {
+                for (int closed = 0; closed < 2; closed++) {
+                        CLEANUP(freep) char *body = calloc(1, DPS_BODY_MAX + 1);
+                        DpsReply reply = {};
+                        Failure f = {};
+
+                        assert_non_null(body);
+                        (void) memset(body, '[', depths[i]);
+                        if (closed)
+                                (void) memset(body + depths[i], ']', depths[i]);
+                        assert_true(parse(&reply, DPS_REQUEST_POLL, 200, body, 0, &f) < 0);
+                        assert_int_equal(f.kind, FAILURE_PROTOCOL);
+                        assert_non_null(strstr(f.sentence, "not a JSON object"));
+                }
+        }
+}
+
+static void strings_with_a_nul_are_refused(void **state) {
+        static const char *const bodies[] = {
+                "{\"operationId\":\"1\\u0000\",\"status\":\"assigning\"}",
+                "{\"operationId\":\"1\",\"status\":\"assigning\\u0000\"}",
+                "{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"h.net\\u0000.evil\","
+                "\"deviceId\":\"d\"}}",
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(bodies); i++) {
+                DpsReply reply = {};
+                Failure f = {};
+
+                assert_true(parse(&reply, DPS_REQUEST_POLL, 200, bodies[i], 0, &f) < 0);
+                assert_int_equal(f.kind, FAILURE_PROTOCOL);
+        }
+}
+
 static void retry_after_comes_in_two_forms(void **state) {
         const uint64_t noon = 1445428800; /* Wed, 21 Oct 2015 12:00:00 GMT */
 
@@ -388,6 +426,8 @@ int main(void) {
                 cmocka_unit_test(refusals_are_told_apart),
                 cmocka_unit_test(long_sentences_keep_the_tracking_id),
                 cmocka_unit_test(a_nul_in_the_body_is_refused),
+                cmocka_unit_test(deeply_nested_json_is_refused),
+                cmocka_unit_test(strings_with_a_nul_are_refused),
                 cmocka_unit_test(retry_after_comes_in_two_forms),
         };
 
