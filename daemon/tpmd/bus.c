@@ -73,11 +73,13 @@ static int call_begin(Call *call, const Tpmd *tpmd, Failure *reterr) {
         return tpm_open(&call->tpm, &settings, tpmd->cache, reterr);
 }
 
-/* Logged where it happened; the caller handles it.
+/* Logged where it happened; the caller handles it. What has no failure to show (no memory) gets one here.
  * systemd looks the driver up (DeviceAllow=char-tpm) when the unit starts. A helper that started before its
  * module was loaded is kept from the TPM for as long as it runs, so it makes room for another one, after its
  * reply. */
-static int fail(sd_bus_message *m, sd_bus_error *error, const Failure *failure) {
+static int fail(sd_bus_message *m, sd_bus_error *error, int r, Failure *failure) {
+        if (failure->kind == FAILURE_NONE)
+                (void) failure_set_errno(failure, FAILURE_TPM_FAILED, r, "The TPM can't be used");
         log_info("%s failed: %s", sd_bus_message_get_member(m), failure->sentence);
         if (failure->kind == FAILURE_TPM_MISSING && streq(failure->code, "EPERM"))
                 (void) raise(SIGTERM);
@@ -152,7 +154,7 @@ static int method_identity(sd_bus_message *m, void *userdata, sd_bus_error *erro
         CLEANUP(call_deinit) Call call = {};
         CLEANUP(tpm_identity_deinit) TpmIdentity identity = {};
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        Failure failure;
+        Failure failure = {};
         int r;
 
         r = bus_check_caller(m, error);
@@ -162,7 +164,7 @@ static int method_identity(sd_bus_message *m, void *userdata, sd_bus_error *erro
         if (r >= 0)
                 r = tpm_identity(call.tpm, &identity, &failure);
         if (r < 0)
-                return fail(m, error, &failure);
+                return fail(m, error, r, &failure);
         r = sd_bus_message_new_method_return(m, &reply);
         if (r >= 0)
                 r = append_identity(reply, &identity);
@@ -194,7 +196,7 @@ static int method_sign_registration(sd_bus_message *m, void *userdata, sd_bus_er
         const char *registration_id;
         Bytes challenge;
         uint64_t expiry;
-        Failure failure;
+        Failure failure = {};
         int r;
 
         r = bus_check_caller(m, error);
@@ -214,7 +216,7 @@ static int method_sign_registration(sd_bus_message *m, void *userdata, sd_bus_er
         r = call_begin(&call, userdata, &failure);
         if (r >= 0)
                 r = sign_registration(&call, &challenge, registration_id, expiry, &token, &failure);
-        return r < 0 ? fail(m, error, &failure) : sd_bus_reply_method_return(m, "s", token);
+        return r < 0 ? fail(m, error, r, &failure) : sd_bus_reply_method_return(m, "s", token);
 }
 
 static int method_import_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
@@ -222,7 +224,7 @@ static int method_import_hub_key(sd_bus_message *m, void *userdata, sd_bus_error
         CLEANUP(bytes_deinit) Bytes private_area = {}, public_area = {};
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Bytes blob;
-        Failure failure;
+        Failure failure = {};
         int r;
 
         r = bus_check_caller(m, error);
@@ -237,7 +239,7 @@ static int method_import_hub_key(sd_bus_message *m, void *userdata, sd_bus_error
         if (r >= 0)
                 r = tpm_import_hub_key(call.tpm, &blob, &private_area, &public_area, &failure);
         if (r < 0)
-                return fail(m, error, &failure);
+                return fail(m, error, r, &failure);
         r = sd_bus_message_new_method_return(m, &reply);
         if (r >= 0)
                 r = sd_bus_message_append_array(reply, 'y', private_area.data, private_area.size);
@@ -265,7 +267,7 @@ static int method_adopt_hub_key(sd_bus_message *m, void *userdata, sd_bus_error 
         Bytes private_area, public_area, known_name;
         bool changed = false;
         int checked, r;
-        Failure failure;
+        Failure failure = {};
 
         r = bus_check_caller(m, error);
         if (r < 0)
@@ -283,7 +285,7 @@ static int method_adopt_hub_key(sd_bus_message *m, void *userdata, sd_bus_error 
                                               (checked && call.config->target == TARGET_IOTEDGE),
                                       &changed, &name, &failure);
         if (r < 0)
-                return fail(m, error, &failure);
+                return fail(m, error, r, &failure);
         if (changed)
                 log_info("The hub key was made persistent at 0x%08x", call.config->hub_key_handle);
         r = sd_bus_message_new_method_return(m, &reply);
@@ -297,7 +299,7 @@ static int method_adopt_hub_key(sd_bus_message *m, void *userdata, sd_bus_error 
 static int method_forget_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
         CLEANUP(call_deinit) Call call = {};
         Bytes known_name;
-        Failure failure;
+        Failure failure = {};
         int r;
 
         r = bus_check_caller(m, error);
@@ -309,7 +311,7 @@ static int method_forget_hub_key(sd_bus_message *m, void *userdata, sd_bus_error
         r = call_begin(&call, userdata, &failure);
         if (r >= 0)
                 r = tpm_forget_hub_key(call.tpm, &known_name, &failure);
-        return r < 0 ? fail(m, error, &failure) : sd_bus_reply_method_return(m, NULL);
+        return r < 0 ? fail(m, error, r, &failure) : sd_bus_reply_method_return(m, NULL);
 }
 
 #define OPEN SD_BUS_VTABLE_UNPRIVILEGED /* who may call is checked in each method */
