@@ -16,6 +16,10 @@
 #define POLKIT_PATH        "/org/freedesktop/PolicyKit1/Authority"
 #define POLKIT_INTERFACE   "org.freedesktop.PolicyKit1.Authority"
 #define POLKIT_INTERACTIVE 1u
+#define QUESTIONS_MAX      16 /* whoever may ask must not fill the bus with it */
+
+/* Somebody may have to find a password first. */
+#define PASSWORD_TIMEOUT_USEC (300 * USEC_PER_SEC)
 
 /* --- properties --- */
 
@@ -93,6 +97,7 @@ typedef struct Permission {
 } Permission;
 
 static void permission_free(Permission *p) {
+        p->daemon->question_count--;
         (void) sd_bus_message_unref(p->call);
         free(p);
 }
@@ -121,13 +126,19 @@ static int on_polkit(sd_bus_message *reply, void *userdata, sd_bus_error *reterr
 }
 
 static int ask_polkit(Permission *p, const char *action_id) {
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *question = NULL;
         uint32_t flags =
                 sd_bus_message_get_allow_interactive_authorization(p->call) > 0 ? POLKIT_INTERACTIVE : 0;
+        int r;
 
-        return sd_bus_call_method_async(p->daemon->bus, NULL, POLKIT_NAME, POLKIT_PATH, POLKIT_INTERFACE,
-                                        "CheckAuthorization", on_polkit, p, "(sa{sv})sa{ss}us",
-                                        "system-bus-name", 1, "name", "s",
-                                        sd_bus_message_get_sender(p->call), action_id, 0, flags, "");
+        r = sd_bus_message_new_method_call(p->daemon->bus, &question, POLKIT_NAME, POLKIT_PATH,
+                                           POLKIT_INTERFACE, "CheckAuthorization");
+        if (r >= 0)
+                r = sd_bus_message_append(question, "(sa{sv})sa{ss}us", "system-bus-name", 1, "name", "s",
+                                          sd_bus_message_get_sender(p->call), action_id, 0, flags, "");
+        return r < 0 ? r
+                     : sd_bus_call_async(p->daemon->bus, NULL, question, on_polkit, p,
+                                         PASSWORD_TIMEOUT_USEC);
 }
 
 static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error, const char *action_id,
@@ -145,9 +156,13 @@ static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error,
         if (uid == 0 || uid == geteuid())
                 return action(d, call, error);
 
+        if (d->question_count >= QUESTIONS_MAX)
+                return sd_bus_error_setf(error, SD_BUS_ERROR_LIMITS_EXCEEDED,
+                                         "Too many callers wait for polkit's answer; try again later");
         p = malloc(sizeof(*p));
         if (!p)
                 return -ENOMEM;
+        d->question_count++;
         *p = (Permission){ .daemon = d, .call = sd_bus_message_ref(call), .action = action };
         r = ask_polkit(p, action_id);
         if (r < 0) {

@@ -69,6 +69,7 @@ typedef struct Daemon {
         State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;
+        size_t question_count;                        /* to polkit, without an answer so far */
         sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
         char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
         size_t reset_note_count;

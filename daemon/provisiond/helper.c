@@ -37,6 +37,7 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         Daemon *daemon = userdata;
         int r;
 
+        (void) sd_bus_message_sensitive(reply); /* it may hold the token */
         daemon->call = sd_bus_slot_unref(daemon->call);
         if (sd_bus_message_is_method_error(reply, NULL)) {
                 helper_failed(daemon, sd_bus_message_get_error(reply));

@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ElementTree
 
 import dbus_next.aio
 import pytest
-from harness import BUILD, SCOPE, SOURCE, BusError, wait_for
+from harness import BUILD, NAME, PATH, SCOPE, SOURCE, BusError, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 
@@ -462,6 +462,50 @@ async def follow_properties(world, steps):
     await bus.call(dbus_next.Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId"))
     bus.disconnect()
     return seen, history
+
+
+async def polkit(world, questions):
+    """Takes so many questions and lets them wait, then sees to it that no more is asked, and answers."""
+    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+    asked, enough = [], asyncio.Event()
+
+    def on_message(message):
+        if message.member == "CheckAuthorization":
+            asked.append(message)
+            if len(asked) == questions:
+                enough.set()
+            return True
+        return None
+
+    bus.add_message_handler(on_message)
+    await bus.request_name("org.freedesktop.PolicyKit1")
+
+    async def ask():
+        return await asyncio.create_subprocess_exec(
+            "setpriv", "--reuid=65534", "--clear-groups", "busctl", "--system", "--timeout=60", "call", NAME, PATH, NAME,
+            "Reprovision", env=world.environment, stderr=asyncio.subprocess.PIPE)
+
+    callers = [await ask() for _ in range(questions)]
+    await asyncio.wait_for(enough.wait(), 60)
+    with pytest.raises(asyncio.TimeoutError):  # who has to type a password takes his time
+        await asyncio.wait_for(callers[0].wait(), 3)
+    too_many = await ask()
+    assert b"Too many" in (await asyncio.wait_for(too_many.communicate(), 60))[1]
+    for message in asked:
+        await bus.send(dbus_next.Message.new_method_return(message, "(bba{ss})", [[message is asked[0], False, {}]]))
+    outcomes = [(await caller.communicate())[1] for caller in callers]
+    bus.disconnect()
+    return sorted(outcomes)
+
+
+def test_polkit_is_given_time_but_not_the_bus(new_world):
+    w = new_world(**NO_EDGE)
+    w.dir.chmod(0o755)
+    w.start_daemon(environment={"SYSTEMD_BUS_TIMEOUT": "1s"})
+    w.wait_for_failure("enrollment-missing")
+    first, *others = asyncio.run(polkit(w, 16))
+    assert first == b"" and len(others) == 15 and all(b"Access denied" in other for other in others)
+    assert w.wait("another attempt", lambda p: len(w.requests()) == 2)["State"] == "attesting"
 
 
 def test_every_change_is_announced(new_world):
