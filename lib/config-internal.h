@@ -1,8 +1,27 @@
-/* Config's two halves: config.c has the table of keys and reads one file; config-files.c knows which files.
- */
+/* Config's parts: config-keys.c has the table of keys, config.c reads one file with it, config-files.c knows
+ * which files. */
 #pragma once
 
 #include "config.h"
+
+#define CONFIG_KEY_COUNT 21
+
+typedef struct ConfigKey ConfigKey;
+
+struct ConfigKey {
+        const char *section, *name;
+        /* Sets the field from the text; -EINVAL when it is not allowed there. */
+        int (*set)(const ConfigKey *key, void *field, const char *value);
+        size_t offset;        /* of the field in Config */
+        const char *fallback; /* as it would be written; NULL: unset, and the field is a string */
+        const char *allowed;  /* for people */
+};
+
+const ConfigKey *config_key(size_t index);       /* NULL past the end */
+bool config_key_is_secret(const ConfigKey *key); /* its value may hold a password */
+char *config_key_to_string(const Config *config,
+                           const ConfigKey *key); /* as it may be shown; NULL: no memory */
+void config_hubs_freep(char ***list);
 
 /* Adds a problem; the text is formatted. line 0: the whole file. */
 int config_add_problem(Config *config, bool fatal, const char *file, unsigned line, const char *format, ...)

@@ -5,8 +5,8 @@
  * exists), then the drop-ins provisiond.conf.d/<name>.conf of all three directories sorted by name, where
  * /etc masks /run masks /usr/lib for files of the same name. Later settings win. An empty assignment resets
  * to the default. The scope comes from the credential dps.id_scope when no file sets it. One table
- * (config.c) holds the keys, their types, ranges and defaults; the daemon and both helpers read the same
- * files with it.
+ * (config-keys.c) holds the keys, their types, ranges and defaults; the daemon and both helpers read the
+ * same files with it.
  *
  * A Config always comes back, also from a broken file: what was wrong is in `problems`, and the key with the
  * bad value has its default. The Config owns everything it points to.
