@@ -3,11 +3,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <strings.h>
-#include <sys/epoll.h>
 
 #include <curl/curl.h>
 
 #include "http-failure.h"
+#include "http-loop.h"
 #include "project.h"
 
 #define HEADER_VALUE_MAX 256
@@ -16,12 +16,9 @@
 #define HEADERS_MAX      100        /* lines of a reply; curl bounds the length of each */
 
 struct Http {
-        sd_event *event;
-        sd_event_source *timer; /* curl's own timeouts; also what starts a request */
-        CURLM *multi;
+        HttpLoop loop;
         CURL *easy, *probe;
         struct curl_slist *headers;
-        struct HttpSocket *sockets;
 
         char *proxy, *ca_file, *unix_socket;
         usec_t connect_timeout_usec, request_timeout_usec;
@@ -46,98 +43,8 @@ struct Http {
         uint64_t date;
 };
 
-/* curl tells which descriptors to watch; each has its event source. */
-typedef struct HttpSocket {
-        Http *http;
-        sd_event_source *source;
-        struct HttpSocket *next;
-} HttpSocket;
-
 static void end_probe(Http *http);
-static void finish(Http *http);
-
-static void socket_free(Http *http, HttpSocket *s) {
-        for (HttpSocket **p = &http->sockets; *p; p = &(*p)->next)
-                if (*p == s) {
-                        *p = s->next;
-                        break;
-                }
-        (void) sd_event_source_disable_unref(s->source);
-        free(s);
-}
-
-static int on_socket(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
-        HttpSocket *s = userdata;
-        Http *http = s->http;
-        int running, mask = 0;
-
-        if (revents & (EPOLLIN | EPOLLHUP))
-                mask |= CURL_CSELECT_IN;
-        if (revents & EPOLLOUT)
-                mask |= CURL_CSELECT_OUT;
-        if (revents & EPOLLERR)
-                mask |= CURL_CSELECT_ERR;
-        (void) curl_multi_socket_action(http->multi, fd, mask, &running);
-        finish(http); /* may free s and http */
-        return 0;
-}
-
-static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
-        Http *http = userdata;
-        int running;
-
-        (void) curl_multi_socket_action(http->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-        finish(http);
-        return 0;
-}
-
-static uint32_t events_of(int what) {
-        return (what != CURL_POLL_OUT ? EPOLLIN : 0u) | (what != CURL_POLL_IN ? EPOLLOUT : 0u);
-}
-
-static int socket_new(Http *http, curl_socket_t fd, int what) {
-        HttpSocket *s = calloc(1, sizeof(*s));
-        int r;
-
-        if (!s)
-                return -ENOMEM;
-        *s = (HttpSocket){ .http = http, .next = http->sockets };
-        http->sockets = s;
-        r = sd_event_add_io(http->event, &s->source, fd, events_of(what), on_socket, s);
-        if (r < 0) {
-                socket_free(http, s);
-                return r;
-        }
-        (void) sd_event_source_set_description(s->source, "http-socket");
-        (void) curl_multi_assign(http->multi, fd, s);
-        return 0;
-}
-
-/* CURLMOPT_SOCKETFUNCTION */
-static int curl_wants_socket(CURL *easy, curl_socket_t fd, int what, void *userdata, void *socket) {
-        Http *http = userdata;
-        HttpSocket *s = socket;
-
-        if (what == CURL_POLL_REMOVE) {
-                if (s)
-                        socket_free(http, s);
-                return 0;
-        }
-        if (!s)
-                return socket_new(http, fd, what) < 0 ? -1 : 0;
-        return sd_event_source_set_io_events(s->source, events_of(what)) < 0 ? -1 : 0;
-}
-
-/* CURLMOPT_TIMERFUNCTION */
-static int curl_wants_timer(CURLM *multi, long timeout_ms, void *userdata) {
-        Http *http = userdata;
-
-        if (timeout_ms < 0)
-                return sd_event_source_set_enabled(http->timer, SD_EVENT_OFF) < 0 ? -1 : 0;
-        if (sd_event_source_set_time_relative(http->timer, (uint64_t) timeout_ms * USEC_PER_MSEC) < 0)
-                return -1;
-        return sd_event_source_set_enabled(http->timer, SD_EVENT_ONESHOT) < 0 ? -1 : 0;
-}
+static void finish(void *userdata);
 
 /* CURLOPT_WRITEFUNCTION: bounded while it arrives. */
 static size_t on_body(char *data, size_t size, size_t count, void *userdata) {
@@ -210,11 +117,6 @@ static int setup(Http *http) {
         CURL *e = http->easy;
         CURLcode c = CURLE_OK;
 
-        (void) curl_multi_setopt(http->multi, CURLMOPT_SOCKETFUNCTION, curl_wants_socket);
-        (void) curl_multi_setopt(http->multi, CURLMOPT_SOCKETDATA, http);
-        (void) curl_multi_setopt(http->multi, CURLMOPT_TIMERFUNCTION, curl_wants_timer);
-        (void) curl_multi_setopt(http->multi, CURLMOPT_TIMERDATA, http);
-
         /* Each of these protects: not one may be missing from the build of libcurl. */
         c = c ?: curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "https");
         c = c ?: curl_easy_setopt(e, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
@@ -268,21 +170,16 @@ int http_new(Http **ret, sd_event *event, const HttpSettings *settings) {
                         .request_timeout_usec = settings->request_timeout_usec,
                         .body_max = settings->body_max,
                         .build_time = settings->build_time,
-                        .examine = settings->examine,
-                        .event = sd_event_ref(event) };
-        http->multi = curl_multi_init();
+                        .examine = settings->examine };
+        r = http_loop_init(&http->loop, event, finish, http);
+        if (r < 0)
+                return r;
         http->easy = curl_easy_init();
-        if (!http->multi || !http->easy || string_replace(&http->proxy, settings->proxy) < 0 ||
+        if (!http->easy || string_replace(&http->proxy, settings->proxy) < 0 ||
             string_replace(&http->ca_file, settings->ca_file) < 0 ||
             string_replace(&http->unix_socket, settings->unix_socket) < 0)
                 return -ENOMEM;
-        r = sd_event_add_time_relative(event, &http->timer, CLOCK_MONOTONIC, 0, 1, on_timer, http);
-        if (r < 0)
-                return r;
-        (void) sd_event_source_set_description(http->timer, "http-timer");
-        r = sd_event_source_set_enabled(http->timer, SD_EVENT_OFF);
-        if (r >= 0)
-                r = setup(http);
+        r = setup(http);
         if (r < 0)
                 return r;
         *ret = TAKE(http);
@@ -321,17 +218,12 @@ Http *http_free(Http *http) {
                 return NULL;
         end_probe(http);
         if (http->busy)
-                (void) curl_multi_remove_handle(http->multi, http->easy);
+                (void) curl_multi_remove_handle(http->loop.multi, http->easy);
         if (http->easy) {
                 forget_request_headers(http);
                 curl_easy_cleanup(http->easy);
         }
-        if (http->multi)
-                (void) curl_multi_cleanup(http->multi);
-        while (http->sockets)
-                socket_free(http, http->sockets);
-        (void) sd_event_source_disable_unref(http->timer);
-        (void) sd_event_unref(http->event);
+        http_loop_deinit(&http->loop);
         forget_request(http);
         forget_reply(http);
         secret_freep(&http->proxy);
@@ -400,7 +292,7 @@ int http_start(Http *http, const HttpRequest *request, HttpDone done, void *user
                 forget_request(http);
                 return r;
         }
-        if (curl_multi_add_handle(http->multi, http->easy) != CURLM_OK) {
+        if (curl_multi_add_handle(http->loop.multi, http->easy) != CURLM_OK) {
                 forget_request(http);
                 return -EIO;
         }
@@ -408,23 +300,6 @@ int http_start(Http *http, const HttpRequest *request, HttpDone done, void *user
         http->done = done;
         http->userdata = userdata;
         return 0;
-}
-
-void http_cancel(Http *http) {
-        if (!http->busy)
-                return;
-        end_probe(http);
-        (void) curl_multi_remove_handle(http->multi, http->easy); /* closes the connection it was using */
-        forget_request(http);
-        forget_reply(http);
-}
-
-void http_disconnect(Http *http) {
-        if (http->busy)
-                return;
-        /* The pool of connections belongs to the multi handle; making it small empties it. */
-        (void) curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, 0L);
-        (void) curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, 1L);
 }
 
 /* curl does not give the chain of a handshake that failed, so who issued the certificate is found out by a
@@ -453,7 +328,7 @@ static int start_probe(Http *http) {
         c = c ?: curl_easy_setopt(http->probe, CURLOPT_TIMEOUT_MS, PROBE_TIMEOUT_MS);
         if (http->proxy)
                 c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROXY, http->proxy);
-        if (c == CURLE_OK && curl_multi_add_handle(http->multi, http->probe) == CURLM_OK)
+        if (c == CURLE_OK && curl_multi_add_handle(http->loop.multi, http->probe) == CURLM_OK)
                 return 0;
         curl_easy_cleanup(TAKE(http->probe));
         return -EIO;
@@ -462,7 +337,7 @@ static int start_probe(Http *http) {
 static void end_probe(Http *http) {
         if (!http->probe)
                 return;
-        (void) curl_multi_remove_handle(http->multi, http->probe);
+        (void) curl_multi_remove_handle(http->loop.multi, http->probe);
         curl_easy_cleanup(TAKE(http->probe));
 }
 
@@ -536,14 +411,15 @@ static void request_succeeded(Http *http) {
 }
 
 /* Looks whether the transfer has ended. done() may start another one or free http. */
-static void finish(Http *http) {
+static void finish(void *userdata) {
+        Http *http = userdata;
         CURLMsg *message;
         CURLcode code;
         CURL *easy;
         int left;
 
         do
-                message = curl_multi_info_read(http->multi, &left);
+                message = curl_multi_info_read(http->loop.multi, &left);
         while (message && message->msg != CURLMSG_DONE);
         if (!message || !http->busy)
                 return;
@@ -556,7 +432,7 @@ static void finish(Http *http) {
                 report_failure(http);
                 return;
         }
-        (void) curl_multi_remove_handle(http->multi, easy);
+        (void) curl_multi_remove_handle(http->loop.multi, easy);
         if (code != CURLE_OK)
                 request_failed(http, code);
         else

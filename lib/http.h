@@ -53,9 +53,7 @@ int http_new(Http **ret, sd_event *event, const HttpSettings *settings); /* sett
 Http *http_free(Http *http); /* cancels what is under way; done() is not called */
 void http_freep(Http **http);
 int http_start(Http *http, const HttpRequest *request, HttpDone done,
-               void *userdata);   /* -EBUSY: one is under way */
-void http_cancel(Http *http);     /* done() is not called; the connection is closed */
-void http_disconnect(Http *http); /* after an attempt: closes the kept connection */
+               void *userdata); /* -EBUSY: one is under way */
 
 /* After a failure to trust the peer, when examined: the Date that the peer gave when it was asked again for
  * nothing but that, by nobody's word but its own; 0: none. Tells a wrong clock from a wrong certificate. */
