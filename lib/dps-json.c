@@ -49,3 +49,13 @@ int dps_json_parse(json_object **ret, const char *text, size_t size) {
         *ret = value;
         return 0;
 }
+
+int dps_json_add(json_object *object, const char *key, json_object *value) {
+        if (!value)
+                return -ENOMEM;
+        if (json_object_object_add(object, key, value) < 0) {
+                json_object_put(value);
+                return -ENOMEM;
+        }
+        return 0;
+}

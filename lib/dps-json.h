@@ -1,4 +1,4 @@
-/* JSON as RFC 8259 has it, where json-c would let more pass. Internal to dps. */
+/* JSON as RFC 8259 has it, where json-c would let more pass; for whoever reads or makes some. */
 #pragma once
 
 #include <json-c/json.h>
@@ -9,3 +9,6 @@
  * size is without the NUL. -EBADMSG: not JSON, not UTF-8, nested deeper than 32, or a NUL inside. The caller
  * releases *ret with json_object_put(). */
 int dps_json_parse(json_object **ret, const char *text, size_t size);
+
+/* Takes the value over, also on failure; a value that is NULL is one that could not be made. -ENOMEM. */
+int dps_json_add(json_object *object, const char *key, json_object *value);

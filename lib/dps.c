@@ -58,23 +58,12 @@ int dps_operation_url(char **ret, const char *endpoint, const char *id_scope, co
         return registration_url(ret, endpoint, id_scope, registration_id, "operations", operation_id);
 }
 
-/* Takes the value over, also on failure. */
-static int add(json_object *object, const char *key, json_object *value) {
-        if (!value)
-                return -ENOMEM;
-        if (json_object_object_add(object, key, value) < 0) {
-                json_object_put(value);
-                return -ENOMEM;
-        }
-        return 0;
-}
-
 static int add_base64(json_object *object, const char *key, const Bytes *bytes) {
         CLEANUP(freep) char *text = NULL;
         int r;
 
         r = base64_encode(&text, bytes->data, bytes->size);
-        return r < 0 ? r : add(object, key, json_object_new_string(text));
+        return r < 0 ? r : dps_json_add(object, key, json_object_new_string(text));
 }
 
 static int fill_body(json_object *root, const char *registration_id, const Bytes *ek_public,
@@ -82,9 +71,9 @@ static int fill_body(json_object *root, const char *registration_id, const Bytes
         json_object *tpm = json_object_new_object(), *parsed = NULL;
         int r;
 
-        r = add(root, "tpm", tpm);
+        r = dps_json_add(root, "tpm", tpm);
         if (r >= 0)
-                r = add(root, "registrationId", json_object_new_string(registration_id));
+                r = dps_json_add(root, "registrationId", json_object_new_string(registration_id));
         if (r >= 0)
                 r = add_base64(tpm, "endorsementKey", ek_public);
         if (r >= 0)
@@ -96,7 +85,7 @@ static int fill_body(json_object *root, const char *registration_id, const Bytes
                 return r == -EBADMSG ? -EINVAL : r;
         if (!parsed) /* "null" is a payload too, and NULL to json-c */
                 return json_object_object_add(root, "payload", NULL) < 0 ? -ENOMEM : 0;
-        return add(root, "payload", parsed);
+        return dps_json_add(root, "payload", parsed);
 }
 
 int dps_register_body(char **ret, const char *registration_id, const Bytes *ek_public,

@@ -10,24 +10,14 @@
 
 #define KEY_MAX ((size_t) 1024) /* bytes of a TPM2B_PUBLIC */
 
-static int add(json_object *object, const char *key, json_object *value) {
-        if (!value)
-                return -ENOMEM;
-        if (json_object_object_add(object, key, value) < 0) {
-                json_object_put(value);
-                return -ENOMEM;
-        }
-        return 0;
-}
-
 static int add_string(json_object *object, const char *key, const char *value) {
-        return add(object, key, json_object_new_string(value));
+        return dps_json_add(object, key, json_object_new_string(value));
 }
 
 static json_object *add_object(json_object *object, const char *key) {
         json_object *child = json_object_new_object();
 
-        return add(object, key, child) < 0 ? NULL : child;
+        return dps_json_add(object, key, child) < 0 ? NULL : child;
 }
 
 static int fill_attestation(json_object *root, const char *key) {
@@ -43,9 +33,9 @@ static int fill_attestation(json_object *root, const char *key) {
 static int fill_policy(json_object *root) {
         json_object *policy = add_object(root, "reprovisionPolicy");
 
-        if (!policy || add(policy, "updateHubAssignment", json_object_new_boolean(true)) < 0)
+        if (!policy || dps_json_add(policy, "updateHubAssignment", json_object_new_boolean(true)) < 0)
                 return -ENOMEM;
-        return add(policy, "migrateDeviceData", json_object_new_boolean(true));
+        return dps_json_add(policy, "migrateDeviceData", json_object_new_boolean(true));
 }
 
 /* "" as device ID or hub is none. */
@@ -61,7 +51,8 @@ static int fill_row(json_object *root, const EnrollmentRow *row) {
         if (r < 0)
                 return r;
         capabilities = add_object(root, "capabilities");
-        if (!capabilities || add(capabilities, "iotEdge", json_object_new_boolean(row->iot_edge)) < 0)
+        if (!capabilities ||
+            dps_json_add(capabilities, "iotEdge", json_object_new_boolean(row->iot_edge)) < 0)
                 return -ENOMEM;
         if (row->hub[0])
                 r = add_string(root, "iotHubHostName", row->hub);
@@ -122,7 +113,7 @@ static int bulk_body(char **ret, json_object *enrollments) {
                 (void) json_object_put(enrollments);
                 return -ENOMEM;
         }
-        r = add(root, "enrollments", enrollments);
+        r = dps_json_add(root, "enrollments", enrollments);
         if (r >= 0)
                 r = add_string(root, "mode", "create");
         return r < 0 ? r : to_text(ret, root, JSON_C_TO_STRING_PLAIN);

@@ -3,8 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include <json-c/json.h>
-
+#include "dps-json.h"
 #include "store.h"
 
 #define RECORD_MAX_SIZE ((size_t) 256 * 1024)
@@ -185,23 +184,19 @@ int record_load(Record *ret, const char *path, Failure *reterr) {
         return 0;
 }
 
-static int add(json_object *root, const char *key, json_object *value) {
-        return value && json_object_object_add(root, key, value) >= 0 ? 0 : -ENOMEM;
-}
-
 static int fill(json_object *root, const Record *record) {
         Record *writable = (Record *) record; /* the accessors serve both ways */
         RecordNumbers n;
         int r;
 
         numbers_from_record(&n, record);
-        r = add(root, "version", json_object_new_int(RECORD_VERSION));
+        r = dps_json_add(root, "version", json_object_new_int(RECORD_VERSION));
         if (r >= 0)
-                r = add(root, "state", json_object_new_string(state_to_string(record->state)));
+                r = dps_json_add(root, "state", json_object_new_string(state_to_string(record->state)));
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(strings); i++)
                 if (*string_of(writable, &strings[i]))
-                        r = add(root, strings[i].key,
-                                json_object_new_string(*string_of(writable, &strings[i])));
+                        r = dps_json_add(root, strings[i].key,
+                                         json_object_new_string(*string_of(writable, &strings[i])));
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(blobs); i++) {
                 const Bytes *b = blob_of(writable, &blobs[i]);
                 CLEANUP(freep) char *text = NULL;
@@ -210,10 +205,10 @@ static int fill(json_object *root, const Record *record) {
                         continue;
                 r = base64_encode(&text, b->data, b->size);
                 if (r >= 0)
-                        r = add(root, blobs[i].key, json_object_new_string(text));
+                        r = dps_json_add(root, blobs[i].key, json_object_new_string(text));
         }
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(numbers); i++)
-                r = add(root, numbers[i].key, json_object_new_uint64(*number_of(&n, &numbers[i])));
+                r = dps_json_add(root, numbers[i].key, json_object_new_uint64(*number_of(&n, &numbers[i])));
         return r;
 }
 
