@@ -24,6 +24,14 @@ static void print_mark(FILE *f, const char *path) {
                                (long long) st.st_size, (long long) st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
 }
 
+/* It may have a password, which is not shown but counts. */
+static void print_proxy(FILE *f, const char *proxy) {
+        uint8_t hash[SHA256_SIZE];
+
+        if (proxy && sha256(proxy, strlen(proxy), hash) >= 0)
+                (void) fwrite(hash, sizeof(hash), 1, f);
+}
+
 static int print_config(FILE *f, const Config *c) {
         const char *section, *key, *source;
         char *value;
@@ -32,8 +40,9 @@ static int print_config(FILE *f, const Config *c) {
                 if (!value)
                         return -ENOMEM;
                 (void) fprintf(f, "%s=%s\n", key, value);
-                secret_freep(&value); /* a proxy may have a password */
+                free(value);
         }
+        print_proxy(f, c->proxy);
         for (size_t i = 0; i < c->problem_count; i++)
                 (void) fprintf(f, "%s:%u: %s\n", c->problems[i].file, c->problems[i].line,
                                c->problems[i].text);
@@ -43,7 +52,7 @@ static int print_config(FILE *f, const Config *c) {
 }
 
 int daemon_hash_config(const Daemon *d, uint8_t ret[static SHA256_SIZE]) {
-        CLEANUP(secret_freep) char *text = NULL;
+        CLEANUP(freep) char *text = NULL;
         size_t size = 0;
         FILE *f = open_memstream(&text, &size);
         int r;
