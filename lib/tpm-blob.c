@@ -48,6 +48,9 @@ static uint16_t take_sized(Reader *r, uint8_t *buffer, size_t max) {
  * layout (Trusted Platform Module Library, part 2, section 12.2.4) is short enough to be read strictly,
  * without libtss2-mu, which would log each malformed one. */
 static int take_hmac_public(Reader *r, TPM2B_PUBLIC *ret, const char **ret_why) {
+        /* What authorization value it has only the TPM can see. The service's keys have none; each try of
+         * one that has would count for the TPM's lockout, which keeps the disk's keys from their owner. */
+        const TPMA_OBJECT harmless = TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA;
         uint16_t size = (uint16_t) take_number(r, 2);
         Reader p = { .at = take(r, size), .left = size };
         TPM2B_PUBLIC public = { .size = size };
@@ -66,6 +69,10 @@ static int take_hmac_public(Reader *r, TPM2B_PUBLIC *ret, const char **ret_why) 
             !(area->objectAttributes & TPMA_OBJECT_SIGN_ENCRYPT) ||
             (area->objectAttributes & (TPMA_OBJECT_DECRYPT | TPMA_OBJECT_RESTRICTED))) {
                 *ret_why = "the key in it is not one that signs HMACs";
+                return -EBADMSG;
+        }
+        if ((area->objectAttributes & harmless) != harmless) {
+                *ret_why = "the key in it could bring the TPM into lockout";
                 return -EBADMSG;
         }
 

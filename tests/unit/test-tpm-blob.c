@@ -101,6 +101,8 @@ static void wrong_sizes_and_other_kinds_of_keys_are_refused(void **state) {
                 { "a key that does not sign", 720, 0x0000 },
                 { "a key that decrypts", 720, 0x0006 },
                 { "a restricted key", 720, 0x0005 },
+                { "a key whose failures count for lockout", 722, 0x0040 },
+                { "a key without user authorization", 722, 0x0400 },
                 { "a policy without an end", 724, 0xffff },
                 { "a scheme other than HMAC", 726, 0x000a },
                 { "a hash other than SHA-256", 728, 0x0004 },
