@@ -4,11 +4,27 @@
 
 #define HOST_MAX 200
 
+static void set_timeout(Failure *ret, const char *native, const char *host, const char *why) {
+        if (strncmp(why, "Resolving", strlen("Resolving")) == 0)
+                (void) failure_set(ret, FAILURE_DNS, native,
+                                   "The name of '%s' can't be resolved: no name server answers", host);
+        else
+                (void) failure_set(ret, FAILURE_TIMEOUT, native, "'%s' did not answer in time: %s", host,
+                                   why);
+}
+
 static void set_tls_failure(Failure *ret, const HttpOutcome *o, const char *native, const char *host) {
         uint64_t now = now_usec(CLOCK_REALTIME) / USEC_PER_SEC;
         bool early = strcasestr(o->error, "not yet valid") || strcasestr(o->error, "not activated");
         bool late = strcasestr(o->error, "expired");
 
+        if (o->code == CURLE_SSL_CACERT_BADFILE && o->ca_file) {
+                (void) failure_set(ret, FAILURE_CONFIG, native,
+                                   "CAFile=%.200s can't be used: it can't be read, or has no certificate in "
+                                   "PEM form",
+                                   o->ca_file);
+                return;
+        }
         /* A certificate of the future, or an expired one while the clock is before this program was built:
          * the clock is the likelier culprit. */
         if (early || (late && now < o->build_time))
@@ -69,25 +85,9 @@ void http_set_failure(Failure *ret, const HttpOutcome *o) {
                                    why);
                 break;
         case CURLE_OPERATION_TIMEDOUT:
-                if (strncmp(why, "Resolving", strlen("Resolving")) == 0) {
-                        (void) failure_set(ret, FAILURE_DNS, native,
-                                           "The name of '%s' can't be resolved: no name server answers",
-                                           host);
-                        break;
-                }
-                (void) failure_set(ret, FAILURE_TIMEOUT, native, "'%s' did not answer in time: %s", host,
-                                   why);
+                set_timeout(ret, native, host, why);
                 break;
         case CURLE_SSL_CACERT_BADFILE:
-                if (o->ca_file) {
-                        (void) failure_set(ret, FAILURE_CONFIG, native,
-                                           "CAFile=%.200s can't be used: it can't be read, or has no "
-                                           "certificate in PEM form",
-                                           o->ca_file);
-                        break;
-                }
-                set_tls_failure(ret, o, native, host);
-                break;
         case CURLE_PEER_FAILED_VERIFICATION:
         case CURLE_SSL_ISSUER_ERROR:
                 set_tls_failure(ret, o, native, host);
