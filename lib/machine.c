@@ -311,14 +311,26 @@ static bool deferred(Machine *m, Action *ret) {
         return true;
 }
 
-static Action on_configured(Machine *m) {
+/* The service's wait goes on, whatever happened meanwhile. */
+static Action attest(Machine *m, usec_t throttled_usec) {
+        Action action = go(m, STATE_ATTESTING, STEP_IDENTITY);
+
+        if (throttled_usec > 0) {
+                m->waiting = true;
+                m->failure = FAILURE_HTTP_THROTTLED;
+                action.delay_usec = throttled_usec;
+        }
+        return action;
+}
+
+static Action on_configured(Machine *m, usec_t throttled_usec) {
         bool was = m->configured;
 
         m->configured = true;
         if (m->step != STEP_IDLE)
                 return (Action){};
         if (m->state == STATE_UNPROVISIONED)
-                return go(m, STATE_ATTESTING, STEP_IDENTITY);
+                return attest(m, throttled_usec);
         if (was)
                 return (Action){};
         /* without a configuration nothing could be looked at; now it is as after a start */
@@ -327,7 +339,7 @@ static Action on_configured(Machine *m) {
 
 static Action outside_event(Machine *m, const Event *event) {
         if (event->type == EVENT_CONFIGURED)
-                return on_configured(m);
+                return on_configured(m, event->delay_usec);
         if (event->type != EVENT_RESET)
                 m->configured = event->type != EVENT_UNCONFIGURED;
         if (m->reset && event->type != EVENT_RESET)
@@ -363,7 +375,7 @@ static Action outside_event(Machine *m, const Event *event) {
         }
 }
 
-Action machine_start(Machine *m, State state, bool configured) {
+Action machine_start(Machine *m, State state, bool configured, usec_t throttled_usec) {
         m->state = state;
         m->step = STEP_IDLE;
         m->failure = FAILURE_NONE;
@@ -374,7 +386,7 @@ Action machine_start(Machine *m, State state, bool configured) {
         if (state == STATE_ASSIGNED || state == STATE_HANDED_OFF)
                 return configured ? go(m, state, STEP_IDENTITY) : go(m, state, STEP_IDLE);
         m->state = STATE_UNPROVISIONED;
-        return configured ? go(m, STATE_ATTESTING, STEP_IDENTITY) : go(m, STATE_UNPROVISIONED, STEP_IDLE);
+        return configured ? attest(m, throttled_usec) : go(m, STATE_UNPROVISIONED, STEP_IDLE);
 }
 
 Action machine_feed(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random) {

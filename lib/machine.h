@@ -59,7 +59,8 @@ typedef enum EventType {
 typedef struct Event {
         EventType type;
         const Failure *failure; /* EVENT_FAILED */
-        usec_t delay_usec;      /* EVENT_PENDING; EVENT_REATTEST, EVENT_RETARGET: what is left of the wait */
+        usec_t delay_usec;      /* EVENT_PENDING; EVENT_REATTEST, EVENT_RETARGET: what is left of the wait;
+                                   EVENT_CONFIGURED: what is left of a 429's, also of one that was given up */
         bool live;              /* PREPARE: IoT Edge is at work and has to be quiesced */
         bool adopt;             /* PREPARE: the hub's key may be adopted (Identity=) */
         bool hub_key;           /* EVENT_ASSIGNED */
@@ -94,8 +95,9 @@ typedef struct Machine {
         Retry retry;
 } Machine;
 
-/* The first action after the daemon's start. state: the stored one; configured: a usable scope is there. */
-Action machine_start(Machine *machine, State state, bool configured);
+/* The first action after the daemon's start. state: the stored one; configured: a usable scope is there;
+ * throttled_usec: what is left of a 429's wait. */
+Action machine_start(Machine *machine, State state, bool configured, usec_t throttled_usec);
 
 Action machine_feed(Machine *machine, const Event *event, const RetryPolicy *policy, uint64_t random);
 

@@ -179,6 +179,16 @@ usec_t daemon_wait_left(const Daemon *d) {
         return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
 }
 
+usec_t daemon_throttling_left(Daemon *d, const char *since) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+
+        if (d->throttled_until_usec <= now)
+                return 0;
+        (void) failure_set(&d->failure, FAILURE_HTTP_THROTTLED, NULL, "The service asked to wait before %s",
+                           since);
+        return d->throttled_until_usec - now;
+}
+
 static void tell_next_attempt(Daemon *d) {
         d->record.next_attempt_usec =
                 machine_backing_off(&d->machine) ? now_usec(CLOCK_REALTIME) + daemon_wait_left(d) : 0;
@@ -298,6 +308,8 @@ void daemon_feed(Daemon *d, const Event *event) {
                         finish_target_none(d);
         }
         act(d, &action);
+        if (machine_throttled(&d->machine))
+                d->throttled_until_usec = d->wait_ends_usec;
         if (event->type == EVENT_FAILED)
                 tell_failure(d, step);
         if (d->machine.state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
@@ -441,20 +453,22 @@ void daemon_freep(Daemon **d) {
 
 /* The service asked everybody to wait, then the power went: what is left of the wait still counts, so that a
  * fleet does not come back at once. A clock that went backwards must not make it longer than it was. */
-static usec_t throttling_left(const Daemon *d) {
+static void restore_throttling(Daemon *d) {
         usec_t now = now_usec(CLOCK_REALTIME), least = d->record.server_time * USEC_PER_SEC, left;
 
         if (now < least)
                 now = least;
         if (!d->record.throttled || d->record.next_attempt_usec <= now)
-                return 0;
+                return;
         left = d->record.next_attempt_usec - now;
-        return left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC;
+        d->throttled_until_usec = now_usec(CLOCK_BOOTTIME) +
+                                  (left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC);
 }
 
 int daemon_start(Daemon *d) {
         State state = d->record.state;
         Failure failure;
+        usec_t throttled;
         Action action;
         bool ready;
         int r;
@@ -468,17 +482,14 @@ int daemon_start(Daemon *d) {
         if (state == STATE_HANDED_OFF && daemon_retargeted(d))
                 state = STATE_ASSIGNED;
 
-        action = machine_start(&d->machine, state, ready);
+        restore_throttling(d);
+        throttled = state == STATE_ATTESTING && ready
+                            ? daemon_throttling_left(d, "the device was switched off")
+                            : 0;
+        action = machine_start(&d->machine, state, ready, throttled);
         daemon_tell_config(d);
         if (!ready)
                 daemon_tell_unusable(d, &failure);
-        if (d->machine.state == STATE_ATTESTING && throttling_left(d) > 0) {
-                d->machine.waiting = true;
-                d->machine.failure = FAILURE_HTTP_THROTTLED;
-                action.delay_usec = throttling_left(d);
-                (void) failure_set(&d->failure, FAILURE_HTTP_THROTTLED, NULL,
-                                   "The service asked to wait before the device was switched off");
-        }
         act(d, &action);
         daemon_publish(d);
         return 0;

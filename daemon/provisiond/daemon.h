@@ -40,6 +40,8 @@ typedef struct Daemon {
         /* the wait */
         sd_event_source *timer;
         usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
+        usec_t throttled_until_usec; /* CLOCK_BOOTTIME; nothing that happens on the device makes it earlier
+                                      */
 
         /* the operation under way */
         sd_bus_slot *call;        /* a helper's */
@@ -91,6 +93,7 @@ void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
 void daemon_clock_set(Daemon *daemon);
 usec_t daemon_wait_left(const Daemon *daemon);
+usec_t daemon_throttling_left(Daemon *daemon, const char *since); /* since: for the failure that tells it */
 
 /* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
 void daemon_reload(Daemon *daemon, bool asked);

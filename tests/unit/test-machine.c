@@ -37,7 +37,7 @@ static Action done(Machine *m) {
 static Machine machine_at(State state, Step step) {
         Machine m = { .adopt = true };
 
-        (void) machine_start(&m, STATE_UNPROVISIONED, true);
+        (void) machine_start(&m, STATE_UNPROVISIONED, true, 0);
         m.state = state;
         m.step = step;
         m.has_assignment = m.has_hub_key = state == STATE_ASSIGNED || state == STATE_HANDED_OFF;
@@ -49,7 +49,7 @@ static void the_whole_way(void **state) {
         static const Step way[] = { STEP_IDENTITY, STEP_PREPARE, STEP_REGISTER, STEP_ACTIVATE,
                                     STEP_CONFIRM };
         Machine m = {};
-        Action a = machine_start(&m, STATE_UNPROVISIONED, true);
+        Action a = machine_start(&m, STATE_UNPROVISIONED, true, 0);
 
         for (size_t i = 0; i < ARRAY_SIZE(way); i++) {
                 assert_true(a.start);
@@ -89,7 +89,7 @@ static void a_live_runtime_is_quiesced_before_the_token_is_used(void **state) {
 static void without_a_scope_nothing_happens(void **state) {
         Machine m = {};
 
-        assert_int_equal(machine_start(&m, STATE_UNPROVISIONED, false).step, STEP_IDLE);
+        assert_int_equal(machine_start(&m, STATE_UNPROVISIONED, false, 0).step, STEP_IDLE);
         assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
         (void) feed(&m, (Event){ .type = EVENT_CONFIGURED });
         assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
@@ -174,7 +174,7 @@ static void assigned_looks_before_it_touches_the_key(void **state) {
         Machine m = {};
 
         m.has_assignment = m.has_hub_key = true;
-        (void) machine_start(&m, STATE_ASSIGNED, true);
+        (void) machine_start(&m, STATE_ASSIGNED, true, 0);
         assert_at(m, STATE_ASSIGNED, STEP_IDENTITY);
         (void) done(&m);
         assert_at(m, STATE_ASSIGNED, STEP_PREPARE);
@@ -202,7 +202,7 @@ static void already_provisioned_costs_no_registration(void **state) {
 static void handed_off_verifies_at_start(void **state) {
         Machine m = { .has_assignment = true, .has_hub_key = true };
 
-        (void) machine_start(&m, STATE_HANDED_OFF, true);
+        (void) machine_start(&m, STATE_HANDED_OFF, true, 0);
         assert_at(m, STATE_HANDED_OFF, STEP_IDENTITY);
         (void) failed(&m, FAILURE_TPM_MISSING); /* not another TPM */
         assert_at(m, STATE_HANDED_OFF, STEP_VERIFY);
@@ -225,7 +225,7 @@ static void handed_off_verifies_at_start(void **state) {
 static void no_target_means_no_handoff(void **state) {
         Machine m = { .target_none = true, .adopt = true };
 
-        (void) machine_start(&m, STATE_UNPROVISIONED, true);
+        (void) machine_start(&m, STATE_UNPROVISIONED, true, 0);
         (void) done(&m);
         assert_at(m, STATE_ATTESTING, STEP_REGISTER);
         (void) done(&m);
@@ -315,6 +315,25 @@ static void what_was_quiesced_goes_on_whatever_comes_next(void **state) {
         }
 }
 
+static void throttling_outlives_a_configuration_that_comes_and_goes(void **state) {
+        Machine m = machine_at(STATE_ATTESTING, STEP_REGISTER);
+        Action a;
+
+        (void) failed(&m, FAILURE_HTTP_THROTTLED);
+        (void) feed(&m, (Event){ .type = EVENT_UNCONFIGURED });
+        assert_at(m, STATE_UNPROVISIONED, STEP_IDLE);
+        a = feed(&m, (Event){ .type = EVENT_CONFIGURED, .delay_usec = 1234 });
+        assert_true(a.start && a.step == STEP_IDENTITY && machine_throttled(&m));
+        assert_int_equal(a.delay_usec, 1234);
+
+        m = (Machine){};
+        assert_int_equal(machine_start(&m, STATE_ATTESTING, true, 1234).delay_usec, 1234);
+        assert_true(machine_throttled(&m));
+        m = (Machine){};
+        assert_int_equal(machine_start(&m, STATE_ATTESTING, true, 0).delay_usec, 0);
+        assert_false(machine_throttled(&m));
+}
+
 static void only_throttling_holds_reprovision_back(void **state) {
         Machine m = machine_at(STATE_ATTESTING, STEP_REGISTER);
         Action a;
@@ -377,7 +396,7 @@ static void a_reset_waits_for_helpers_and_ends_at_rest(void **state) {
 static void a_reset_goes_on_after_a_restart(void **state) {
         for (int configured = 0; configured < 2; configured++) {
                 Machine m = { .reset = true, .has_assignment = true };
-                Action a = machine_start(&m, STATE_UNPROVISIONED, configured);
+                Action a = machine_start(&m, STATE_UNPROVISIONED, configured, 0);
 
                 assert_true(a.start && a.step == STEP_FORGET);
                 (void) done(&m);
@@ -435,7 +454,7 @@ static void nothing_attests_without_a_configuration(void **state) {
 static void a_configuration_that_comes_late_is_like_a_start(void **state) {
         Machine m = { .has_assignment = true, .has_hub_key = true };
 
-        (void) machine_start(&m, STATE_HANDED_OFF, false);
+        (void) machine_start(&m, STATE_HANDED_OFF, false, 0);
         assert_at(m, STATE_HANDED_OFF, STEP_IDLE);
         (void) feed(&m, (Event){ .type = EVENT_CONFIGURED });
         assert_at(m, STATE_HANDED_OFF, STEP_IDENTITY);
@@ -466,6 +485,7 @@ int main(void) {
                 cmocka_unit_test(reprovision_interrupts_requests_but_not_helpers),
                 cmocka_unit_test(what_has_not_begun_does_not_hold_anything_up),
                 cmocka_unit_test(what_was_quiesced_goes_on_whatever_comes_next),
+                cmocka_unit_test(throttling_outlives_a_configuration_that_comes_and_goes),
                 cmocka_unit_test(only_throttling_holds_reprovision_back),
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
                 cmocka_unit_test(a_reset_waits_for_helpers_and_ends_at_rest),
