@@ -216,6 +216,7 @@ static int parse_not_found(const Context *c, DpsRequest request) {
 /* Branches on the HTTP status; the service's codes are shown only (see parse_unauthorized()). */
 static int parse_error(const Context *c, DpsRequest request) {
         unsigned status = c->raw->status;
+        int r;
 
         if (status == 401)
                 return parse_unauthorized(c, request);
@@ -228,10 +229,17 @@ static int parse_error(const Context *c, DpsRequest request) {
                 return fail(c, FAILURE_HTTP_SERVER, c->root, "message",
                             "The service failed with HTTP status %u on the registration '%s'", status,
                             c->registration_id);
-        return fail(c, FAILURE_PROTOCOL, c->root, "message",
-                    status < 400 ? "The registration '%s' was answered with the unexpected HTTP status %u"
-                                 : "The service refused the registration '%s' with HTTP status %u",
-                    c->registration_id, status);
+        r = fail(c, FAILURE_PROTOCOL, c->root, "message",
+                 status < 400 ? "The registration '%s' was answered with the unexpected HTTP status %u"
+                              : "The service refused the registration '%s' with HTTP status %u",
+                 c->registration_id, status);
+        /* No proxy talks like that, so the kind's remedy would lead astray. */
+        if (c->reterr && status >= 400 && c->root && json_object_object_get_ex(c->root, "errorCode", NULL))
+                c->reterr->remedy =
+                        "The service itself says why. Check the registration ID and who may reach "
+                        "the DPS instance (its networking page); Azure's support asks for the "
+                        "tracking ID.";
+        return r;
 }
 
 static int copy_optional(char **ret, const char *text) {

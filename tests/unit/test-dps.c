@@ -320,6 +320,16 @@ static void refusals_are_told_apart(void **state) {
         }
 }
 
+static void the_service_s_own_refusal_is_not_blamed_on_a_proxy(void **state) {
+        DpsReply reply = {};
+        Failure f = {};
+
+        assert_true(parse(&reply, DPS_REQUEST_REGISTER, 403, "{\"errorCode\":403001}", 0, &f) < 0);
+        assert_non_null(strstr(failure_advice(&f), "tracking ID"));
+        assert_true(parse(&reply, DPS_REQUEST_REGISTER, 403, "<html>", 0, &f) < 0);
+        assert_ptr_equal(failure_advice(&f), failure_remedy(FAILURE_PROTOCOL));
+}
+
 /* The longest names and the longest message: what identifies the case to the service's support is kept. */
 static void long_sentences_keep_the_tracking_id(void **state) {
         char id[129], scope[65], message[4000];
@@ -424,6 +434,7 @@ int main(void) {
                 cmocka_unit_test(assigned_with_everything),
                 cmocka_unit_test(polls_are_clamped),
                 cmocka_unit_test(refusals_are_told_apart),
+                cmocka_unit_test(the_service_s_own_refusal_is_not_blamed_on_a_proxy),
                 cmocka_unit_test(long_sentences_keep_the_tracking_id),
                 cmocka_unit_test(a_nul_in_the_body_is_refused),
                 cmocka_unit_test(deeply_nested_json_is_refused),
