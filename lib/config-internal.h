@@ -21,7 +21,7 @@ const ConfigKey *config_key(size_t index);       /* NULL past the end */
 bool config_key_is_secret(const ConfigKey *key); /* its value may hold a password */
 char *config_key_to_string(const Config *config,
                            const ConfigKey *key); /* as it may be shown; NULL: no memory */
-void config_hubs_freep(char ***list);
+void config_hubs_free(char **list);
 
 /* Adds a problem; the text is formatted. line 0: the whole file. */
 int config_add_problem(Config *config, bool fatal, const char *file, unsigned line, const char *format, ...)

@@ -145,34 +145,44 @@ static int set_enum(const ConfigKey *key, void *field, const char *value) {
         return -EINVAL;
 }
 
-void config_hubs_freep(char ***list) {
+static void strv_freep(char ***list) {
         for (char **p = *list; p && *p; p++)
                 free(*p);
         free(*list);
         *list = NULL;
 }
 
+static int copy_hub(char **ret, const char *text, size_t length) {
+        CLEANUP(freep) char *hub = strndup(text, length);
+
+        if (!hub)
+                return -ENOMEM;
+        if (!chars_valid(hub, HOST_CHARS "*:", 1, 260) || strstr(hub, "**"))
+                return -EINVAL;
+        *ret = TAKE(hub);
+        return 0;
+}
+
 static int set_hubs(const ConfigKey *key, void *field, const char *value) {
-        CLEANUP(config_hubs_freep) char **list = calloc(strlen(value) / 2 + 2, sizeof(char *));
+        CLEANUP(strv_freep) char **list = calloc(strlen(value) / 2 + 2, sizeof(char *));
         char ***target = field;
         size_t n = 0;
+        int r;
 
         if (!list)
                 return -ENOMEM;
         for (const char *p = value + strspn(value, " \t"); *p; p += strspn(p, " \t")) {
                 size_t length = strcspn(p, " \t");
 
-                list[n] = strndup(p, length);
-                if (!list[n])
-                        return -ENOMEM;
-                if (!chars_valid(list[n], HOST_CHARS "*:", 1, 260) || strstr(list[n], "**"))
-                        return -EINVAL;
+                r = copy_hub(&list[n], p, length);
+                if (r < 0)
+                        return r;
                 n++;
                 p += length;
         }
         if (n == 0)
                 return -EINVAL;
-        config_hubs_freep(target);
+        strv_freep(target);
         *target = TAKE(list);
         return 0;
 }
@@ -219,6 +229,10 @@ static_assert(sizeof(Target) == sizeof(int) && sizeof(IdentityMode) == sizeof(in
 
 const ConfigKey *config_key(size_t index) {
         return index < ARRAY_SIZE(keys) ? &keys[index] : NULL;
+}
+
+void config_hubs_free(char **list) {
+        strv_freep(&list);
 }
 
 bool config_key_is_secret(const ConfigKey *key) {

@@ -205,7 +205,7 @@ Config *config_free(Config *config) {
         free(config->tcti);
         secret_freep(&config->proxy); /* it may hold a password */
         free(config->ca_file);
-        config_hubs_freep(&config->allowed_hubs);
+        config_hubs_free(config->allowed_hubs);
         for (size_t i = 0; i < config->problem_count; i++) {
                 free(config->problems[i].file);
                 free(config->problems[i].text);
