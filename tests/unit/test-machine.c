@@ -463,6 +463,19 @@ static void a_configuration_that_comes_late_is_like_a_start(void **state) {
         assert_false(feed(&m, (Event){ .type = EVENT_CONFIGURED }).start);
 }
 
+/* Requests have a time limit of their own. */
+static void helpers_have_a_limit(void **state) {
+        for (int step = STEP_IDENTITY; step < _STEP_MAX; step++) {
+                bool http = step == STEP_REGISTER || step == STEP_CONFIRM || step == STEP_POLL,
+                     tpm = step == STEP_IDENTITY || step == STEP_ACTIVATE || step == STEP_IMPORT ||
+                           step == STEP_ADOPT;
+
+                assert_true(step_deadline_usec((Step) step) == (http  ? USEC_INFINITY
+                                                                : tpm ? 360 * USEC_PER_SEC
+                                                                      : 600 * USEC_PER_SEC));
+        }
+}
+
 static void names_are_unique_and_come_back(void **state) {
         for (int s = 0; s < _STATE_MAX; s++)
                 assert_int_equal(state_from_string(state_to_string(s)), s);
@@ -493,6 +506,7 @@ int main(void) {
                 cmocka_unit_test(retargeting_while_attesting_begins_anew),
                 cmocka_unit_test(nothing_attests_without_a_configuration),
                 cmocka_unit_test(a_configuration_that_comes_late_is_like_a_start),
+                cmocka_unit_test(helpers_have_a_limit),
                 cmocka_unit_test(names_are_unique_and_come_back),
         };
 
