@@ -18,6 +18,10 @@ static usec_t grown(usec_t initial, uint32_t doublings, usec_t cap) {
         return min_usec(initial, cap);
 }
 
+static usec_t max_usec(usec_t a, usec_t b) {
+        return a > b ? a : b;
+}
+
 /* Full jitter over the upper half: [usec/2, usec]. */
 static usec_t upper_half(usec_t usec, uint64_t random) {
         return usec - random % (usec / 2 + 1);
@@ -59,9 +63,9 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
         }
 
         /* What the service asked for is the least; the jitter comes on top of it, so that those who were all
-         * told "30 seconds" do not come back together. */
+         * told "an hour" do not come back together. */
         if (retry_after_usec > 0 && retry_after_usec >= wait / 2)
-                return retry_after_usec + random % (wait / 2 + 1);
+                return retry_after_usec + random % (max_usec(wait / 2, retry_after_usec / 8) + 1);
         return upper_half(wait, random);
 }
 

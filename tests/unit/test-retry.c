@@ -46,6 +46,22 @@ static void throttled_has_a_cap_of_its_own(void **state) {
         assert_int_equal(wait, 4 * HOUR_USEC);
 }
 
+/* A fleet that was told "an hour" at its first attempt is more than a service takes in a few seconds. */
+static void a_long_retry_after_is_spread_out(void **state) {
+        usec_t least = USEC_INFINITY, most = 0;
+
+        for (uint64_t i = 0; i < 1000; i++) {
+                Retry retry = {};
+                usec_t wait = retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, HOUR_USEC,
+                                         i * 0x9e3779b97f4a7c15u);
+
+                least = wait < least ? wait : least;
+                most = wait > most ? wait : most;
+        }
+        assert_in_range(least, HOUR_USEC, HOUR_USEC + 60 * USEC_PER_SEC);
+        assert_in_range(most, HOUR_USEC + 400 * USEC_PER_SEC, HOUR_USEC + 450 * USEC_PER_SEC);
+}
+
 static void retry_after_is_the_least_with_jitter_on_top(void **state) {
         const Failure f = { .kind = FAILURE_HTTP_SERVER, .retry_after_usec = 30 * USEC_PER_SEC };
         Retry retry = {};
@@ -147,6 +163,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(transient_doubles_to_its_cap_with_jitter),
                 cmocka_unit_test(throttled_has_a_cap_of_its_own),
+                cmocka_unit_test(a_long_retry_after_is_spread_out),
                 cmocka_unit_test(retry_after_is_the_least_with_jitter_on_top),
                 cmocka_unit_test(operator_lane_slows_down_after_a_day),
                 cmocka_unit_test(only_what_cures_shortens),
