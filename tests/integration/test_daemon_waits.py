@@ -1,0 +1,47 @@
+"""Suite "daemon": what is waited for, for how long, and what does not make it shorter."""
+import pytest
+from harness import SCOPE, BusError, wait_for
+
+NO_EDGE = {"HandOff": {"Target": "none"}}
+
+
+def test_another_password_of_the_proxy_is_a_change(new_world):
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, Network={"Proxy": "http://user:one@127.0.0.1:1"}, **NO_EDGE)
+    w.start_daemon()
+    w.wait_for_failure("proxy")
+    w.write_config(Network={"Proxy": "http://user:two@127.0.0.1:1"})
+    w.daemon.wait_for_line("The next attempt is brought forward")
+    assert not any("one@" in line or "two@" in line for line in w.daemon.lines)
+
+
+def test_a_scope_that_goes_and_comes_does_not_end_a_429(new_world):
+    """As when a configuration is deployed by removing it first."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "300"}]))
+    w.start_daemon()
+    due = w.wait_for_failure("http-throttled")["NextAttemptUSec"]
+    w.write_config(Provisioning={"IdScope": None})
+    assert w.wait_for_state("unprovisioned")["LastError"][0] == ""
+    w.write_config(Provisioning={"IdScope": SCOPE})
+    p = w.wait_for_state("attesting")
+    assert p["Step"] == "wait" and p["LastError"][0] == "http-throttled"
+    assert abs(p["NextAttemptUSec"] - due) < 2e6 and len(w.requests()) == 1
+    with pytest.raises(BusError, match="asked to wait"):
+        w.bus.call("Retry")
+
+
+def test_assigning_without_end(new_world):
+    """IoT Edge is not kept quiesced for longer than the 20 minutes that it may take."""
+    w = new_world()
+    w.start_gateway()
+    w.stop_emulator()
+    w.start_emulator("--polls=1000000", "--retry-after=60", port=w.port)
+    w.move()
+    w.stop_daemon()
+    w.start_daemon(environment={**w.clock(), "CLOCK_SHIM_BOOT_SPEED": "200"})
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    w.bus.call("Reprovision")
+    p = w.wait_for_failure("timeout")
+    assert "still assigning" in p["LastError"][2] and "20 minutes" in p["LastError"][2]
+    assert 15 <= len(w.requests(kind="poll")) <= 25
+    wait_for("identityd to run again", lambda: w.jobs().count(("start", "aziot-identityd.service")) >= 1)
