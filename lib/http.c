@@ -105,7 +105,7 @@ static size_t on_header(char *line, size_t size, size_t count, void *userdata) {
         if (size > 5 && strncmp(line, "HTTP/", 5) == 0)
                 forget_headers(http); /* another reply begins */
         else if (take_header(line, size, "Date", date)) {
-                time_t t = date[0] ? curl_getdate(date, NULL) : -1;
+                int64_t t = date[0] ? curl_getdate(date, NULL) : -1;
 
                 http->date = t > 0 && t < DATE_END ? (uint64_t) t : 0;
         } else if (!take_header(line, size, "x-ms-request-id", http->request_id))

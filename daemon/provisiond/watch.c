@@ -126,9 +126,12 @@ static int watch_network(Watch *w) {
         return sd_event_add_io(w->daemon->event, &w->network, w->netlink_fd, EPOLLIN, on_netlink, w);
 }
 
-/* A timer far in the future that the kernel cancels when the clock is set. */
+/* A timer far in the future that the kernel cancels when the clock is set: as far as the kernel's
+ * nanoseconds reach, or time_t where it has 32 bits. One in the past would fire again and again. */
 static int arm_clock(int fd) {
-        const struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 2000000000 };
+        const struct itimerspec far = { .it_value.tv_sec = sizeof(time_t) > 4
+                                                                   ? (time_t) (INT64_MAX / 2000000000)
+                                                                   : INT32_MAX };
 
         return timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, NULL) < 0 ? -errno : 0;
 }
