@@ -1,11 +1,9 @@
 #include "check.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "project.h"
 
@@ -36,7 +34,7 @@ static void print_help(void) {
                 "nothing\n"
                 "                  is registered by it, but the service may count it\n"
                 "  --config=FILE   read this configuration and no other\n"
-                "  --root=DIR      look for IoT Edge's files below this directory\n\n"
+                "  --root=DIR      look for IoT Edge's files, and /sys, below this directory\n\n"
                 "Exit status: 0 nothing failed (there may be warnings), 1 something failed.");
 }
 
@@ -95,12 +93,6 @@ static void run_probes(Check *c, const Probe *probes) {
                         check_skip(c, "Run it without --no-network", "Not looked at");
                 else
                         c->probe->run(c);
-}
-
-static const char *colour(const char *code) {
-        const char *no_color = getenv("NO_COLOR");
-
-        return isatty(STDOUT_FILENO) && !(no_color && no_color[0]) ? code : "";
 }
 
 static void print_line(const CheckLine *line) {
@@ -191,45 +183,15 @@ static void check_deinit(Check *c) {
 }
 
 static int parse(Check *ret, bool *ret_json, int argc, char *argv[]) {
-        static const struct option options[] = {
-                { "json", no_argument, NULL, 'j' },
-                { "no-network", no_argument, NULL, 'n' },
-                { "dps", no_argument, NULL, 'd' },
-                { "config", required_argument, NULL, 'c' },
-                { "root", required_argument, NULL, 'r' },
-                { "help", no_argument, NULL, 'h' },
-                {},
+        const VerbOption options[] = {
+                { "json", .flag = ret_json },    { "no-network", .flag = &ret->no_network },
+                { "dps", .flag = &ret->dps },    { "config", .value = &ret->paths.file },
+                { "root", .value = &ret->root }, {}
         };
-        int c;
+        int r = parse_options(argc, argv, options, 0, print_help);
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
-                switch (c) {
-                case 'j':
-                        *ret_json = true;
-                        break;
-                case 'n':
-                        ret->no_network = true;
-                        break;
-                case 'd':
-                        ret->dps = true;
-                        break;
-                case 'c':
-                        ret->paths.file = optarg;
-                        break;
-                case 'r':
-                        ret->root = optarg;
-                        break;
-                case 'h':
-                        print_help();
-                        return -1;
-                default:
-                        return usage_error(argv[0], "this option is not known, or lacks its value");
-                }
-        if (optind < argc)
-                return usage_error(argv[0], "'%s' is not an option", argv[optind]);
-        if (ret->dps && ret->no_network)
-                return usage_error(argv[0], "--dps needs the network");
-        return 0;
+        return r == GO_ON && ret->dps && ret->no_network ? usage_error(argv[0], "--dps needs the network")
+                                                         : r;
 }
 
 int verb_check(int argc, char *argv[]) {
@@ -239,8 +201,8 @@ int verb_check(int argc, char *argv[]) {
         int r;
 
         r = parse(&c, &json, argc, argv);
-        if (r != 0)
-                return r < 0 ? EXIT_OK : r;
+        if (r != GO_ON)
+                return r;
         r = config_load(&c.config, &c.paths);
         if (r >= 0)
                 r = sd_event_new(&c.event);

@@ -13,6 +13,7 @@ enum {
         EXIT_FAILED = 1,
         EXIT_USAGE = 2,
         EXIT_NOT_PROVISIONED = 3,
+        GO_ON = -1, /* no exit status yet */
 };
 
 int verb_enrollment(int argc, char *argv[]);
@@ -24,14 +25,35 @@ int verb_set_scope(int argc, char *argv[]);
 int verb_config(int argc, char *argv[]);
 int verb_factory_reset(int argc, char *argv[]);
 
+/* An option of a verb: a switch sets *flag, any other has *value point to what it is given. */
+typedef struct VerbOption {
+        const char *name;
+        bool *flag;
+        const char **value;
+} VerbOption;
+
+#define VERB_OPTIONS_MAX 20
+
+/* Options up to one without a name; each verb has --help (-h), too, and -y is the letter of --yes. The other
+ * arguments, max of them at most, begin at optind afterwards. Returns GO_ON or, when help was asked for or
+ * it has told what is wrong, an exit status. */
+int parse_options(int argc, char *argv[], const VerbOption *options, int max, void (*print_help)(void));
+
 /* Usage errors: names the verb, points to its --help; returns EXIT_USAGE. */
 int usage_error(const char *verb, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* "dps-provision: SENTENCE" and the remedy, on standard error; returns EXIT_FAILED. */
 int report_failure(const Failure *failure);
 
-/* One line "dps-provision: …: strerror" on standard error; returns EXIT_FAILED. */
+/* One line "dps-provision: …: strerror" on standard error, and a hint when root could do it; returns
+ * EXIT_FAILED. */
 int report_errno(int error, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* An escape sequence where standard output is a terminal that shall have colours, else "". */
+const char *colour(const char *code);
+
+/* Asks at the terminal; it has told that nothing was done when the answer is not yes. */
+bool confirmed(const char *question);
 
 /* Everything that the daemon publishes. */
 typedef struct Status {
@@ -62,5 +84,10 @@ int client_report_error(const sd_bus_error *error, int r);
 /* Calls a method without arguments; returns EXIT_OK or, having told why, EXIT_FAILED. */
 int client_call(sd_bus *bus, const char *method);
 
-/* Calls changed() whenever the daemon announces changes or comes and goes; userdata is handed on. */
-int client_watch(sd_bus *bus, sd_bus_message_handler_t changed, void *userdata);
+/* The daemon notices by itself that a file with the ID scope ("" for none) has changed. 1: it has, 0: not in
+ * time, or it has another scope from elsewhere; -errno: nobody is there. */
+int client_wait_for_scope(const char *scope);
+
+/* From now on *changed becomes true whenever the daemon announces changes or comes and goes; a burst is read
+ * once, when the queue of the bus is empty. */
+int client_watch(sd_bus *bus, bool *changed);

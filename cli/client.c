@@ -5,14 +5,17 @@
 #include "bus.h"
 #include "cli.h"
 
+#define SCOPE_USEC               (5 * USEC_PER_SEC)
 #define REPROVISION_TIMEOUT_USEC (660 * USEC_PER_SEC) /* a hand-off that is under way ends first */
 
 int client_open(sd_bus **ret) {
         int r;
 
         r = sd_bus_open_system(ret);
-        if (r < 0)
+        if (r < 0) {
                 (void) report_errno(r, "The system bus can't be reached");
+                (void) fputs("Check that dbus.service runs.\n", stderr);
+        }
         return r;
 }
 
@@ -216,17 +219,57 @@ int client_call(sd_bus *bus, const char *method) {
         return EXIT_FAILED;
 }
 
-int client_watch(sd_bus *bus, sd_bus_message_handler_t changed, void *userdata) {
+static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
+        *(bool *) userdata = true;
+        return 0;
+}
+
+int client_watch(sd_bus *bus, bool *changed) {
         int r;
 
         r = sd_bus_match_signal(bus, NULL, PROVISIONING_NAME, PROVISIONING_PATH,
-                                "org.freedesktop.DBus.Properties", "PropertiesChanged", changed, userdata);
+                                "org.freedesktop.DBus.Properties", "PropertiesChanged", on_changed, changed);
         if (r >= 0)
                 r = sd_bus_add_match(bus, NULL,
                                      "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',"
                                      "arg0='" PROVISIONING_NAME "'",
-                                     changed, userdata);
+                                     on_changed, changed);
         if (r < 0)
                 (void) report_errno(r, "The daemon can't be watched");
         return r;
+}
+
+/* 1: the daemon has the scope, 0: another one, -errno: nobody is there. */
+static int has_scope(sd_bus *bus, const char *scope) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(status_deinit) Status status = {};
+        int r;
+
+        r = client_read_status(bus, &status, &error);
+        return r < 0 ? r : status.id_scope && streq(status.id_scope, scope);
+}
+
+int client_wait_for_scope(const char *scope) {
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        usec_t deadline = now_usec(CLOCK_MONOTONIC) + SCOPE_USEC;
+        bool changed = true;
+        int r;
+
+        r = sd_bus_open_system(&bus);
+        if (r >= 0)
+                r = client_watch(bus, &changed);
+        while (r >= 0 && now_usec(CLOCK_MONOTONIC) < deadline) {
+                r = sd_bus_process(bus, NULL);
+                if (r != 0)
+                        continue;
+                if (!changed) {
+                        r = sd_bus_wait(bus, USEC_PER_SEC / 4);
+                        continue;
+                }
+                changed = false;
+                r = has_scope(bus, scope);
+                if (r > 0)
+                        return 1;
+        }
+        return r < 0 ? r : 0;
 }

@@ -1,4 +1,3 @@
-#include <getopt.h>
 #include <stdlib.h>
 
 #include "cli.h"
@@ -37,29 +36,15 @@ static void print_config(const Config *config) {
 }
 
 int verb_config(int argc, char *argv[]) {
-        static const struct option options[] = {
-                { "config", required_argument, NULL, 'c' },
-                { "help", no_argument, NULL, 'h' },
-                {},
-        };
         ConfigPaths paths = { .credentials_dir = getenv("CREDENTIALS_DIRECTORY") };
+        const VerbOption options[] = { { "config", .value = &paths.file }, {} };
         CLEANUP(config_freep) Config *config = NULL;
         Failure failure;
-        int c, r;
+        int r;
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
-                switch (c) {
-                case 'c':
-                        paths.file = optarg;
-                        break;
-                case 'h':
-                        print_help();
-                        return EXIT_OK;
-                default:
-                        return usage_error(argv[0], "this option is not known, or lacks its value");
-                }
-        if (optind < argc)
-                return usage_error(argv[0], "'%s' is not an option", argv[optind]);
+        r = parse_options(argc, argv, options, 0, print_help);
+        if (r != GO_ON)
+                return r;
         r = config_load(&config, &paths);
         if (r < 0)
                 return report_errno(r, "The configuration can't be read");

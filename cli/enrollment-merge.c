@@ -73,7 +73,7 @@ int enrollment_merge(const char *output, int count, char *files[]) {
         }
         if (counted.refused == 0)
                 return EXIT_OK;
-        (void) fprintf(stderr, "dps-provision: %u refused; what is left was written%s\n", counted.refused,
-                       bodies[0] ? "." : ": nothing.");
+        (void) fprintf(stderr, "dps-provision: %u refused; %s.\n", counted.refused,
+                       bodies[0] ? "what is left was written" : "nothing was written");
         return EXIT_FAILED;
 }

@@ -21,6 +21,7 @@ QrForm qr_form_from_path(const char *path) {
 
 #include <png.h>
 #include <qrencode.h>
+#include <sys/ioctl.h>
 
 #define QUIET 4 /* modules of white around it: ISO/IEC 18004, 9.1 */
 #define SCALE 8 /* pixels for a module */
@@ -122,6 +123,19 @@ static int draw(Bytes *ret, const QRcode *qr, const char *output) {
         }
 }
 
+/* What is wrapped can't be read. */
+static void warn_of_width(const QRcode *qr) {
+        struct winsize size;
+
+        if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 &&
+            size.ws_col < qr->width + 2 * QUIET)
+                (void) fprintf(
+                        stderr,
+                        "dps-provision: Warning: the code is %d columns wide and this terminal %d. Make it "
+                        "wider, or write a file with --output=FILE.png.\n",
+                        qr->width + 2 * QUIET, size.ws_col);
+}
+
 int enrollment_qr(const char *output, const char *text) {
         CLEANUP(qr_freep) QRcode *qr = NULL;
         CLEANUP(bytes_deinit) Bytes drawn = {};
@@ -132,6 +146,8 @@ int enrollment_qr(const char *output, const char *text) {
                                      strlen(text) <= REGISTRATION_ID_MAX ? QR_ECLEVEL_M : QR_ECLEVEL_L);
         if (!qr)
                 return report_errno(errno == ERANGE ? E2BIG : errno, "The QR code can't be made");
+        if (!output)
+                warn_of_width(qr);
         r = draw(&drawn, qr, output);
         return r < 0 ? report_errno(r, "The QR code can't be drawn")
                      : enrollment_write(output, drawn.data, drawn.size);

@@ -115,6 +115,11 @@ int enrollment_station(const char *path, const Enrollment *e, size_t *ret_line) 
         int r;
 
         fd = open_table(path);
+        if (fd == -EBADF) {
+                (void) fprintf(stderr, "dps-provision: '%s' is not a regular file. Name another one.\n",
+                               path);
+                return EXIT_FAILED;
+        }
         if (fd < 0)
                 return report_errno(fd, "'%s' can't be opened and locked", path);
         (void) snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);

@@ -1,6 +1,8 @@
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "ek-certificate.h"
 #include "enrollment-cli.h"
@@ -66,13 +68,13 @@ static void print_help(void) {
                 "  --config=FILE           read this configuration and no other");
 }
 
-static int parse_format(Options *o, const char *verb) {
+static int parse_format(Options *o, const char *verb, const char *name) {
         o->format_given = true;
         for (o->format = 0; o->format < _FORMAT_MAX; o->format++)
-                if (streq(optarg, format_names[o->format]))
-                        return 0;
+                if (streq(name, format_names[o->format]))
+                        return GO_ON;
         return usage_error(verb, "--format=%s is not known; known are text, json, bulk, az, csv, qr and pem",
-                           optarg);
+                           name);
 }
 
 static int check_options(const Options *o, const char *verb, int files) {
@@ -94,58 +96,32 @@ static int check_options(const Options *o, const char *verb, int files) {
                 return usage_error(verb, "'%s' is not a device ID", o->device_id);
         if (o->hub && !enrollment_hub_valid(o->hub))
                 return usage_error(verb, "'%s' is not the host name of a hub", o->hub);
-        return 0;
+        return GO_ON;
 }
 
 static int parse(Options *ret, int argc, char *argv[]) {
-        static const struct option options[] = {
-                { "format", required_argument, NULL, 'f' },
-                { "output", required_argument, NULL, 'o' },
-                { "full", no_argument, NULL, 'F' },
-                { "merge", no_argument, NULL, 'm' },
-                { "station", required_argument, NULL, 's' },
-                { "device-id", required_argument, NULL, 'd' },
-                { "hub", required_argument, NULL, 'u' },
-                { "dps-name", required_argument, NULL, 'n' },
-                { "resource-group", required_argument, NULL, 'g' },
-                { "serial", required_argument, NULL, 'S' },
-                { "asset", required_argument, NULL, 'a' },
-                { "ca-dir", required_argument, NULL, 'C' },
-                { "tcti", required_argument, NULL, 't' },
-                { "config", required_argument, NULL, 'c' },
-                { "help", no_argument, NULL, 'h' },
-                {},
-        };
-        const char **const values[] = {
-                ['o'] = &ret->output,     ['s'] = &ret->station,       ['d'] = &ret->device_id,
-                ['u'] = &ret->hub,        ['n'] = &ret->dps_name,      ['g'] = &ret->resource_group,
-                ['a'] = &ret->asset,      ['S'] = &ret->serial_number, ['t'] = &ret->tcti,
-                ['c'] = &ret->paths.file, ['C'] = &ret->ca_dir,
-        };
-        int c, r;
+        const char *format = NULL;
+        const VerbOption options[] = { { "format", .value = &format },
+                                       { "full", .flag = &ret->full },
+                                       { "output", .value = &ret->output },
+                                       { "merge", .flag = &ret->merge },
+                                       { "station", .value = &ret->station },
+                                       { "device-id", .value = &ret->device_id },
+                                       { "hub", .value = &ret->hub },
+                                       { "dps-name", .value = &ret->dps_name },
+                                       { "resource-group", .value = &ret->resource_group },
+                                       { "serial", .value = &ret->serial_number },
+                                       { "asset", .value = &ret->asset },
+                                       { "ca-dir", .value = &ret->ca_dir },
+                                       { "tcti", .value = &ret->tcti },
+                                       { "config", .value = &ret->paths.file },
+                                       {} };
+        int r;
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
-                switch (c) {
-                case 'f':
-                        r = parse_format(ret, argv[0]);
-                        if (r != 0)
-                                return r;
-                        break;
-                case 'F':
-                        ret->full = true;
-                        break;
-                case 'm':
-                        ret->merge = true;
-                        break;
-                case 'h':
-                        print_help();
-                        return -1;
-                case '?':
-                        return usage_error(argv[0], "this option is not known, or lacks its value");
-                default:
-                        *values[c] = optarg;
-                }
-        return check_options(ret, argv[0], argc - optind);
+        r = parse_options(argc, argv, options, INT_MAX, print_help);
+        if (r == GO_ON && format)
+                r = parse_format(ret, argv[0], format);
+        return r == GO_ON ? check_options(ret, argv[0], argc - optind) : r;
 }
 
 /* What the TPM has to say. */
@@ -201,15 +177,27 @@ static int read_tpm(const Options *o, const Config *config, Facts *ret, Failure 
         return r >= 0 && wants_certificate(o) ? read_certificate(o, tpm, ret, reterr) : r;
 }
 
+/* A device or a pipe must not be replaced by a file. */
+static int write_special(const char *path, const void *data, size_t size) {
+        FILE *f = fopen(path, "we");
+        size_t written;
+
+        if (!f)
+                return -errno;
+        written = fwrite(data, 1, size, f);
+        return fclose(f) == EOF ? -errno : written == size ? 0 : -EIO;
+}
+
 int enrollment_write(const char *path, const void *data, size_t size) {
+        struct stat st;
         int r;
 
         if (!path) {
-                if (fwrite(data, 1, size, stdout) < size || fflush(stdout) == EOF)
-                        return report_errno(errno, "The enrolment can't be printed");
+                (void) fwrite(data, 1, size, stdout); /* main() looks whether it is out */
                 return EXIT_OK;
         }
-        r = store_write(path, data, size, 0644);
+        r = stat(path, &st) == 0 && !S_ISREG(st.st_mode) ? write_special(path, data, size)
+                                                         : store_write(path, data, size, 0644);
         return r < 0 ? report_errno(r, "'%s' can't be written", path) : EXIT_OK;
 }
 
@@ -322,8 +310,8 @@ int verb_enrollment(int argc, char *argv[]) {
         int r;
 
         r = parse(&options, argc, argv);
-        if (r != 0)
-                return r < 0 ? EXIT_OK : r;
+        if (r != GO_ON)
+                return r;
         if (options.merge)
                 return enrollment_merge(options.output, argc - optind, argv + optind);
         r = config_load(&config, &options.paths);

@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <getopt.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -35,37 +34,13 @@ static void print_help(void) {
 }
 
 static int parse(Options *ret, int argc, char *argv[]) {
-        static const struct option options[] = {
-                { "yes", no_argument, NULL, 'y' },
-                { "keep-scope", no_argument, NULL, 'k' },
-                { "iotedge-config", no_argument, NULL, 'i' },
-                { "config", required_argument, NULL, 'c' },
-                { "help", no_argument, NULL, 'h' },
-                {},
-        };
-        int c;
+        const VerbOption options[] = { { "yes", .flag = &ret->yes },
+                                       { "keep-scope", .flag = &ret->keep_scope },
+                                       { "iotedge-config", .flag = &ret->iotedge_config },
+                                       { "config", .value = &ret->paths.file },
+                                       {} };
 
-        while ((c = getopt_long(argc, argv, "hy", options, NULL)) >= 0)
-                switch (c) {
-                case 'y':
-                        ret->yes = true;
-                        break;
-                case 'k':
-                        ret->keep_scope = true;
-                        break;
-                case 'i':
-                        ret->iotedge_config = true;
-                        break;
-                case 'c':
-                        ret->paths.file = optarg;
-                        break;
-                case 'h':
-                        print_help();
-                        return -1;
-                default:
-                        return usage_error(argv[0], "this option is not known, or lacks its value");
-                }
-        return optind < argc ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : 0;
+        return parse_options(argc, argv, options, 0, print_help);
 }
 
 /* What can't be removed for good is known before anything is. */
@@ -86,41 +61,51 @@ static int check_scope(const Options *o, char **ret_file) {
         return EXIT_FAILED;
 }
 
-static void announce(const Options *o, const Status *s, const char *scope) {
+/* One that only the daemon is given would come back with its next start. */
+static int check_credential(const Options *o, const Status *s, const char *file) {
+        if (o->keep_scope || file || !s->id_scope || !s->id_scope[0] || client_wait_for_scope("") != 0)
+                return EXIT_OK;
+        (void) fprintf(stderr,
+                       "dps-provision: No file sets the ID scope '%s' that the daemon has: it is given the "
+                       "credential dps.id_scope, which this command does not change.\n"
+                       "Remove that first, or let it stay with --keep-scope. Nothing was done.\n",
+                       s->id_scope);
+        return EXIT_FAILED;
+}
+
+static void announce_iotedge(const Options *o) {
+        (void) puts("  - IoT Edge's identity (device_info), if it came from dps-provisiond");
+        if (o->iotedge_config)
+                (void) puts("  - the provisioning in /etc/aziot/config.toml, if dps-provisiond wrote it; "
+                            "IoT Edge stays stopped");
+        else
+                (void) puts("IoT Edge is stopped meanwhile. With the provisioning in its config.toml, which "
+                            "stays, it then\nregisters by itself; see --iotedge-config.");
+}
+
+static void announce(const Options *o, const Status *s, const char *scope, Target target) {
         (void) puts("This will go:");
         if (s->hub[0])
                 (void) printf("  - the assignment to '%s' as '%s'\n", s->hub, s->device_id);
         else
                 (void) puts("  - the daemon's state");
-        (void) puts("  - the hub's key in the TPM, if it is the one that was adopted\n"
-                    "  - IoT Edge's identity (device_info), if it came from dps-provisiond");
-        if (o->iotedge_config)
-                (void) puts("  - the provisioning in /etc/aziot/config.toml, if dps-provisiond wrote it; "
-                            "IoT Edge stays "
-                            "stopped");
-        else
-                (void) puts("IoT Edge is stopped meanwhile. With the provisioning in its config.toml, which "
-                            "stays, it "
-                            "then\nregisters by itself; see --iotedge-config.");
+        (void) puts("  - the hub's key in the TPM, if it is the one that was adopted");
         if (scope)
                 (void) printf("  - the ID scope, IdScope= in %s\n", scope);
-        else if (o->keep_scope)
+        if (target != TARGET_NONE)
+                announce_iotedge(o);
+        if (o->keep_scope)
                 (void) puts("The ID scope stays.");
         (void) puts("The enrolment in the service and the device in the hub are not touched: delete them "
                     "there.");
         (void) fflush(stdout);
 }
 
-static bool confirmed(void) {
-        char line[16] = "";
-
-        if (!isatty(STDIN_FILENO)) {
-                (void) fputs("dps-provision: Nobody can be asked; say --yes.\n", stderr);
-                return false;
-        }
-        (void) fputs("Go on? [y/N] ", stdout);
-        (void) fflush(stdout);
-        return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
+static bool may_go_on(void) {
+        if (isatty(STDIN_FILENO))
+                return confirmed("Go on?");
+        (void) fputs("dps-provision: Nobody can be asked; say --yes. Nothing was done.\n", stderr);
+        return false;
 }
 
 /* First, so that nothing can attest again while the rest goes, also after a power cut. */
@@ -170,27 +155,31 @@ static int forget(const Options *o, sd_bus *bus) {
 int verb_factory_reset(int argc, char *argv[]) {
         CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
         CLEANUP(status_deinit) Status status = {};
+        CLEANUP(config_freep) Config *config = NULL;
         CLEANUP(freep) char *scope = NULL;
         Options o = { .paths.credentials_dir = getenv("CREDENTIALS_DIRECTORY") };
         int r;
 
         r = parse(&o, argc, argv);
-        if (r != 0)
-                return r < 0 ? EXIT_OK : r;
+        if (r != GO_ON)
+                return r;
         if (geteuid() != 0) {
                 (void) fputs("dps-provision: Only root may do this. Nothing was done.\n", stderr);
                 return EXIT_FAILED;
         }
+        r = config_load(&config, &o.paths);
+        if (r < 0)
+                return report_errno(r, "The configuration can't be read");
         if (client_open(&bus) < 0 || client_get_status(bus, &status) < 0)
                 return EXIT_FAILED;
         r = check_scope(&o, &scope);
+        if (r == EXIT_OK)
+                r = check_credential(&o, &status, scope);
         if (r != EXIT_OK)
                 return r;
-        announce(&o, &status, scope);
-        if (!o.yes && !confirmed()) {
-                (void) puts("Nothing was done.");
+        announce(&o, &status, scope, config->target);
+        if (!o.yes && !may_go_on())
                 return EXIT_FAILED;
-        }
         if (!o.keep_scope) {
                 r = remove_scope(&o);
                 if (r != EXIT_OK)

@@ -1,6 +1,7 @@
 #include <errno.h>
-#include <stdarg.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "log.h"
@@ -30,38 +31,18 @@ static void print_help(void) {
                 "3 not provisioned yet (status).");
 }
 
-int usage_error(const char *verb, const char *format, ...) {
-        va_list ap;
+/* A descriptor that is opened later, that of the TPM for instance, must not take the place of a closed one
+ * of these, and so what is printed. */
+static void occupy_standard_files(void) {
+        int fd;
 
-        (void) fputs("dps-provision: ", stderr);
-        va_start(ap, format);
-        (void) vfprintf(stderr, format, ap);
-        va_end(ap);
-        (void) fprintf(stderr, "\nTry 'dps-provision%s%s --help'.\n", verb ? " " : "", verb ? verb : "");
-        return EXIT_USAGE;
+        do
+                fd = open("/dev/null", O_RDONLY); /* what is written to it fails */
+        while (fd >= 0 && fd <= STDERR_FILENO);
+        closep(&fd);
 }
 
-int report_failure(const Failure *failure) {
-        (void) fprintf(stderr, "dps-provision: %s%s%s%s.\n%s\n", failure->sentence,
-                       failure->code[0] ? " [" : "", failure->code, failure->code[0] ? "]" : "",
-                       failure_remedy(failure->kind));
-        return EXIT_FAILED;
-}
-
-int report_errno(int error, const char *format, ...) {
-        va_list ap;
-
-        (void) fputs("dps-provision: ", stderr);
-        va_start(ap, format);
-        (void) vfprintf(stderr, format, ap);
-        va_end(ap);
-        (void) fprintf(stderr, ": %s\n", strerror(error < 0 ? -error : error));
-        return EXIT_FAILED;
-}
-
-int main(int argc, char *argv[]) {
-        log_init("dps-provision", LOG_TARGET_STDERR, LOG_WARNING);
-        (void) setenv("TSS2_LOG", "all+none", 0); /* what the TPM says is in our own words */
+static int run(int argc, char *argv[]) {
         if (argc < 2)
                 return usage_error(NULL, "a verb is missing");
         if (streq(argv[1], "--help") || streq(argv[1], "-h") || streq(argv[1], "help")) {
@@ -76,4 +57,20 @@ int main(int argc, char *argv[]) {
                 if (streq(argv[1], verbs[i].name))
                         return verbs[i].run(argc - 1, argv + 1);
         return usage_error(NULL, "'%s' is not a verb", argv[1]);
+}
+
+int main(int argc, char *argv[]) {
+        int status;
+
+        occupy_standard_files();
+        log_init("dps-provision", LOG_TARGET_STDERR, LOG_WARNING);
+        (void) setenv("TSS2_LOG", "all+none", 0); /* what the TPM says is in our own words */
+        status = run(argc, argv);
+        errno = 0;
+        if (fflush(stdout) == 0 && !ferror(stdout))
+                return status;
+        if (errno > 0)
+                return report_errno(errno, "Not all could be printed");
+        (void) fputs("dps-provision: Not all could be printed.\n", stderr);
+        return EXIT_FAILED;
 }

@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <getopt.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -24,55 +23,33 @@ static void print_help(void) {
 }
 
 static int parse(Options *ret, int argc, char *argv[]) {
-        static const struct option options[] = {
-                { "wait", no_argument, NULL, 'w' },
-                { "timeout", required_argument, NULL, 't' },
-                { "yes", no_argument, NULL, 'y' },
-                { "help", no_argument, NULL, 'h' },
-                {},
-        };
+        const char *timeout = NULL;
+        const VerbOption options[] = { { "wait", .flag = &ret->wait },
+                                       { "timeout", .value = &timeout },
+                                       { "yes", .flag = &ret->yes },
+                                       {} };
         uint64_t seconds;
-        int c;
+        int r;
 
-        while ((c = getopt_long(argc, argv, "hy", options, NULL)) >= 0)
-                switch (c) {
-                case 'w':
-                        ret->wait = true;
-                        break;
-                case 't':
-                        if (parse_uint(optarg, 604800, &seconds) < 0 || seconds < 1)
-                                return usage_error(argv[0], "--timeout=%s is not 1 to 604800 seconds",
-                                                   optarg);
-                        ret->timeout_usec = seconds * USEC_PER_SEC;
-                        break;
-                case 'y':
-                        ret->yes = true;
-                        break;
-                case 'h':
-                        print_help();
-                        return -1;
-                default:
-                        return usage_error(argv[0], "this option is not known, or lacks its value");
-                }
-        return optind < argc ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : 0;
+        r = parse_options(argc, argv, options, 0, print_help);
+        if (r != GO_ON || !timeout)
+                return r;
+        if (!ret->wait)
+                return usage_error(argv[0], "--timeout= is for --wait");
+        if (parse_uint(timeout, 604800, &seconds) < 0 || seconds < 1)
+                return usage_error(argv[0], "--timeout=%s is not 1 to 604800 seconds", timeout);
+        ret->timeout_usec = seconds * USEC_PER_SEC;
+        return GO_ON;
 }
 
 /* A working gateway is at stake, and somebody sits there who can be asked. */
-static bool confirmed(const Status *status) {
-        char line[16] = "";
-
+static bool may_go_on(const Status *status) {
         if (!streq(status->state, "handed-off") || !isatty(STDIN_FILENO))
                 return true;
-        (void) printf("This device works as '%s' on '%s'. The service may move it or reset its data.\n"
-                      "Attest again? [y/N] ",
-                      status->device_id, status->hub);
-        (void) fflush(stdout);
-        return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
-}
-
-static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
-        *(bool *) userdata = true;
-        return 0;
+        (void) fprintf(stderr,
+                       "This device works as '%s' on '%s'. The service may move it or reset its data.\n",
+                       status->device_id, status->hub);
+        return confirmed("Attest again?");
 }
 
 static bool for_the_operator(const Status *s) {
@@ -144,35 +121,44 @@ int verb_reprovision(int argc, char *argv[]) {
         int r;
 
         r = parse(&o, argc, argv);
-        if (r != 0)
-                return r < 0 ? EXIT_OK : r;
+        if (r != GO_ON)
+                return r;
         if (client_open(&bus) < 0 || client_get_status(bus, &status) < 0)
                 return EXIT_FAILED;
-        if (!o.yes && !confirmed(&status)) {
-                (void) puts("Nothing was done.");
+        if (!o.yes && !may_go_on(&status))
                 return EXIT_FAILED;
-        }
         /* before the call, so that no change is missed */
-        if (o.wait && client_watch(bus, on_changed, &changed) < 0)
+        if (o.wait && client_watch(bus, &changed) < 0)
                 return EXIT_FAILED;
         r = client_call(bus, "Reprovision");
-        if (r != EXIT_OK || !o.wait)
+        if (r != EXIT_OK)
                 return r;
+        if (!o.wait) {
+                (void) puts(
+                        "This device attests again; 'dps-provision status --watch' shows how it goes on.");
+                return EXIT_OK;
+        }
         return wait_for_end(bus, &changed,
                             o.timeout_usec == USEC_INFINITY ? USEC_INFINITY
                                                             : now_usec(CLOCK_MONOTONIC) + o.timeout_usec);
 }
 
+static void print_retry_help(void) {
+        (void) puts("Usage: dps-provision retry\n\n"
+                    "Ends the wait for the next attempt. A wait that the service has asked for is kept.");
+}
+
 int verb_retry(int argc, char *argv[]) {
         CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        int r;
 
-        if (argc > 1 && (streq(argv[1], "--help") || streq(argv[1], "-h"))) {
-                (void) puts("Usage: dps-provision retry\n\n"
-                            "Ends the wait for the next attempt. A wait that the service has asked for is "
-                            "kept.");
-                return EXIT_OK;
-        }
-        if (argc > 1)
-                return usage_error(argv[0], "'%s' is not an option", argv[1]);
-        return client_open(&bus) < 0 ? EXIT_FAILED : client_call(bus, "Retry");
+        r = parse_options(argc, argv, (const VerbOption[]){ {} }, 0, print_retry_help);
+        if (r != GO_ON)
+                return r;
+        if (client_open(&bus) < 0)
+                return EXIT_FAILED;
+        r = client_call(bus, "Retry");
+        if (r == EXIT_OK)
+                (void) puts("It tries again now; 'dps-provision status --watch' shows how it goes on.");
+        return r;
 }

@@ -1,12 +1,11 @@
 #include <errno.h>
-#include <getopt.h>
+#include <json-c/json.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "cli.h"
 
 #define LINE_SIZE 1024
-#include <json-c/json.h>
 
 typedef struct Options {
         bool json, watch;
@@ -22,12 +21,6 @@ static void print_help(void) {
 
 static bool on_terminal(void) {
         return isatty(STDOUT_FILENO);
-}
-
-static const char *colour(const char *code) {
-        const char *no_color = getenv("NO_COLOR");
-
-        return on_terminal() && !(no_color && no_color[0]) ? code : "";
 }
 
 static void format_time(char *buffer, size_t size, uint64_t usec) {
@@ -207,13 +200,6 @@ static void show(const Options *o, const Status *s, char last[static LINE_SIZE])
         (void) fflush(stdout);
 }
 
-/* Signals only note that something changed; it is read when the queue is empty, so that a burst is one
- * redraw. */
-static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
-        *(bool *) userdata = true;
-        return 0;
-}
-
 typedef struct Watch {
         sd_bus *bus;
         const Options *options;
@@ -251,8 +237,10 @@ static int watch(sd_bus *bus, const Options *o) {
         CLEANUP(watch_deinit) Watch w = { .bus = bus, .options = o, .changed = true };
         int r;
 
-        r = client_watch(bus, on_changed, &w.changed);
+        r = client_watch(bus, &w.changed);
         while (r >= 0) {
+                if (ferror(stdout))
+                        return EXIT_FAILED; /* which main() reports */
                 r = sd_bus_process(bus, NULL);
                 if (r != 0)
                         continue;
@@ -268,34 +256,16 @@ static int watch(sd_bus *bus, const Options *o) {
 }
 
 int verb_status(int argc, char *argv[]) {
-        static const struct option options[] = {
-                { "json", no_argument, NULL, 'j' },
-                { "watch", no_argument, NULL, 'w' },
-                { "help", no_argument, NULL, 'h' },
-                {},
-        };
         CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
         CLEANUP(status_deinit) Status status = {};
         char last[LINE_SIZE] = "";
         Options o = {};
-        int c;
+        const VerbOption options[] = { { "json", .flag = &o.json }, { "watch", .flag = &o.watch }, {} };
+        int r;
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
-                switch (c) {
-                case 'j':
-                        o.json = true;
-                        break;
-                case 'w':
-                        o.watch = true;
-                        break;
-                case 'h':
-                        print_help();
-                        return EXIT_OK;
-                default:
-                        return usage_error(argv[0], "this option is not known");
-                }
-        if (optind < argc)
-                return usage_error(argv[0], "'%s' is not an option", argv[optind]);
+        r = parse_options(argc, argv, options, 0, print_help);
+        if (r != GO_ON)
+                return r;
         if (client_open(&bus) < 0)
                 return EXIT_FAILED;
         if (o.watch)

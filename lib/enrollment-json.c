@@ -308,7 +308,7 @@ static int merge_json(EnrollmentMerge *m, const char *text, size_t size, const R
 
         r = dps_json_parse(&value, text, size);
         if (r == -EBADMSG)
-                return say(report, true, "%s is neither JSON, one value of it, nor a table of --station",
+                return say(report, true, "%s is neither one value of JSON nor a table of --station",
                            report->source);
         if (r < 0)
                 return r;

@@ -1,5 +1,8 @@
-"""A TPM in a directory, and dps-provision on it."""
+"""A TPM in a directory, and dps-provision on it; and what else several tests of it need."""
+import base64
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
@@ -14,6 +17,9 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
 PROGRAM = BUILD / "cli/dps-provision"
 DEADLINE = 60
+HUB = "hub-1.azure-devices.net"
+COLUMNS = ["registration_id", "device_id", "endorsement_key", "iot_edge", "iot_hub", "serial_number", "mac",
+           "host_name", "asset", "ek_certificate"]
 
 
 def wait_for_listener(path):
@@ -122,3 +128,24 @@ class Gateway:
         """The TPM's, as dps-provision sent them."""
         lines = map(json.loads, (self.dir / "tpm.jsonl").read_text().splitlines())
         return [line["command"] for line in lines if "command" in line]
+
+
+def tool(*command, **options):
+    result = subprocess.run([str(c) for c in command], capture_output=True, timeout=DEADLINE, check=False, **options)
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+def works(*command):
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def key_of(enrollment):
+    return base64.b64decode(enrollment["attestation"]["tpm"]["endorsementKey"], validate=True)
+
+
+def table(text):
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    assert rows[0] == COLUMNS
+    assert all(len(row) == len(COLUMNS) for row in rows)
+    return [dict(zip(COLUMNS, row)) for row in rows[1:]]

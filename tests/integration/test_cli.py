@@ -137,6 +137,15 @@ def test_watch_redraws_on_a_terminal(new_world):
     terminal.end(signal.SIGINT)
 
 
+def test_watch_ends_when_nothing_can_be_printed(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        result = subprocess.run([TOOL, "status", "--watch"], env=w.environment, stdout=full, stderr=subprocess.PIPE,
+                                text=True, timeout=60, check=False)
+    assert result.returncode == 1 and result.stderr.startswith("dps-provision: Not all could be printed")
+
+
 def test_no_color(new_world):
     w = new_world(**NO_EDGE)
     w.start_daemon()
@@ -148,6 +157,37 @@ def test_no_color(new_world):
         plain = Terminal(arguments, {**w.environment, "NO_COLOR": "1"})
         plain.end()
         assert "\033[" in colourful.text and "\033" not in plain.text and len(plain.text) > 200
+
+
+# --- retry and reprovision ---
+
+def test_what_goes_on_after_it(new_world):
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    w.wait_for_failure("enrollment-missing")
+    w.enroll(w.enrollment())
+    for verb in ("retry", "reprovision"):
+        result = cli(w, verb, stdin=subprocess.DEVNULL)
+        assert result.returncode == 0 and "dps-provision status --watch" in result.stdout, result
+        w.wait_for_state("handed-off")
+        w.wait("rest", lambda p: p["Step"] == "idle")
+    result = cli(w, "retry")
+    assert result.returncode == 1 and result.stdout == "" and "no wait" in result.stderr, result
+
+
+def test_the_question_is_seen_when_the_output_goes_to_a_file(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    registrations = w.registrations()
+    for answer, status in (("n", 1), ("y", 0)):
+        terminal = Terminal(["/bin/sh", "-c", f"exec {TOOL} reprovision --wait >{w.dir}/log"], w.environment)
+        terminal.wait_for(r"may move it or reset its data.*\[y/N\] ")
+        os.write(terminal.fd, answer.encode() + b"\n")
+        assert os.waitstatus_to_exitcode(terminal.end()) == status, terminal.text
+        assert ("Nothing was done" in terminal.text) == (answer == "n")
+    assert w.registrations() == registrations + 1 and "handed-off: '" in (w.dir / "log").read_text()
 
 
 # --- set-scope and config ---
@@ -195,6 +235,16 @@ def test_set_scope_reaches_the_daemon(new_world):
     assert result.returncode == 0 and "The daemon has taken it" in result.stdout, result
     w.wait_for_state("handed-off")
     assert w.config_path.read_text().replace(f"IdScope={SCOPE}\n", "") == before
+
+
+def test_set_scope_names_a_mistake_that_is_in_the_way(new_world):
+    w = new_world(**NO_EDGE)
+    with w.config_path.open("a") as file:
+        file.write("[Retry]\nMaxSec=never\n")
+    number = len(w.config_path.read_text().splitlines())
+    result = cli(w, "set-scope", "0ne00NEW", f"--config={w.config_path}")
+    assert result.returncode == 1 and "The ID scope is 0ne00NEW" in result.stdout, result
+    assert f"{w.config_path}:{number}: MaxSec=never is not allowed" in result.stderr and "Correct" in result.stderr
 
 
 @pytest.mark.namespaces

@@ -1,0 +1,104 @@
+/* What the verbs share: their command lines, and talking to whoever sits there. */
+#include "cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int usage_error(const char *verb, const char *format, ...) {
+        va_list ap;
+
+        (void) fputs("dps-provision: ", stderr);
+        va_start(ap, format);
+        (void) vfprintf(stderr, format, ap);
+        va_end(ap);
+        (void) fprintf(stderr, "\nTry 'dps-provision%s%s --help'.\n", verb ? " " : "", verb ? verb : "");
+        return EXIT_USAGE;
+}
+
+int report_failure(const Failure *failure) {
+        (void) fprintf(stderr, "dps-provision: %s%s%s%s.\n%s\n", failure->sentence,
+                       failure->code[0] ? " [" : "", failure->code, failure->code[0] ? "]" : "",
+                       failure_remedy(failure->kind));
+        return EXIT_FAILED;
+}
+
+int report_errno(int error, const char *format, ...) {
+        va_list ap;
+
+        (void) fputs("dps-provision: ", stderr);
+        va_start(ap, format);
+        (void) vfprintf(stderr, format, ap);
+        va_end(ap);
+        error = error < 0 ? -error : error;
+        (void) fprintf(stderr, ": %s\n", strerror(error));
+        if ((error == EACCES || error == EPERM) && geteuid() != 0)
+                (void) fputs("Run it as root.\n", stderr);
+        return EXIT_FAILED;
+}
+
+#define OPTION_FIRST 256 /* what getopt_long() returns for the first one */
+
+/* What is wrong with the option that getopt_long() has stopped at. */
+static int option_error(char *argv[], const VerbOption *options, int c) {
+        const VerbOption *o = optopt >= OPTION_FIRST ? &options[optopt - OPTION_FIRST] : NULL;
+
+        if (c == ':' && o)
+                return usage_error(argv[0], "--%s= needs a value", o->name);
+        if (o)
+                return usage_error(argv[0], "--%s takes no value", o->name);
+        if (optopt != 0 && optopt != 'h')
+                return usage_error(argv[0], "-%c is not an option", optopt);
+        return usage_error(argv[0], "'%s' is not an option", argv[optind - 1]);
+}
+
+int parse_options(int argc, char *argv[], const VerbOption *options, int max, void (*print_help)(void)) {
+        struct option longs[VERB_OPTIONS_MAX + 2] = {};
+        int c, n = 0;
+
+        for (; options[n].name; n++)
+                longs[n] = (struct option){ .name = options[n].name,
+                                            .has_arg = options[n].value ? required_argument : no_argument,
+                                            .val = OPTION_FIRST + n };
+        longs[n] = (struct option){ .name = "help", .val = 'h' };
+        opterr = 0;
+        while ((c = getopt_long(argc, argv, ":hy", longs, NULL)) >= 0) {
+                if (c == 'y') /* the letter of one that not every verb has */
+                        for (int i = 0; i < n; i++)
+                                if (streq(options[i].name, "yes"))
+                                        c = OPTION_FIRST + i;
+                if (c == 'h') {
+                        print_help();
+                        return EXIT_OK;
+                }
+                if (c < OPTION_FIRST) {
+                        optopt = c == 'y' ? 'y' : optopt;
+                        return option_error(argv, options, c);
+                }
+                if (options[c - OPTION_FIRST].value)
+                        *options[c - OPTION_FIRST].value = optarg;
+                else
+                        *options[c - OPTION_FIRST].flag = true;
+        }
+        return argc - optind > max ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : GO_ON;
+}
+
+const char *colour(const char *code) {
+        const char *no_color = getenv("NO_COLOR");
+
+        return isatty(STDOUT_FILENO) && !(no_color && no_color[0]) ? code : "";
+}
+
+/* On standard error, since standard output may go to a file, and then nobody would see the question. */
+bool confirmed(const char *question) {
+        char line[16] = "";
+
+        (void) fflush(stdout);
+        (void) fprintf(stderr, "%s [y/N] ", question);
+        if (fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y'))
+                return true;
+        (void) fputs("Nothing was done.\n", stderr);
+        return false;
+}
