@@ -5,7 +5,8 @@
 
 #include "check.h"
 #include "dps.h"
-#include "identity.h"
+
+#define CA_FILE_MAX ((size_t) 16 * 1024 * 1024)
 
 /* As somebody else than root a file may be closed to us only. */
 static bool is_closed(const ConfigProblem *p) {
@@ -44,16 +45,53 @@ static char *source_of(const Config *config, const char *name) {
         return NULL;
 }
 
+bool check_key_refused(Check *c, const char *key) {
+        size_t length = strlen(key);
+
+        for (size_t i = 0; i < c->config->problem_count; i++) {
+                const ConfigProblem *p = &c->config->problems[i];
+
+                if (!p->fatal || strncmp(p->text, key, length) != 0 || p->text[length] != '=')
+                        continue;
+                check_skip(c, "Correct that line first", "%s= in %s:%u can't be used", key, p->file,
+                           p->line);
+                return true;
+        }
+        return false;
+}
+
+/* Where the daemon's service manager looks for the credential; NULL: nowhere. */
+static const char *find_scope_credential(void) {
+        static const char *const paths[] = { "/run/credentials/@system/dps.id_scope",
+                                             "/etc/credstore/dps.id_scope",
+                                             "/run/credstore/dps.id_scope",
+                                             "/usr/lib/credstore/dps.id_scope",
+                                             "/etc/credstore.encrypted/dps.id_scope",
+                                             "/run/credstore.encrypted/dps.id_scope",
+                                             "/usr/lib/credstore.encrypted/dps.id_scope" };
+
+        for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
+                if (access(paths[i], F_OK) == 0)
+                        return paths[i];
+        return NULL;
+}
+
 static void probe_scope(Check *c) {
         CLEANUP(freep) char *source = source_of(c->config, "IdScope");
+        const char *credential = find_scope_credential();
 
+        if (check_key_refused(c, "IdScope"))
+                return;
         if (c->config->id_scope) {
                 c->id_scope = c->config->id_scope;
                 check_ok(c, "%s (%s)", c->id_scope, source ? source : "default");
         } else if (c->daemon_runs && c->status.id_scope && c->status.id_scope[0]) {
                 c->id_scope = c->status.id_scope;
                 check_ok(c, "%s (as the daemon has it, from a credential)", c->id_scope);
-        } else
+        } else if (credential && !c->daemon_runs)
+                check_skip(c, "Start the daemon, which is given it",
+                           "In no file; the daemon gets the credential '%s'", credential);
+        else
                 check_bad(c, CHECK_FAIL, FAILURE_CONFIG,
                           "Set it with 'dps-provision set-scope ID'; it is on the overview page of the DPS "
                           "instance",
@@ -62,16 +100,28 @@ static void probe_scope(Check *c) {
 
 static void probe_ca_file(Check *c) {
         const char *path = c->config->ca_file;
+        CLEANUP(freep) char *text = NULL;
+        int r;
 
-        if (!path)
+        c->ca_file_bad = check_key_refused(c, "CAFile");
+        if (c->ca_file_bad)
+                return;
+        if (!path) {
                 check_ok(c, "Those of the system");
-        else if (access(path, R_OK) >= 0)
-                check_ok(c, "CAFile=%s", path);
-        else if (errno == EACCES && geteuid() != 0)
+                return;
+        }
+        r = read_file(path, CA_FILE_MAX, &text, NULL);
+        c->ca_file_bad = r < 0 || !strstr(text, "-----BEGIN ");
+        if (r == -EACCES && geteuid() != 0)
                 check_skip(c, CHECK_AS_ROOT, "CAFile=%s can't be read by this user", path);
-        else
+        else if (r < 0)
                 check_bad(c, CHECK_FAIL, FAILURE_CONFIG, NULL, "CAFile=%s can't be read: %s", path,
-                          strerror(errno));
+                          strerror(-r));
+        else if (c->ca_file_bad)
+                check_bad(c, CHECK_FAIL, FAILURE_CONFIG, NULL, "CAFile=%s has no certificate in PEM form",
+                          path);
+        else
+                check_ok(c, "CAFile=%s", path);
 }
 
 static void probe_payload(Check *c) {
@@ -80,6 +130,8 @@ static void probe_payload(Check *c) {
         const Bytes none = {};
         int r;
 
+        if (check_key_refused(c, "Payload"))
+                return;
         if (!path) {
                 check_ok(c, "None");
                 return;

@@ -9,6 +9,16 @@ bool check_is_provisioned(const Check *c) {
                (streq(c->status.state, "assigned") || streq(c->status.state, "handed-off"));
 }
 
+bool check_is_handed_off(const Check *c) {
+        return c->daemon_runs && streq(c->status.state, "handed-off");
+}
+
+/* It is there, but does not tell. */
+static bool is_silent(const sd_bus_error *error) {
+        return !sd_bus_error_has_name(error, SD_BUS_ERROR_SERVICE_UNKNOWN) &&
+               !sd_bus_error_has_name(error, SD_BUS_ERROR_NAME_HAS_NO_OWNER);
+}
+
 static void probe_daemon(Check *c) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         int r;
@@ -23,6 +33,13 @@ static void probe_daemon(Check *c) {
                 return;
         }
         r = client_read_status(c->bus, &c->status, &error);
+        if (r < 0 && is_silent(&error)) {
+                check_bad(c, CHECK_FAIL, FAILURE_NONE,
+                          "See 'systemctl status dps-provisiond' and 'journalctl -u dps-provisiond'; "
+                          "restart it",
+                          "The daemon can't be asked: %s", error.message ? error.message : strerror(-r));
+                return;
+        }
         if (r < 0) {
                 check_bad(c, CHECK_WARN, FAILURE_NONE,
                           "Start it with 'systemctl enable --now dps-provisiond'; 'systemctl status "

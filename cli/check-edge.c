@@ -1,5 +1,6 @@
 /* IoT Edge: its units, its configuration, whom it runs as, and whether it can reach its hub. By the hand-off
  * helper's own eyes, so that both see the same. */
+#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <strings.h>
@@ -96,7 +97,7 @@ static void probe_units(Check *c) {
                 { UNIT_EDGED_MGMT, &c->edge->situation.edged_mgmt, true },
                 { UNIT_EDGED_WORKLOAD, &c->edge->situation.edged_workload, true },
         };
-        bool handed_off = c->daemon_runs && streq(c->status.state, "handed-off"), good = true;
+        bool handed_off = check_is_handed_off(c), good = true;
 
         if (!c->edge->installed)
                 return;
@@ -113,6 +114,70 @@ static void probe_units(Check *c) {
         if (good)
                 check_ok(c, c->edge->situation.edged.active ? "aziot-edged runs"
                                                             : "aziot-edged does not run yet");
+}
+
+/* --- the clock at boot --- */
+
+/* "rtc0"; NULL: there is none. The caller frees. */
+static char *find_rtc(const Check *c) {
+        CLEANUP(freep) char *path = NULL;
+        char *found = NULL;
+        DIR *d;
+
+        if (path_under(&path, c->root, "/sys/class/rtc") < 0)
+                return NULL;
+        d = opendir(path);
+        for (struct dirent *entry; d && !found && (entry = readdir(d));)
+                if (strncmp(entry->d_name, "rtc", 3) == 0)
+                        found = strdup(entry->d_name);
+        if (d)
+                (void) closedir(d);
+        return found;
+}
+
+/* Of those that hold time-sync.target, which our drop-in lets aziot-identityd wait for. */
+static const char *find_time_wait(const Check *c) {
+        static const char *const units[] = { "systemd-time-wait-sync.service", "chrony-wait.service",
+                                             "ntp-wait.service", "ntpsec-wait.service" };
+
+        for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+                CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+                const char *state;
+
+                if (sd_bus_call_method(c->bus, "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+                                       "org.freedesktop.systemd1.Manager", "GetUnitFileState", NULL, &reply,
+                                       "s", units[i]) >= 0 &&
+                    sd_bus_message_read(reply, "s", &state) >= 0 && strncmp(state, "enabled", 7) == 0)
+                        return units[i];
+        }
+        return NULL;
+}
+
+/* identityd's tokens live 30 s by the local clock: one that is behind costs it the identity that it has
+ * adopted. */
+static void probe_boot_clock(Check *c) {
+        CLEANUP(freep) char *rtc = NULL;
+        const char *unit;
+
+        if (!c->edge->installed)
+                return;
+        rtc = find_rtc(c);
+        unit = rtc ? NULL : find_time_wait(c);
+        if (rtc)
+                check_ok(c, "'%s' keeps the time without power, if its battery is good", rtc);
+        else if (unit)
+                check_ok(c, "This machine has no clock that runs without power; IoT Edge waits for '%s'",
+                         unit);
+        else
+                check_bad(c, CHECK_WARN, FAILURE_NONE,
+                          "Enable systemd-time-wait-sync.service (with systemd-timesyncd), "
+                          "chrony-wait.service or "
+                          "ntp-wait.service; without a time server IoT Edge does not start then",
+                          "This machine has no clock that runs without power, and no service is enabled "
+                          "that lets "
+                          "IoT Edge wait for the time: started with a clock that is behind, it throws its "
+                          "identity "
+                          "away and registers again");
 }
 
 /* --- files --- */
@@ -174,6 +239,13 @@ static void probe_config(Check *c) {
                 check_failure(c, &c->edge->failure);
                 return;
         }
+        if (!c->edge->situation.toml.has_provisioning && check_is_handed_off(c)) {
+                check_bad(c, CHECK_FAIL, FAILURE_NONE,
+                          "Restart dps-provisiond, which writes it again from what is stored",
+                          c->edge->situation.text ? "The provisioning is gone from '" PATH_CONFIG "'"
+                                                  : "'" PATH_CONFIG "' is gone");
+                return;
+        }
         if (!c->edge->situation.text) {
                 check_ok(c, "None yet");
                 return;
@@ -222,7 +294,7 @@ static int ask(Check *c, IdentitydAnswer *ret) {
 }
 
 static void judge_identity(Check *c, const IdentitydAnswer *a) {
-        bool handed_off = c->daemon_runs && streq(c->status.state, "handed-off");
+        bool handed_off = check_is_handed_off(c);
 
         if (a->status == 0)
                 check_bad(c, CHECK_FAIL, FAILURE_CONFIRM_TIMEOUT, NULL,
@@ -267,6 +339,10 @@ static void probe_port(Check *c, unsigned port, CheckResult result, const char *
 
         if (c->config->target == TARGET_NONE)
                 return;
+        if (!hub && !c->daemon_runs) {
+                check_skip(c, "Start the daemon, which knows the hub", "No hub is known");
+                return;
+        }
         if (!hub) {
                 check_skip(c, "Look again when a hub is assigned", "No hub is assigned yet");
                 return;
@@ -320,6 +396,7 @@ CheckEdge *check_edge_free(CheckEdge *edge) {
 const Probe check_edge_probes[] = {
         { "iotedge", "Installation", probe_installed },
         { "iotedge-units", "Units", probe_units },
+        { "boot-clock", "Clock at boot", probe_boot_clock },
         { "iotedge-config", "Configuration", probe_config },
         { "identityd", "Identity", probe_identity },
         { "hub-443", "Hub, port 443", probe_https, true },

@@ -6,7 +6,6 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/timex.h>
 #include <unistd.h>
 
 #include "check-net.h"
@@ -53,8 +52,9 @@ static void probe_proxy(Check *c) {
         const char *from_environment = environment("https_proxy", "HTTPS_PROXY"), *proxy = c->config->proxy;
         CLEANUP(freep) char *shown = NULL;
 
-        if (string_replace(&c->host, c->config->global_endpoint + strlen("https://")) < 0)
-                return;
+        if (check_key_refused(c, "GlobalEndpoint") || check_key_refused(c, "Proxy") ||
+            string_replace(&c->host, c->config->global_endpoint + strlen("https://")) < 0)
+                return; /* what would be asked is not what was meant */
         if (!from_environment)
                 from_environment = environment("all_proxy", "ALL_PROXY");
         if (!proxy)
@@ -91,6 +91,10 @@ static void probe_dns(Check *c) {
         char text[NET_TEXT_MAX];
         const char *why = NULL;
 
+        if (!hop) {
+                check_skip(c, LOOK_ABOVE, "No name to look for");
+                return;
+        }
         if (net_resolve(hop, c->proxy ? 1080 : 443, text, &why) >= 0) {
                 c->resolved = true;
                 check_ok(c, "%s", text);
@@ -177,8 +181,8 @@ static void probe_connect(Check *c) {
         CLEANUP(freep) char *url = NULL;
         const CheckAnswer *a = &c->answer;
 
-        if (!c->routed) {
-                check_skip(c, LOOK_ABOVE, "Not tried");
+        if (!c->routed || c->ca_file_bad) {
+                check_skip(c, LOOK_ABOVE, c->routed ? "Not tried without CAFile=" : "Not tried");
                 return;
         }
         if (asprintf(&url, "%s/", c->config->global_endpoint) < 0) {

@@ -143,6 +143,7 @@ static void probe_answers(Check *c) {
                 return;
         r = open_tpm(c, &failure);
         if (r < 0 && is_permission(c, &failure)) {
+                c->tpm_denied = true;
                 check_skip(c, AS_TSS, "%s", failure.sentence);
                 return;
         }
@@ -248,7 +249,8 @@ static void take_daemons_ek(Check *c) {
 
         if (!c->daemon_runs || !s->endorsement_key || !s->endorsement_key[0] ||
             base64_decode(&c->ek, s->endorsement_key, 4096) < 0)
-                check_skip(c, AS_TSS, "Neither this user nor the daemon has read it");
+                check_skip(c, c->tpm_denied ? AS_TSS : "See the line that failed above",
+                           "Neither this user nor the daemon has read it");
         else if (string_replace(&c->registration_id, s->registration_id) >= 0)
                 check_ok(c, "As the daemon has read it; registration ID %s", c->registration_id);
 }
@@ -345,9 +347,14 @@ static void probe_hub_key(Check *c) {
         uint32_t handle = c->config->hub_key_handle;
         TpmObject object;
 
-        if (!c->tpm_usable || !look(c, handle, &object))
+        if (!c->tpm_usable || check_key_refused(c, "HubKeyHandle") || !look(c, handle, &object))
                 return;
-        if (!object.present && c->tpm_properties.persistent_available == 0)
+        if (!object.present && check_is_handed_off(c) && c->config->identity == IDENTITY_ADOPT)
+                check_bad(c, CHECK_FAIL, FAILURE_NONE,
+                          "Attest again with 'dps-provision reprovision': the hub's key comes with it",
+                          "The key of '%s' is gone from 0x%08x: somebody has removed it, or cleared the TPM",
+                          c->status.hub, handle);
+        else if (!object.present && c->tpm_properties.persistent_available == 0)
                 check_bad(c, CHECK_WARN, FAILURE_TPM_FULL, NULL,
                           "Nothing at 0x%08x, and the TPM has no room left", handle);
         else if (!object.present)

@@ -62,10 +62,11 @@ struct Check {
         Status status;
         Tpm *tpm;        /* open while the TPM is looked at */
         bool tpm_usable; /* by this user */
+        bool tpm_denied; /* to this user */
         TpmProperties tpm_properties;
         Bytes ek, srk;      /* TPM2B_PUBLIC, as far as known */
         char *host, *proxy; /* host[:port] of the service; what its requests go through, or NULL */
-        bool resolved, routed;
+        bool ca_file_bad, resolved, routed;
         CheckAnswer answer; /* of the service, to a request for nothing */
 
         CheckEdge *edge;
@@ -84,8 +85,13 @@ void check_failure(Check *check, const Failure *failure); /* fail, as it says it
 
 #define CHECK_AS_ROOT "Run it as root"
 
-/* Is it known that this device has an identity? */
+/* Is it known that this device has an identity? That IoT Edge has it? */
 bool check_is_provisioned(const Check *check);
+bool check_is_handed_off(const Check *check);
+
+/* Was the value that the configuration gives the key refused? Then what is in force is not what was meant,
+ * and it has said so. */
+bool check_key_refused(Check *check, const char *key);
 
 int check_edge_new(CheckEdge **ret);
 CheckEdge *check_edge_free(CheckEdge *edge);

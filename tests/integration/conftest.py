@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pathlib
+import socket
 import subprocess
 import tempfile
 
@@ -36,6 +37,43 @@ def new_world():
     yield make
     for world in worlds:
         world.__exit__(None, None, None)
+
+
+@pytest.fixture
+def fresh(new_world):
+    """IoT Edge is installed, the device is enrolled, nothing was ever provisioned."""
+    def make(**settings):
+        w = new_world(**settings)
+        w.start_standins()
+        w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+        return w
+    return make
+
+
+@pytest.fixture
+def plain(new_world):
+    """The same without IoT Edge, and Target=none."""
+    def make(**settings):
+        w = new_world(**{**settings, "HandOff": {"Target": "none", **settings.get("HandOff", {})}})
+        w.enroll(w.enrollment())
+        return w
+    return make
+
+
+@pytest.fixture
+def hub_ports():
+    """Somebody who listens on the hub's two other ports; several tests may at once."""
+    listeners = []
+    for port in (5671, 8883):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(16)
+        listeners.append(listener)
+    yield
+    for listener in listeners:
+        listener.close()
 
 
 @pytest.fixture(scope="module")

@@ -160,6 +160,7 @@ class World:
         try:
             for name in ("services", "state", "emulator", "tpmstate", "root", "conf"):
                 (self.dir / name).mkdir()
+            (self.root / "sys/class/rtc/rtc0").mkdir(parents=True)
             self.start_tpm()
             self.start_emulator()
             self.write_config()

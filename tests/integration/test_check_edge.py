@@ -1,0 +1,127 @@
+"""Suite "check", IoT Edge: machines that are broken for real; see test_check.py."""
+import socket
+import subprocess
+
+import pytest
+from checking import FRESH, check, expect, in_namespace, line
+from harness import BUILD, wait_for
+
+
+def test_iotedge_missing(new_world):
+    w = new_world()
+    w.enroll(w.enrollment())
+    base = {name: FRESH[name] for name in FRESH if name != "identityd"}
+    expect(w, "iotedge", "fail", "runtime-missing", "not installed", "aziot-edge", base=base)
+
+
+@pytest.mark.parametrize("load, message", [("not-found", "no unit 'aziot-edged.service'"), ("masked", "is masked")])
+def test_iotedge_unusable(fresh, load, message):
+    w = fresh()
+    w.standin_faults(units={"aziot-edged.service": {"load": load}})
+    base = {name: FRESH[name] for name in FRESH if name != "identityd"}
+    expect(w, "iotedge", "fail", "runtime-missing", message, "unmask", base=base)
+
+
+OTHERS = '[provisioning]\nsource = "dps"\nglobal_endpoint = "https://x"\nid_scope = "0neTHEIRS"\n' \
+         '[provisioning.attestation]\nmethod = "x509"\n'
+
+
+@pytest.mark.parametrize("text, result, kind, message, remedy", [
+    (OTHERS, "fail", "config-conflict", "somebody else.*0neTHEIRS", "ReplaceProvisioning="),
+    ("parent_hostname = \"p\"\n", "fail", "config-conflict", "parent_hostname", "Remove or correct"),
+    ("[tpm]\nauth_key_index = 7\n", "fail", "config-conflict", "auth_key_index 0x7", "Remove or correct"),
+    ("a = 1\nb = = 2\n", "fail", "config-conflict", r"config\.toml:2: not TOML", "Remove or correct"),
+    ('auto_reprovisioning_mode = "AlwaysOnStartup"\n', "warn", "reprovisions-itself", "AlwaysOnStartup", "adopt"),
+])
+def test_config_toml(fresh, text, result, kind, message, remedy):
+    w = fresh()
+    w.config_toml.write_text(text)
+    expect(w, "iotedge-config", result, kind, message, remedy)
+
+
+def test_config_toml_that_may_be_replaced(fresh):
+    w = fresh(HandOff={"ReplaceProvisioning": "yes"})
+    w.config_toml.write_text(OTHERS)
+    expect(w, "iotedge-config", "warn", "config-conflict", "is replaced", "ReplaceProvisioning=")
+
+
+ASSIGNED = {"enrollment": ("skip", None)}
+
+
+@pytest.mark.parametrize("text, message", [(None, "config.toml' is gone"), ("hostname = 'gw'\n", "provisioning is gone")])
+def test_config_toml_is_lost(new_world, hub_ports, text, message):
+    """As by an A/B update. The remedy helps."""
+    w = new_world()
+    w.start_gateway()
+    w.config_toml.unlink()
+    if text:
+        w.config_toml.write_text(text)
+    expect(w, "iotedge-config", "fail", None, message, "Restart dps-provisiond", base=ASSIGNED)
+    w.restart_daemon()
+    w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and w.config_toml.exists() and
+           "id_scope" in w.config_toml.read_text())
+    assert check(w)[0] == ASSIGNED
+
+
+def test_the_hub_key_is_lost(new_world, hub_ports):
+    """As when somebody has cleared the TPM. The remedy helps."""
+    w = new_world()
+    w.start_gateway()
+    w.tpm2("evictcontrol", "-c", "0x81000100")
+    expect(w, "hub-key", "fail", None, "gone from 0x81000100", "dps-provision reprovision", base=ASSIGNED)
+    result = subprocess.run([BUILD / "cli/dps-provision", "reprovision", "--yes", "--wait"], env=w.environment, text=True,
+                            capture_output=True, timeout=120, check=False)
+    assert result.returncode == 0, result
+    assert check(w)[0] == ASSIGNED
+
+
+def test_no_clock_that_runs_without_power(fresh):
+    w = fresh()
+    (w.root / "sys/class/rtc/rtc0").rmdir()
+    expect(w, "boot-clock", "warn", None, "no clock that runs without power", "systemd-time-wait-sync.service")
+
+
+def test_a_unit_that_fails(new_world, hub_ports):
+    w = new_world()
+    w.start_gateway()
+    w.standin_faults(units={"aziot-edged.service": {"start": "flap"}})
+    w.bus.busctl("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
+                 "RestartUnit", "ss", "aziot-edged.service", "replace")
+    wait_for("the job", lambda: w.jobs()[-1] == ("restart", "aziot-edged.service") and
+             len(w.standin_events("edged-start")) > 2)
+    expect(w, "iotedge-units", "fail", "restart-failed", "'aziot-edged.service' has failed: exit-code", "journalctl",
+           base=ASSIGNED)
+
+
+def test_identityd_is_silent(new_world, hub_ports):
+    w = new_world()
+    w.start_gateway()
+    w.standin_faults(identityd="silent")
+    expect(w, "identityd", "fail", "confirm-timeout", "does not answer", "journalctl", base=ASSIGNED)
+
+
+def test_identityd_has_no_socket(new_world, hub_ports):
+    """No proxy is blamed for it."""
+    w = new_world()
+    w.start_gateway()
+    (w.root / "run/aziot/identityd.sock").unlink()
+    expect(w, "identityd", "fail", "confirm-timeout", "does not answer: The connection to 'identityd.sock' failed",
+           "journalctl", base=ASSIGNED)
+
+
+@pytest.mark.namespaces
+def test_a_firewall_before_the_hub(new_world):
+    """DPS is reached, the hub is not: its name leads to an address where nobody answers, as behind a firewall."""
+    w = new_world()
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}, iotHubHostName=f"hub-b.localhost:{w.port}"))
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    prefix = in_namespace(w, hosts="127.0.0.1 localhost\n127.0.9.9 hub-b.localhost\n")
+    bad, lines = check(w, prefix=prefix)
+    assert bad == {"enrollment": ("skip", None), "hub-443": ("fail", "hub-unreachable"),
+                   "hub-5671": ("warn", "hub-unreachable"), "hub-8883": ("warn", "hub-unreachable")}, lines
+    assert "firewall" in line(lines, "hub-443")["remedy"] and "AmqpWs" in line(lines, "hub-5671")["remedy"]
+    with socket.create_server(("127.0.9.9", w.port)):
+        bad, lines = check(w, prefix=prefix)
+    assert "hub-443" not in bad and bad["hub-5671"][0] == "warn", lines

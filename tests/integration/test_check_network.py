@@ -1,0 +1,226 @@
+"""Suite "check", the network and the service: machines that are broken for real; see test_check.py."""
+import json
+import pathlib
+import socket
+import ssl
+import subprocess
+import threading
+
+import pytest
+from checking import NO_EDGE, NO_TARGET, SKIP_NETWORK, check, expect, in_namespace, line
+
+
+# --- the network ---
+
+@pytest.mark.namespaces
+def test_dns_dead(plain):
+    w = plain()
+    w.write_config(Provisioning={"GlobalEndpoint": f"https://dps.example:{w.port}"})
+    expect(w, "dns", "fail", "dns", "'dps.example' can't be resolved", "name server", base=NO_TARGET,
+           others={"route": ("skip", None), **SKIP_NETWORK},
+           prefix=in_namespace(w, resolv_conf="nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"))
+
+
+@pytest.mark.namespaces
+def test_no_route(plain):
+    w = plain()
+    expect(w, "route", "fail", "connect", "no route to 'localhost", "default route", base=NO_TARGET, others=SKIP_NETWORK,
+           prefix=("unshare", "-n"))
+
+
+def test_nobody_listens(plain):
+    w = plain()
+    w.stop_emulator()
+    expect(w, "connect", "fail", "connect", "connection to 'localhost", "firewall", base=NO_TARGET,
+           others={name: ("skip", None) for name in ("tls", "clock", "enrollment")})
+
+
+class Proxy:
+    """An HTTP proxy on a port of its own: it tunnels, refuses, or opens TLS with a certificate of its own."""
+
+    def __init__(self, status=200, context=None):
+        self.status = status
+        self.context = context
+        self.asked = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.tunnel, args=(client,), daemon=True).start()
+
+    def tunnel(self, client):
+        with client:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                part = client.recv(4096)
+                if not part:
+                    return
+                head += part
+            target = head.split(b" ")[1].decode()
+            self.asked.append(target)
+            client.sendall(f"HTTP/1.1 {self.status} X\r\nContent-Length: 0\r\n\r\n".encode() if self.status != 200
+                           else b"HTTP/1.1 200 Connection established\r\n\r\n")
+            if self.status == 200 and self.context:
+                try:
+                    with self.context.wrap_socket(client, server_side=True) as tls:
+                        while b"\r\n\r\n" not in tls.recv(4096):
+                            pass
+                        tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                except OSError:
+                    pass
+            elif self.status == 200:
+                port = target.rsplit(":", 1)[1]
+                # not "localhost": a machine without /etc/hosts does not know it
+                with socket.create_connection(("127.0.0.1", int(port))) as server:
+                    back = threading.Thread(target=self.copy, args=(server, client), daemon=True)
+                    back.start()
+                    self.copy(client, server)
+                    back.join()
+
+    @staticmethod
+    def copy(source, target):
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self):
+        self.listener.close()
+
+
+@pytest.fixture
+def new_proxy():
+    proxies = []
+
+    def make(**settings):
+        proxies.append(Proxy(**settings))
+        return proxies[-1]
+    yield make
+    for proxy in proxies:
+        proxy.close()
+
+
+SKIP_AFTER_CONNECT = {"tls": ("skip", None), "clock": ("skip", None), "enrollment": ("skip", None)}
+
+
+def test_through_a_proxy(plain, new_proxy):
+    w, proxy = plain(), new_proxy()
+    w.write_config(Network={"Proxy": f"http://user:secret@127.0.0.1:{proxy.port}"})
+    bad, lines = check(w)
+    assert bad == NO_TARGET, lines
+    assert proxy.asked and "secret" not in json.dumps(lines)
+
+
+def test_proxy_refuses(plain, new_proxy):
+    w, proxy = plain(), new_proxy(status=403)
+    w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}"})
+    expect(w, "connect", "fail", "proxy", "proxy refuses", "what the proxy allows", base=NO_TARGET,
+           others=SKIP_AFTER_CONNECT)
+    assert proxy.asked == [f"localhost:{w.port}"]
+
+
+def test_proxy_is_down(plain):
+    w = plain()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    w.write_config(Network={"Proxy": f"http://127.0.0.1:{port}"})
+    expect(w, "connect", "fail", "proxy", "Failed to connect to 127.0.0.1", "Check Proxy=", base=NO_TARGET,
+           others=SKIP_AFTER_CONNECT)
+
+
+def test_proxy_of_this_shell_only(plain, new_proxy):
+    w, proxy = plain(), new_proxy()
+    expect(w, "proxy", "warn", None, "environment of this shell", "Proxy=", base=NO_TARGET,
+           environment={"https_proxy": f"http://127.0.0.1:{proxy.port}"})
+
+
+def certificate(directory, issuer):
+    """A certification authority of this name and its certificate for localhost; returns the server's context."""
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ica.key", "-out", "ica.pem", "-days", "10",
+            "-subj", f"/O={issuer}/CN={issuer} CA")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "i.key", "-out", "i.csr", "-subj", "/CN=localhost")
+    pathlib.Path(directory, "i.ext").write_text("subjectAltName=DNS:localhost\n")
+    openssl("x509", "-req", "-in", "i.csr", "-CA", "ica.pem", "-CAkey", "ica.key", "-CAcreateserial", "-out", "i.pem",
+            "-days", "5", "-extfile", "i.ext")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pathlib.Path(directory, "i.pem"), pathlib.Path(directory, "i.key"))
+    return context
+
+
+def test_intercepting_proxy(plain, new_proxy):
+    w = plain()
+    proxy = new_proxy(context=certificate(w.dir, "Corporate Inspection"))
+    w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}"})
+    lines = expect(w, "tls", "fail", "tls-trust", "issuer is '.*Corporate Inspection", "exempt the service.*CAFile=",
+                   base=NO_TARGET, others={"clock": ("skip", None), "enrollment": ("skip", None)})
+    assert line(lines, "connect")["result"] == "ok"
+
+
+UNTRUSTED = {"tls": ("skip", None), "enrollment": ("skip", None)}  # by this clock
+
+
+@pytest.mark.parametrize("years, kind, message, others", [
+    (-2, "clock-behind", "(729|730) days behind", UNTRUSTED),
+    (2, "tls-clock", "(729|730) days ahead", {}),  # the certificate is still good then
+    (12, "tls-clock", "4380 days ahead", UNTRUSTED),
+])
+def test_clock_years_off(plain, years, kind, message, others):
+    w = plain()
+    w.set_clock(years * 365 * 24 * 3600)
+    expect(w, "clock", "fail", kind, message, "NTP", base=NO_TARGET, others=others, environment=w.clock())
+
+
+def test_clock_slightly_behind(fresh):
+    w = fresh()
+    w.set_clock(-90)
+    expect(w, "clock", "fail", "clock-behind", r"\b[5-9]\d s behind", "NTP", environment=w.clock())
+
+
+def test_expired_certificate(plain):
+    w = plain()
+    w.faults("expired-cert")
+    lines = expect(w, "tls", "fail", "tls-trust", "expired", "ca-certificates", base=NO_TARGET,
+                   others={"enrollment": ("skip", None)})
+    assert line(lines, "clock")["result"] == "ok"
+
+
+# --- the service ---
+
+def test_wrong_scope(plain):
+    w = plain(Provisioning={"IdScope": "0ne00WRONG"})
+    expect(w, "enrollment", "fail", "scope-unknown", "does not know the ID scope '0ne00WRONG'", "overview page", base=NO_TARGET)
+
+
+def test_enrollment_missing(plain):
+    w = plain()
+    w.enroll()
+    expect(w, "enrollment", "fail", "enrollment-missing", "no enrolment", "Create an individual enrolment", base=NO_TARGET)
+
+
+def test_enrollment_for_another_ek(plain, new_world):
+    w, other = plain(), new_world(**NO_EDGE)
+    mine = w.enrollment()
+    w.enroll({**other.enrollment(), "registrationId": mine["registrationId"]})
+    expect(w, "enrollment", "fail", "identity-mismatch", "another endorsement key", "Compare the enrolment's", base=NO_TARGET)
+
+
+def test_while_the_daemon_asks(plain):
+    w = plain()
+    w.faults("slow:confirm=30")
+    w.start_daemon()
+    w.wait("confirm", lambda p: p["Step"] == "confirm")
+    bad, lines = check(w, "--dps")
+    assert bad == {"iotedge": ("skip", None), "enrollment": ("skip", None)}, lines
+    assert "the daemon is at it" in line(lines, "enrollment")["message"]

@@ -1,0 +1,164 @@
+"""Suite "check", the TPM: machines that are broken for real; see test_check.py."""
+import subprocess
+
+import pytest
+from checking import NOBODY, NO_TARGET, check, expect, line
+
+
+def test_no_tpm(fresh):
+    w = fresh()
+    w.write_config(Tpm={"Tcti": "device:/dev/dps-test/tpmrm0"})
+    expect(w, "tpm-device", "fail", "tpm-missing", "does not exist", "firmware", others={"enrollment": ("skip", None)})
+
+
+@pytest.mark.root
+def test_a_tpm_that_is_gone(plain):
+    """Whoever may read it is not told to become somebody else."""
+    w = plain()
+    w.write_config(Tpm={"Tcti": f"swtpm:path={w.dir}/nowhere"})
+    lines = expect(w, "tpm-answers", "fail", "tpm-missing", "nowhere", "firmware", base=NO_TARGET,
+                   others={"ek": ("skip", None), "enrollment": ("skip", None)})
+    assert "above" in line(lines, "ek")["remedy"]
+
+
+def node(world, mode, group="root"):
+    """A device node that is not a TPM: to look at, not to talk to."""
+    path = world.dir / "tpmrm0"
+    subprocess.run(["mknod", path, "c", "1", "3"], check=True)
+    subprocess.run(["chown", f"root:{group}", path], check=True)
+    path.chmod(mode)
+    world.dir.chmod(0o755)
+    world.write_config(Tpm={"Tcti": f"device:{path}"})
+    for directory in (world.dir / "conf", world.dir / "emulator", world.root):
+        directory.chmod(0o755)
+    (world.dir / "emulator/ca.pem").chmod(0o644)
+    return path
+
+
+SKIP_TPM = {"tpm-answers": ("skip", None), "ek": ("skip", None), "enrollment": ("skip", None)}
+
+
+@pytest.mark.root
+def test_no_permission(plain):
+    w = plain()
+    node(w, 0o600)
+    lines = expect(w, "tpm-access", "fail", "tpm-missing", "root:root .*0600.*dps-tpmd", "group is tss", base=NO_TARGET,
+                   others=SKIP_TPM, prefix=NOBODY)
+    assert "tss" in line(lines, "tpm-answers")["remedy"]
+
+
+@pytest.mark.root
+def test_no_permission_for_this_user_only(plain):
+    w = plain()
+    node(w, 0o660, group="tss")
+    bad, lines = check(w, prefix=NOBODY)
+    assert bad == {**NO_TARGET, **SKIP_TPM}, lines
+
+
+@pytest.mark.root
+def test_another_group_by_a_drop_in(fresh):
+    w = fresh()
+    node(w, 0o660, group="daemon")
+    bad, lines = check(w, "--no-network", prefix=NOBODY)
+    assert bad["tpm-access"] == ("fail", "tpm-missing") and "root:daemon" in line(lines, "tpm-access")["message"], lines
+    assert "SupplementaryGroups=" in line(lines, "tpm-access")["remedy"]
+    w.standin_faults(groups=["tss", "daemon"])
+    bad, lines = check(w, "--no-network", prefix=NOBODY)
+    assert "tpm-access" not in bad, lines
+
+
+def test_no_resource_manager(plain):
+    w = plain()
+    path = node(w, 0o660, group="tss")
+    path.rename(w.dir / "tpm0")
+    w.write_config(Tpm={"Tcti": f"device:{w.dir}/tpm0"})
+    expect(w, "tpm-device", "warn", None, "no resource manager", "/dev/tpmrm0", base=NO_TARGET, others=SKIP_TPM,
+           prefix=NOBODY)
+
+
+def test_lockout(plain):
+    w = plain()
+    w.tpm2("dictionarylockout", "-s", "-n", "2", "-t", "3600", "-l", "7200")
+    w.tpm2("createprimary", "-Q", "-C", "o", "-c", "p.ctx", "-p", "right")
+    w.tpm2("flushcontext", "-t")
+    w.tpm2("evictcontrol", "-Q", "-C", "o", "-c", "p.ctx", "0x81000123")
+    w.tpm2("flushcontext", "-t")
+    (w.dir / "secret").write_text("x")
+    for _ in range(2):
+        w.tpm2("create", "-C", "0x81000123", "-P", "wrong", "-i", "secret", "-u", "x.pub", "-r", "x.priv", check=False)
+        w.tpm2("flushcontext", "-t", check=False)
+    lines = expect(w, "tpm-lockout", "fail", "tpm-lockout", "after 2 wrong.*3600 s", "dictionarylockout", base=NO_TARGET)
+    assert line(lines, "ek")["result"] == "ok"
+
+
+def test_near_lockout(plain):
+    w = plain()
+    w.tpm2("dictionarylockout", "-s", "-n", "5", "-t", "3600", "-l", "7200")
+    w.tpm2("createprimary", "-Q", "-C", "o", "-c", "p.ctx", "-p", "right")
+    (w.dir / "secret").write_text("x")
+    w.tpm2("create", "-C", "p.ctx", "-P", "wrong", "-i", "secret", "-u", "x.pub", "-r", "x.priv", check=False)
+    w.tpm2("flushcontext", "-t")
+    expect(w, "tpm-lockout", "warn", None, "1 of 5", "Find the program", base=NO_TARGET)
+
+
+def test_owner_authorization_for_iotedge(fresh):
+    w = fresh()
+    w.tpm2("changeauth", "-c", "owner", "secret")
+    expect(w, "tpm-owner-auth", "warn", "tpm-auth", "register by itself", "dps.tpm_owner_auth")
+
+
+def test_owner_authorization_without_iotedge(plain):
+    w = plain()
+    w.tpm2("changeauth", "-c", "owner", "secret")
+    expect(w, "tpm-owner-auth", "fail", "tpm-auth", "no credential", "dps.tpm_owner_auth", base=NO_TARGET)
+    (w.dir / "credentials").mkdir()
+    (w.dir / "credentials/dps.tpm_owner_auth").write_text("secret")
+    bad, lines = check(w, environment={"CREDENTIALS_DIRECTORY": str(w.dir / "credentials")})
+    assert bad == NO_TARGET, lines
+
+
+def test_endorsement_authorization(plain):
+    w = plain()
+    w.tpm2("changeauth", "-c", "endorsement", "secret")
+    expect(w, "tpm-endorsement-auth", "fail", "tpm-auth", "no challenge", "dps.tpm_endorsement_auth", base=NO_TARGET,
+           others={"ek": ("skip", None), "enrollment": ("skip", None)})
+
+
+def persist(world, handle, *template):
+    world.tpm2("createprimary", "-Q", "-c", "o.ctx", *template)
+    world.tpm2("evictcontrol", "-Q", "-C", "o", "-c", "o.ctx", handle)
+    world.tpm2("flushcontext", "-t")
+
+
+def test_ecc_srk_in_the_way(fresh):
+    w = fresh()
+    persist(w, "0x81000001", "-C", "o", "-G", "ecc")
+    expect(w, "srk", "warn", "srk-unsuitable", "0x81000001 holds an ECC storage key", "RSA storage root key")
+
+
+@pytest.mark.parametrize("template, what", [(("-C", "e", "-G", "ecc"), "ECC"), (("-C", "o", "-G", "rsa"), "RSA")])
+def test_wrong_ek_at_the_handle(plain, template, what):
+    w = plain()
+    persist(w, "0x81010001", *template)
+    expect(w, "ek", "fail", "tpm-handle-taken", "0x81010001 is not an RSA-2048 endorsement key", "tpm2_readpublic",
+           base=NO_TARGET, others={"enrollment": ("skip", None)})
+    assert what
+
+
+def test_foreign_object_at_the_hub_keys_handle(plain):
+    w = plain()
+    persist(w, "0x81000100", "-C", "o", "-G", "ecc")
+    expect(w, "hub-key", "fail", "tpm-handle-taken", "0x81000100 holds an ECC", "HubKeyHandle=", base=NO_TARGET)
+
+
+def test_a_certificate_of_another_key(plain):
+    w = plain()
+    w.start_daemon()  # makes the endorsement key persistent
+    w.wait_for_state("handed-off")
+    w.stop_daemon()
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "x.key", "-outform", "DER",
+                    "-out", "x.der", "-days", "3650", "-subj", "/CN=another"], cwd=w.dir, check=True, capture_output=True)
+    size = (w.dir / "x.der").stat().st_size
+    w.tpm2("nvdefine", "-Q", "0x01c00002", "-C", "o", "-s", str(size), "-a", "ownerread|ownerwrite|authread|authwrite|no_da")
+    w.tpm2("nvwrite", "-Q", "0x01c00002", "-C", "o", "-i", "x.der")
+    expect(w, "ek-certificate", "warn", "ek-certificate", "key", "Nothing has to be done for DPS", base=NO_TARGET)
