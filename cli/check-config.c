@@ -1,11 +1,16 @@
 /* The configuration, by the same reader that the daemon uses. */
 #include <errno.h>
+#include <grp.h>
+#include <limits.h>
+#include <pwd.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "dps.h"
 
+#define DAEMON_USER "dps-provision"
 #define CA_FILE_MAX ((size_t) 16 * 1024 * 1024)
 
 /* As somebody else than root a file may be closed to us only. */
@@ -13,8 +18,54 @@ static bool is_closed(const ConfigProblem *p) {
         return p->line == 0 && geteuid() != 0 && access(p->file, R_OK) < 0 && errno == EACCES;
 }
 
+/* Root may read what the daemon may not, whose user has no groups. */
+static bool daemon_may_read(const char *path) {
+        const struct passwd *user = geteuid() == 0 ? getpwnam(DAEMON_USER) : NULL;
+        int status = 0;
+        pid_t pid;
+
+        if (!user)
+                return true; /* then it is this user's own view */
+        pid = fork();
+        if (pid == 0)
+                _exit(setgroups(0, NULL) == 0 && setgid(user->pw_gid) == 0 && setuid(user->pw_uid) == 0 &&
+                      access(path, R_OK) < 0);
+        return pid < 0 || waitpid(pid, &status, 0) < 0 || status == 0;
+}
+
+static void refuse_closed(Check *c, const char *path) {
+        check_bad(c, CHECK_FAIL, FAILURE_CONFIG,
+                  "Make it readable: 'chmod a+r' the file, and 'chmod a+x' the directories above it",
+                  "'%s' can't be read by the user " DAEMON_USER, path);
+}
+
+/* Those that set something. */
+static bool find_closed_files(Check *c) {
+        const char *section, *key, *source;
+        CLEANUP(freep) char *last = NULL;
+        bool found = false;
+        char *value;
+
+        for (size_t i = 0; config_describe(c->config, i, &section, &key, &value, &source); i++) {
+                CLEANUP(freep) char *file = NULL;
+
+                free(value);
+                if (!source || source[0] != '/')
+                        continue;
+                file = strndup(source, (size_t) (strrchr(source, ':') - source));
+                if (!file || (last && streq(file, last)) || daemon_may_read(file))
+                        continue;
+                refuse_closed(c, file);
+                free(last);
+                last = TAKE(file);
+                found = true;
+        }
+        return found;
+}
+
 static void probe_files(Check *c) {
         const Config *config = c->config;
+        bool closed = find_closed_files(c);
 
         for (size_t i = 0; i < config->problem_count; i++) {
                 const ConfigProblem *p = &config->problems[i];
@@ -29,7 +80,7 @@ static void probe_files(Check *c) {
                         check_bad(c, p->fatal ? CHECK_FAIL : CHECK_WARN, kind, NULL, "%s: %s", p->file,
                                   p->text);
         }
-        if (config->problem_count == 0)
+        if (config->problem_count == 0 && !closed)
                 check_ok(c, "No mistakes");
 }
 
@@ -60,25 +111,28 @@ bool check_key_refused(Check *c, const char *key) {
         return false;
 }
 
-/* Where the daemon's service manager looks for the credential; NULL: nowhere. */
-static const char *find_scope_credential(void) {
-        static const char *const paths[] = { "/run/credentials/@system/dps.id_scope",
-                                             "/etc/credstore/dps.id_scope",
-                                             "/run/credstore/dps.id_scope",
-                                             "/usr/lib/credstore/dps.id_scope",
-                                             "/etc/credstore.encrypted/dps.id_scope",
-                                             "/run/credstore.encrypted/dps.id_scope",
-                                             "/usr/lib/credstore.encrypted/dps.id_scope" };
+int check_find_credential(const Check *c, const char *name, const char **ret) {
+        const char *const directories[] = { c->paths.credentials_dir ? c->paths.credentials_dir : "",
+                                            "/run/credentials/@system", "/etc/credstore", "/run/credstore",
+                                            "/usr/lib/credstore" };
+        bool closed = false;
 
-        for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
-                if (access(paths[i], F_OK) == 0)
-                        return paths[i];
-        return NULL;
+        for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
+                char path[PATH_MAX];
+
+                (void) snprintf(path, sizeof(path), "%s/%s", directories[i], name);
+                if (directories[i][0] && access(path, F_OK) == 0) {
+                        *ret = directories[i];
+                        return 1;
+                }
+                closed = closed || (directories[i][0] && errno == EACCES);
+        }
+        return closed ? -EACCES : 0;
 }
 
 static void probe_scope(Check *c) {
         CLEANUP(freep) char *source = source_of(c->config, "IdScope");
-        const char *credential = find_scope_credential();
+        const char *credential = NULL;
 
         if (check_key_refused(c, "IdScope"))
                 return;
@@ -88,9 +142,11 @@ static void probe_scope(Check *c) {
         } else if (c->daemon_runs && c->status.id_scope && c->status.id_scope[0]) {
                 c->id_scope = c->status.id_scope;
                 check_ok(c, "%s (as the daemon has it, from a credential)", c->id_scope);
-        } else if (credential && !c->daemon_runs)
-                check_skip(c, "Start the daemon, which is given it",
-                           "In no file; the daemon gets the credential '%s'", credential);
+        } else if (!c->daemon_runs && check_find_credential(c, "dps.id_scope", &credential) != 0)
+                check_skip(c, credential ? "Start the daemon, which is given it" : CHECK_AS_ROOT,
+                           credential ? "In no file; the credential dps.id_scope is in '%s'"
+                                      : "In no file; whether there is a credential only root can see",
+                           credential);
         else
                 check_bad(c, CHECK_FAIL, FAILURE_CONFIG,
                           "Set it with 'dps-provision set-scope ID'; it is on the overview page of the DPS "
@@ -120,6 +176,8 @@ static void probe_ca_file(Check *c) {
         else if (c->ca_file_bad)
                 check_bad(c, CHECK_FAIL, FAILURE_CONFIG, NULL, "CAFile=%s has no certificate in PEM form",
                           path);
+        else if (!daemon_may_read(path))
+                refuse_closed(c, path);
         else
                 check_ok(c, "CAFile=%s", path);
 }
@@ -146,6 +204,8 @@ static void probe_payload(Check *c) {
                           r == -EINVAL  ? "is not JSON"
                           : r == -EFBIG ? "is larger than 32 KiB"
                                         : "can't be read");
+        else if (!daemon_may_read(path))
+                refuse_closed(c, path);
         else
                 check_ok(c, "Payload=%s", path);
 }

@@ -33,8 +33,10 @@ static bool is_permission(const Check *c, const Failure *failure) {
 
 static int open_tpm(Check *c, Failure *reterr) {
         CLEANUP(secret_freep) char *endorsement_auth = NULL;
+        ConfigPaths paths = {};
 
-        (void) config_read_credential(&endorsement_auth, &c->paths, EK_AUTH);
+        if (check_find_credential(c, EK_AUTH, &paths.credentials_dir) > 0)
+                (void) config_read_credential(&endorsement_auth, &paths, EK_AUTH);
         return tpm_open(&c->tpm,
                         &(TpmSettings){ .tcti = c->config->tcti,
                                         .hub_key_handle = c->config->hub_key_handle,
@@ -183,55 +185,40 @@ static void probe_lockout(Check *c) {
                          recovery);
 }
 
-/* Where LoadCredential= of dps-tpmd.service looks. */
-static const char *find_credential(const Check *c, const char *name) {
-        static const char *const directories[] = { "/etc/credstore", "/run/credstore", "/usr/lib/credstore",
-                                                   "/etc/credstore.encrypted", "/run/credstore.encrypted" };
-        char path[256];
+/* An authorization value that is set needs a credential. Returns whether the line is written. */
+static bool judge_auth(Check *c, bool set, const char *credential) {
+        const char *where = NULL;
+        int r = set ? check_find_credential(c, credential, &where) : 0;
 
-        for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
-                (void) snprintf(path, sizeof(path), "%s/%s", directories[i], name);
-                if (access(path, F_OK) == 0)
-                        return directories[i];
-        }
-        (void) snprintf(path, sizeof(path), "%s/%s",
-                        c->paths.credentials_dir ? c->paths.credentials_dir : "", name);
-        return c->paths.credentials_dir && access(path, F_OK) == 0 ? c->paths.credentials_dir : NULL;
+        if (!set)
+                check_ok(c, "Empty");
+        else if (r > 0)
+                check_ok(c, "Set, and the credential %s is in '%s'", credential, where);
+        else if (r < 0)
+                check_skip(c, CHECK_AS_ROOT, "Set; whether there is the credential %s only root can see",
+                           credential);
+        return !set || r != 0;
 }
 
 static void probe_owner(Check *c) {
-        const char *where = find_credential(c, OWNER_AUTH);
-
-        if (!c->tpm_usable)
+        if (!c->tpm_usable || judge_auth(c, c->tpm_properties.owner_auth_set, OWNER_AUTH))
                 return;
-        if (!c->tpm_properties.owner_auth_set)
-                check_ok(c, "Empty");
-        else if (where)
-                check_ok(c, "Set, and the credential " OWNER_AUTH " is in '%s'", where);
-        else if (c->config->target == TARGET_NONE && c->config->identity == IDENTITY_ADOPT)
+        if (c->config->target == TARGET_NONE && c->config->identity == IDENTITY_ADOPT)
                 check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
                           "The owner authorization is set and there is no credential, so no key can be made "
                           "persistent");
         else
                 check_bad(c, CHECK_WARN, FAILURE_TPM_AUTH, NULL,
                           "The owner authorization is set and there is no credential, so IoT Edge can't "
-                          "adopt an identity "
-                          "and has to register by itself");
+                          "adopt an identity and has to register by itself");
 }
 
 static void probe_endorsement(Check *c) {
-        const char *where = find_credential(c, EK_AUTH);
-
-        if (!c->tpm_usable)
+        if (!c->tpm_usable || judge_auth(c, c->tpm_properties.endorsement_auth_set, EK_AUTH))
                 return;
-        if (!c->tpm_properties.endorsement_auth_set)
-                check_ok(c, "Empty");
-        else if (where)
-                check_ok(c, "Set, and the credential " EK_AUTH " is in '%s'", where);
-        else
-                check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
-                          "The endorsement authorization is set and there is no credential, so no challenge "
-                          "can be answered");
+        check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
+                  "The endorsement authorization is set and there is no credential, so no challenge can be "
+                  "answered");
 }
 
 /* false: it has said why not. */
@@ -271,7 +258,7 @@ static void take_ek(Check *c, const TpmIdentity *identity) {
 static void probe_ek(Check *c) {
         CLEANUP(tpm_identity_deinit) TpmIdentity identity = {};
         Failure failure = { .kind = FAILURE_TPM_FAILED };
-        const char *node = node_of(c);
+        const char *node = node_of(c), *where = NULL;
         TpmObject object;
 
         if (!c->tpm_usable) {
@@ -281,7 +268,8 @@ static void probe_ek(Check *c) {
         }
         if (!look(c, TPM_EK_HANDLE, &object))
                 return;
-        if (!object.present && c->tpm_properties.endorsement_auth_set && !find_credential(c, EK_AUTH)) {
+        if (!object.present && c->tpm_properties.endorsement_auth_set &&
+            check_find_credential(c, EK_AUTH, &where) <= 0) {
                 check_skip(
                         c, "Provide the credential " EK_AUTH,
                         "None at 0x%08x yet, and it can't be created without the endorsement authorization",

@@ -2,6 +2,7 @@
 not ok: the right one fails with the right remedy, and no other line lies."""
 import asyncio
 import os
+import pathlib
 import re
 
 import dbus_next.aio
@@ -115,7 +116,7 @@ def test_a_scope_that_only_the_daemon_is_given(plain):
     prefix = in_namespace(w)
     (w.dir / "etc/credstore").mkdir(exist_ok=True)
     (w.dir / "etc/credstore/dps.id_scope").write_text("0ne00CRED")
-    expect(w, "scope", "skip", None, "/etc/credstore/dps.id_scope", "Start the daemon", base=NO_TARGET,
+    expect(w, "scope", "skip", None, "dps.id_scope is in '/etc/credstore'", "Start the daemon", base=NO_TARGET,
            others={"enrollment": ("skip", None)}, prefix=prefix)
 
 
@@ -129,6 +130,25 @@ def test_a_ca_file_that_is_no_use(plain, text, message):
     w.write_config(Network={"CAFile": path})
     expect(w, "ca-file", "fail", "config", message, "Correct", base=NO_TARGET,
            others={name: ("skip", None) for name in ("connect", "tls", "clock", "enrollment")})
+
+
+@pytest.mark.namespaces
+@pytest.mark.parametrize("name", ["provisiond.conf", "ca.pem", "payload.json"])
+def test_a_file_that_is_closed_to_the_daemon(plain, name):
+    """Root, who runs this, may read it."""
+    w = plain()
+    (w.dir / "emulator/ca.pem").rename(w.dir / "conf/ca.pem")
+    (w.dir / "conf/payload.json").write_text("{}")
+    w.write_config(Network={"CAFile": w.dir / "conf/ca.pem"}, Provisioning={"Payload": w.dir / "conf/payload.json"})
+    for path in (w.dir, w.dir / "conf"):
+        path.chmod(0o755)
+    for path in (w.dir / "conf").iterdir():
+        path.chmod(0o600 if path.name == name else 0o644)
+    users = pathlib.Path("/etc/passwd").read_text()
+    prefix = in_namespace(w, passwd=users + "dps-provision:x:65533:65533::/:/bin/false\n")
+    probe = {"provisiond.conf": "config-files", "ca.pem": "ca-file", "payload.json": "payload"}[name]
+    expect(w, probe, "fail", "config", rf"{name}' can't be read by the user dps-provision", r"chmod a\+r", base=NO_TARGET,
+           prefix=prefix)
 
 
 def test_files_that_are_missing(plain):

@@ -2,7 +2,8 @@
 import subprocess
 
 import pytest
-from checking import NOBODY, NO_TARGET, check, expect, line
+from checking import NOBODY, NO_TARGET, check, expect, in_namespace, line
+from harness import BUILD
 
 
 def test_no_tpm(fresh):
@@ -122,6 +123,32 @@ def test_endorsement_authorization(plain):
     w.tpm2("changeauth", "-c", "endorsement", "secret")
     expect(w, "tpm-endorsement-auth", "fail", "tpm-auth", "no challenge", "dps.tpm_endorsement_auth", base=NO_TARGET,
            others={"ek": ("skip", None), "enrollment": ("skip", None)})
+
+
+@pytest.mark.namespaces
+def test_credentials_in_the_store(plain):
+    """Where the units' LoadCredential= looks. Who may not look there is told so, and nothing is wrong."""
+    w = plain()
+    for hierarchy in ("owner", "endorsement"):
+        w.tpm2("changeauth", "-c", hierarchy, "secret")
+    prefix = in_namespace(w)
+    store = w.dir / "etc/credstore"
+    store.mkdir(exist_ok=True)
+    for hierarchy in ("owner", "endorsement"):
+        (store / f"dps.tpm_{hierarchy}_auth").write_text("secret\n")
+    bad, lines = check(w, prefix=prefix)
+    assert bad == NO_TARGET, lines
+    assert "'/etc/credstore'" in line(lines, "tpm-owner-auth")["message"]
+    store.chmod(0o700)
+    for path in (w.dir, w.root, w.dir / "conf", w.dir / "emulator", BUILD):
+        path.chmod(0o755)
+    (w.dir / "emulator/ca.pem").chmod(0o644)
+    for name in ("tpm", "tpm.ctrl"):
+        (w.dir / name).chmod(0o666)
+    bad, lines = check(w, prefix=(*prefix, *NOBODY))
+    assert bad == {**NO_TARGET, **dict.fromkeys(("tpm-owner-auth", "tpm-endorsement-auth", "ek", "enrollment"),
+                                                ("skip", None))}, lines
+    assert "root" in line(lines, "tpm-owner-auth")["remedy"]
 
 
 def persist(world, handle, *template):
