@@ -10,12 +10,12 @@
 #include "check.h"
 #include "identityd.h"
 #include "paths.h"
+#include "refusals.h"
 #include "situation.h"
 
 #define UNIT_FILE        "/usr/lib/systemd/system/" UNIT_EDGED
 #define UNIT_FILE_LIB    "/lib/systemd/system/" UNIT_EDGED
 #define HUB_TIMEOUT_USEC (5 * USEC_PER_SEC)
-#define HANDLE_FIRST     0x81000000u
 
 /* What these probes know of IoT Edge. */
 struct CheckEdge {
@@ -67,13 +67,8 @@ static void probe_installed(Check *c) {
                                   "Azure IoT Edge is not installed");
                 return;
         }
-        if (c->edge->situation.edged.masked || c->edge->situation.identityd.masked)
-                check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING, NULL, "'%s' is masked",
-                          c->edge->situation.edged.masked ? UNIT_EDGED : UNIT_IDENTITYD);
-        else if (!c->edge->situation.edged.exists || !c->edge->situation.identityd.exists)
-                check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING, NULL,
-                          "Azure IoT Edge is not installed: there is no unit '%s'",
-                          c->edge->situation.edged.exists ? UNIT_IDENTITYD : UNIT_EDGED);
+        if (refusal_of_runtime(&c->edge->situation, units, c->root, &failure) < 0)
+                check_failure(c, &failure);
         else if (!c->edge->situation.apply.exists || c->edge->situation.apply.masked)
                 check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING,
                           "Install the package dps-provisiond anew, or unmask the unit",
@@ -197,36 +192,10 @@ static bool only_root_sees(Check *c) {
         return true;
 }
 
-/* Returns whether the line is written. */
-static bool refuse_config(Check *c, const Provisioning *p) {
-        const ConfigToml *toml = &c->edge->situation.toml;
-
-        if (toml->parent_hostname)
-                check_bad(c, CHECK_FAIL, FAILURE_CONFIG_CONFLICT, NULL,
-                          "'" PATH_CONFIG
-                          "' sets parent_hostname, and IoT Edge can't use DPS below a parent");
-        else if (c->config->identity == IDENTITY_ADOPT &&
-                 toml->auth_key_index != c->config->hub_key_handle - HANDLE_FIRST)
-                check_bad(c, CHECK_FAIL, FAILURE_CONFIG_CONFLICT, NULL,
-                          "'" PATH_CONFIG "' has IoT Edge's key at auth_key_index 0x%llx of [tpm], but "
-                          "HubKeyHandle= is 0x%08x",
-                          (unsigned long long) toml->auth_key_index, c->config->hub_key_handle);
-        else if (!situation_provisioning_ours(&c->edge->situation, p))
-                check_bad(c, c->config->replace_provisioning ? CHECK_WARN : CHECK_FAIL,
-                          FAILURE_CONFIG_CONFLICT, NULL,
-                          "'" PATH_CONFIG "' is provisioned by somebody else (source \"%s\"%s%s)%s",
-                          toml->source ? toml->source : "?", toml->id_scope ? ", scope " : "",
-                          toml->id_scope ? toml->id_scope : "",
-                          c->config->replace_provisioning ? ", and is replaced: ReplaceProvisioning=yes"
-                                                          : "");
-        else
-                return false;
-        return true;
-}
-
 static void probe_config(Check *c) {
         const ConfigToml *toml = &c->edge->situation.toml;
         Provisioning p = wanted(c);
+        Failure failure = {};
 
         if (c->config->target == TARGET_NONE || only_root_sees(c))
                 return;
@@ -246,21 +215,56 @@ static void probe_config(Check *c) {
                                                   : "'" PATH_CONFIG "' is gone");
                 return;
         }
-        if (!c->edge->situation.text) {
-                check_ok(c, "None yet");
+        if (refusal_of_config(&c->edge->situation, c->config, &p, c->root, &failure) < 0) {
+                check_failure(c, &failure);
                 return;
         }
-        if (refuse_config(c, &p))
+        if (!situation_provisioning_ours(&c->edge->situation, &p)) {
+                check_bad(c, CHECK_WARN, FAILURE_CONFIG_CONFLICT, NULL,
+                          "'%s" PATH_CONFIG "' is provisioned by somebody else (source \"%s\"%s%s), and is "
+                          "replaced: ReplaceProvisioning=yes",
+                          c->root, toml->source ? toml->source : "?", toml->id_scope ? ", scope " : "",
+                          toml->id_scope ? toml->id_scope : "");
                 return;
+        }
         if (toml->auto_reprovisioning_mode && streq(toml->auto_reprovisioning_mode, "AlwaysOnStartup"))
                 check_bad(c, CHECK_WARN, WARNING_REPROVISIONS_ITSELF, NULL,
                           "'" PATH_CONFIG "' sets auto_reprovisioning_mode = \"AlwaysOnStartup\"");
         else if (!toml->has_provisioning)
-                check_ok(c, "Not provisioned by anybody yet");
+                check_ok(c, c->edge->situation.text ? "Not provisioned by anybody yet" : "None yet");
         else
                 check_ok(c, config_toml_matches(toml, &p)
                                     ? "Provisioned as this device is configured"
                                     : "Provisioned by dps-provisiond, for an earlier configuration");
+}
+
+/* Could the hand-off write it, and have it applied? */
+static void probe_apply(Check *c) {
+        const Situation *s = &c->edge->situation;
+        Provisioning p = wanted(c);
+        Failure failure = {};
+        int r = 0;
+
+        if (!c->edge->installed || !c->edge->files_read || c->edge->failure.kind != FAILURE_NONE)
+                return;
+        if (config_toml_matches(&s->toml, &p) && config_toml_matches(&s->applied, &p)) {
+                check_ok(c, "Nothing is left to do");
+                return;
+        }
+        if (geteuid() != 0) {
+                check_skip(c, CHECK_AS_ROOT, "Whether it can be written and applied only root can see");
+                return;
+        }
+        if (!config_toml_matches(&s->toml, &p))
+                r = refusal_of_write(c->root, &failure);
+        if (r >= 0)
+                r = device_info_refusal(c->root, &failure);
+        if (r >= 0)
+                r = refusal_of_apply(s, c->root, &failure);
+        if (r < 0)
+                check_failure(c, &failure);
+        else
+                check_ok(c, "It can be written and applied");
 }
 
 /* --- identityd --- */
@@ -398,6 +402,7 @@ const Probe check_edge_probes[] = {
         { "iotedge-units", "Units", probe_units },
         { "boot-clock", "Clock at boot", probe_boot_clock },
         { "iotedge-config", "Configuration", probe_config },
+        { "iotedge-apply", "Applying it", probe_apply },
         { "identityd", "Identity", probe_identity },
         { "hub-443", "Hub, port 443", probe_https, true },
         { "hub-5671", "Hub, port 5671", probe_amqps, true },

@@ -1,22 +1,8 @@
 /* Check and Verify: what can be said without changing anything. */
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "handoffd.h"
 #include "paths.h"
-
-#define TPM_PERSISTENT_FIRST 0x81000000u
-
-static bool exists(const char *root, const char *path) {
-        CLEANUP(freep) char *full = NULL;
-        struct stat st;
-
-        return path_under(&full, root, path) >= 0 && lstat(full, &st) >= 0;
-}
+#include "refusals.h"
 
 int step_survey(Operation *op) {
         int r;
@@ -53,105 +39,6 @@ int step_ask_device(Operation *op) {
                      : FLOW_WAIT;
 }
 
-static int refuse_runtime(const Situation *s, Units *units, const char *root, Failure *reterr) {
-        UnitState other = {};
-
-        if (s->edged.masked || s->identityd.masked)
-                return failure_set(reterr, FAILURE_RUNTIME_MISSING, "masked",
-                                   "'%s' is masked, so IoT Edge can't be started",
-                                   s->edged.masked ? UNIT_EDGED : UNIT_IDENTITYD);
-        if (s->edged.exists && s->identityd.exists)
-                return 0;
-        if (units_query(units, UNIT_SNAP, &other, NULL) >= 0 && other.exists)
-                return failure_set(reterr, FAILURE_RUNTIME_MISSING, "snap",
-                                   "IoT Edge is installed as a snap, which is not supported; install its "
-                                   "packages");
-        if (exists(root, PATH_LEGACY))
-                return failure_set(reterr, FAILURE_RUNTIME_MISSING, "legacy",
-                                   "'%s' belongs to IoT Edge 1.1, which is not supported; upgrade IoT Edge",
-                                   PATH_LEGACY);
-        return failure_set(reterr, FAILURE_RUNTIME_MISSING, NULL,
-                           "Azure IoT Edge is not installed: there is no unit '%s'",
-                           s->edged.exists ? UNIT_IDENTITYD : UNIT_EDGED);
-}
-
-static int refuse_edit(const Situation *s, const Provisioning *wanted, Failure *reterr) {
-        CLEANUP(freep) char *edited = NULL;
-
-        if (!s->text || config_toml_matches(&s->toml, wanted))
-                return 0;
-        return config_toml_edit(&edited, PATH_CONFIG, s->text, s->text_size, wanted, reterr);
-}
-
-static int refuse_config(const Situation *s, const Provisioning *wanted, const char *root, Failure *reterr) {
-        uint64_t index = s->config->hub_key_handle - TPM_PERSISTENT_FIRST;
-        int r;
-
-        if (!s->text && exists(root, PATH_LEGACY))
-                return failure_set(
-                        reterr, FAILURE_CONFIG_CONFLICT, "legacy",
-                        "'%s' of IoT Edge 1.1 was never imported; run 'iotedge config import', or "
-                        "remove it",
-                        PATH_LEGACY);
-        if (s->toml.parent_hostname)
-                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, "parent_hostname",
-                                   "'%s%s' sets parent_hostname, and IoT Edge can't use DPS below a parent",
-                                   root, PATH_CONFIG);
-        if (s->config->identity == IDENTITY_ADOPT && s->text && s->toml.auth_key_index != index)
-                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, "auth_key_index",
-                                   "'%s%s' has IoT Edge's key at auth_key_index 0x%llx of [tpm], but "
-                                   "HubKeyHandle= is 0x%08x; make them the same",
-                                   root, PATH_CONFIG, (unsigned long long) s->toml.auth_key_index,
-                                   s->config->hub_key_handle);
-        r = refuse_edit(s, wanted, reterr); /* known now what it would refuse later, with its line */
-        if (r < 0)
-                return r;
-        if (!situation_provisioning_ours(s, wanted) && !s->config->replace_provisioning)
-                return failure_set(reterr, FAILURE_CONFIG_CONFLICT, s->toml.source,
-                                   "'%s%s' is provisioned by somebody else (source \"%s\"%s%s)", root,
-                                   PATH_CONFIG, s->toml.source ? s->toml.source : "?",
-                                   s->toml.id_scope ? ", scope " : "",
-                                   s->toml.id_scope ? s->toml.id_scope : "");
-        return 0;
-}
-
-static int connect_unix(const char *path) {
-        CLEANUP(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-        if (fd < 0)
-                return -errno;
-        if (strlen(path) >= sizeof(address.sun_path))
-                return -ENAMETOOLONG;
-        memcpy(address.sun_path, path, strlen(path) + 1);
-        return connect(fd, (const struct sockaddr *) &address, sizeof(address)) < 0 ? -errno : 0;
-}
-
-/* `iotedge config apply` asks the container runtime before it changes anything, except the first time. */
-static int refuse_apply(const Situation *s, const char *root, Failure *reterr) {
-        static const char scheme[] = "unix://";
-        const char *uri = s->toml.runtime_uri;
-        CLEANUP(freep) char *path = NULL;
-        int r;
-
-        if (!s->apply.exists || s->apply.masked)
-                return failure_set(reterr, FAILURE_RUNTIME_MISSING, NULL,
-                                   "The unit '%s', which applies IoT Edge's configuration, is %s",
-                                   UNIT_APPLY, s->apply.masked ? "masked" : "not installed");
-        if (!s->applied_exists || (uri && strncmp(uri, scheme, strlen(scheme)) != 0))
-                return 0;
-        r = path_under(&path, root, uri ? uri + strlen(scheme) : PATH_DOCKER);
-        if (r >= 0)
-                r = connect_unix(path);
-        if (r == -EAGAIN)
-                r = 0;
-        return r < 0 ? failure_set_errno(reterr, FAILURE_RUNTIME_MISSING, r,
-                                         "The container runtime at '%s' does not answer, and without it "
-                                         "'iotedge config apply' fails",
-                                         path ? path : PATH_DOCKER)
-                     : 0;
-}
-
 int check_refusals(Operation *op) {
         const char *root = op->h->options->root;
         Situation *s = &op->situation;
@@ -163,19 +50,19 @@ int check_refusals(Operation *op) {
                 return failure_set(&op->failure, FAILURE_CONFIG, NULL,
                                    "Target=none is set, so IoT Edge is left alone");
         plan->wanted = situation_wanted(s, op->registration_id);
-        r = refuse_runtime(s, op->h->units, root, &op->failure);
+        r = refusal_of_runtime(s, op->h->units, root, &op->failure);
         if (r >= 0)
-                r = refuse_config(s, &plan->wanted, root, &op->failure);
+                r = refusal_of_config(s, s->config, &plan->wanted, root, &op->failure);
         if (r < 0)
                 return r;
         plan->write_config = !s->text || !config_toml_matches(&s->toml, &plan->wanted);
         plan->run_apply = plan->write_config || !config_toml_matches(&s->applied, &plan->wanted);
         if (plan->write_config)
-                r = config_file_refusals(root, &op->failure);
+                r = refusal_of_write(root, &op->failure);
         if (r >= 0)
                 r = device_info_refusal(root, &op->failure);
         if (r >= 0 && plan->run_apply)
-                r = refuse_apply(s, root, &op->failure);
+                r = refusal_of_apply(s, root, &op->failure);
 
         itself = s->toml.auto_reprovisioning_mode &&
                  streq(s->toml.auto_reprovisioning_mode, "AlwaysOnStartup");

@@ -38,38 +38,6 @@ static int open_directory(const char *root) {
         return fd < 0 ? -errno : fd;
 }
 
-/* --- can it be written at all? --- */
-
-static int refuse_path(const char *path, int flags, Failure *reterr) {
-        struct statx st;
-
-        if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) < 0)
-                return errno == ENOENT ? 0
-                                       : failure_set_errno(reterr, FAILURE_STORAGE, errno,
-                                                           "'%s' can't be looked at", path);
-        if (st.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND))
-                return failure_set(reterr, FAILURE_STORAGE, "EPERM",
-                                   "'%s' is %s and can't be replaced; allow it with 'chattr -%s %s'", path,
-                                   st.stx_attributes & STATX_ATTR_IMMUTABLE ? "immutable" : "append-only",
-                                   st.stx_attributes & STATX_ATTR_IMMUTABLE ? "i" : "a", path);
-        if (flags & W_OK && faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) < 0)
-                return failure_set_errno(reterr, FAILURE_STORAGE, errno, "'%s' can't be written to", path);
-        return 0;
-}
-
-int config_file_refusals(const char *root, Failure *reterr) {
-        CLEANUP(freep) char *directory = NULL, *file = NULL;
-        int r;
-
-        r = path_under(&directory, root, PATH_CONFIG_DIR);
-        if (r >= 0)
-                r = path_under(&file, root, PATH_CONFIG);
-        if (r < 0)
-                return failure_set_errno(reterr, FAILURE_STORAGE, r, "'" PATH_CONFIG "' can't be looked at");
-        r = refuse_path(directory, W_OK, reterr);
-        return r < 0 ? r : refuse_path(file, 0, reterr);
-}
-
 /* --- writing it --- */
 
 static int storage_failure(Operation *op, int r, const char *path) {

@@ -122,7 +122,6 @@ int step_compare(Operation *op);
 int step_edge_agent(Operation *op);
 
 /* config-file.c */
-int config_file_refusals(const char *root, Failure *reterr); /* a file system that can't be written, … */
 int step_write_config(Operation *op);
 int step_restore_config(Operation *op);                                              /* in the recovery */
 int operation_write(Operation *op, const char *path, const char *text, size_t size); /* in /etc/aziot */

@@ -39,6 +39,44 @@ def test_config_toml(fresh, text, result, kind, message, remedy):
     expect(w, "iotedge-config", result, kind, message, remedy)
 
 
+@pytest.mark.namespaces
+@pytest.mark.parametrize("place", ["file", "directory"])
+def test_config_toml_can_not_be_written(fresh, place):
+    w = fresh()
+    w.config_toml.write_text("hostname = 'gw'\n")
+    prefix = ("unshare", "-m", "--propagation", "private", "sh", "-c",
+              f'mount --bind {w.config_toml.parent} {w.config_toml.parent} && mount -o remount,bind,ro '
+              f'{w.config_toml.parent} && exec "$@"', "sh")
+    if place == "file":
+        w.config_toml.rename(w.dir / "elsewhere")
+        w.config_toml.symlink_to(w.dir / "elsewhere")
+        expect(w, "iotedge-config", "fail", "config-conflict", "config.toml", "Remove or correct")
+    else:
+        expect(w, "iotedge-apply", "fail", "storage", "can't be written to: Read-only", ".", prefix=prefix)
+
+
+def test_iotedge_1_1_was_never_imported(fresh):
+    w = fresh()
+    (w.root / "etc/iotedge").mkdir(parents=True)
+    (w.root / "etc/iotedge/config.yaml").write_text("provisioning:\n")
+    expect(w, "iotedge-config", "fail", "config-conflict", "never imported", "config")
+
+
+def test_the_container_runtime_is_dead(new_world, hub_ports):
+    """`iotedge config apply` needs it the second time."""
+    w = new_world()
+    w.start_gateway()
+    bad, lines = check(w)
+    assert line(lines, "iotedge-apply")["message"] == "Nothing is left to do", lines
+    w.stop_daemon()
+    (w.root / "var/run/docker.sock").unlink()
+    assert "iotedge-apply" not in check(w)[0]
+    w.write_config(Provisioning={"IdScope": "0ne00OTHER"})
+    bad, lines = check(w)
+    assert bad.pop("iotedge-apply") == ("fail", "runtime-missing"), lines
+    assert set(bad) == {"daemon", "enrollment"} and "container runtime" in line(lines, "iotedge-apply")["message"], lines
+
+
 def test_config_toml_that_may_be_replaced(fresh):
     w = fresh(HandOff={"ReplaceProvisioning": "yes"})
     w.config_toml.write_text(OTHERS)
