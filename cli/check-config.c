@@ -1,7 +1,6 @@
 /* The configuration, by the same reader that the daemon uses. */
 #include <errno.h>
 #include <grp.h>
-#include <limits.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -111,25 +110,6 @@ bool check_key_refused(Check *c, const char *key) {
         return false;
 }
 
-int check_find_credential(const Check *c, const char *name, const char **ret) {
-        const char *const directories[] = { c->paths.credentials_dir ? c->paths.credentials_dir : "",
-                                            "/run/credentials/@system", "/etc/credstore", "/run/credstore",
-                                            "/usr/lib/credstore" };
-        bool closed = false;
-
-        for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
-                char path[PATH_MAX];
-
-                (void) snprintf(path, sizeof(path), "%s/%s", directories[i], name);
-                if (directories[i][0] && access(path, F_OK) == 0) {
-                        *ret = directories[i];
-                        return 1;
-                }
-                closed = closed || (directories[i][0] && errno == EACCES);
-        }
-        return closed ? -EACCES : 0;
-}
-
 static void probe_scope(Check *c) {
         CLEANUP(freep) char *source = source_of(c->config, "IdScope");
         const char *credential = NULL;
@@ -142,7 +122,7 @@ static void probe_scope(Check *c) {
         } else if (c->daemon_runs && c->status.id_scope && c->status.id_scope[0]) {
                 c->id_scope = c->status.id_scope;
                 check_ok(c, "%s (as the daemon has it, from a credential)", c->id_scope);
-        } else if (!c->daemon_runs && check_find_credential(c, "dps.id_scope", &credential) != 0)
+        } else if (!c->daemon_runs && find_credential(&c->paths, "dps.id_scope", &credential) != 0)
                 check_skip(c, credential ? "Start the daemon, which is given it" : CHECK_AS_ROOT,
                            credential ? "In no file; the credential dps.id_scope is in '%s'"
                                       : "In no file; whether there is a credential only root can see",

@@ -89,6 +89,8 @@ static void probe_units(Check *c) {
                 { UNIT_EDGED, &c->edge->situation.edged, true },
                 { UNIT_IDENTITYD, &c->edge->situation.identityd, false },
                 { UNIT_TPMD, &c->edge->situation.tpmd, false },
+                { UNIT_IDENTITYD_SOCKET, &c->edge->situation.identityd_socket, true },
+                { UNIT_TPMD_SOCKET, &c->edge->situation.tpmd_socket, true },
                 { UNIT_EDGED_MGMT, &c->edge->situation.edged_mgmt, true },
                 { UNIT_EDGED_WORKLOAD, &c->edge->situation.edged_workload, true },
         };
@@ -98,13 +100,18 @@ static void probe_units(Check *c) {
                 return;
         for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
                 const UnitState *s = units[i].state;
+                char start[128];
 
-                if (s->failed || (handed_off && units[i].needed && s->exists && !s->active)) {
-                        good = false;
-                        check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, NULL, "'%s' %s%s%s", units[i].name,
-                                  s->failed ? "has failed" : "does not run", s->result[0] ? ": " : "",
-                                  s->result);
-                }
+                if (!s->failed && !(handed_off && units[i].needed && s->exists && !s->active))
+                        continue;
+                good = false;
+                (void) snprintf(start, sizeof(start), "Start it with 'systemctl start %s'", units[i].name);
+                if (s->failed)
+                        check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, NULL, "'%s' has failed%s%s",
+                                  units[i].name, s->result[0] ? ": " : "", s->result);
+                else
+                        check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, start, "'%s' does not run",
+                                  units[i].name);
         }
         if (good)
                 check_ok(c, c->edge->situation.edged.active ? "aziot-edged runs"

@@ -35,7 +35,7 @@ static int open_tpm(Check *c, Failure *reterr) {
         CLEANUP(secret_freep) char *endorsement_auth = NULL;
         ConfigPaths paths = {};
 
-        if (check_find_credential(c, EK_AUTH, &paths.credentials_dir) > 0)
+        if (find_credential(&c->paths, EK_AUTH, &paths.credentials_dir) > 0)
                 (void) config_read_credential(&endorsement_auth, &paths, EK_AUTH);
         return tpm_open(&c->tpm,
                         &(TpmSettings){ .tcti = c->config->tcti,
@@ -188,7 +188,7 @@ static void probe_lockout(Check *c) {
 /* An authorization value that is set needs a credential. Returns whether the line is written. */
 static bool judge_auth(Check *c, bool set, const char *credential) {
         const char *where = NULL;
-        int r = set ? check_find_credential(c, credential, &where) : 0;
+        int r = set ? find_credential(&c->paths, credential, &where) : 0;
 
         if (!set)
                 check_ok(c, "Empty");
@@ -269,7 +269,7 @@ static void probe_ek(Check *c) {
         if (!look(c, TPM_EK_HANDLE, &object))
                 return;
         if (!object.present && c->tpm_properties.endorsement_auth_set &&
-            check_find_credential(c, EK_AUTH, &where) <= 0) {
+            find_credential(&c->paths, EK_AUTH, &where) <= 0) {
                 check_skip(
                         c, "Provide the credential " EK_AUTH,
                         "None at 0x%08x yet, and it can't be created without the endorsement authorization",

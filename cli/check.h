@@ -89,10 +89,6 @@ void check_failure(Check *check, const Failure *failure); /* fail, as it says it
 bool check_is_provisioned(const Check *check);
 bool check_is_handed_off(const Check *check);
 
-/* Where the units' LoadCredential= finds it: 1 and the directory; 0: nowhere; -EACCES: what this user can't
- * see. */
-int check_find_credential(const Check *check, const char *name, const char **ret);
-
 /* Was the value that the configuration gives the key refused? Then what is in force is not what was meant,
  * and it has said so. */
 bool check_key_refused(Check *check, const char *key);

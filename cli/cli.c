@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -83,6 +84,25 @@ int parse_options(int argc, char *argv[], const VerbOption *options, int max, vo
                         *options[c - OPTION_FIRST].flag = true;
         }
         return argc - optind > max ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : GO_ON;
+}
+
+int find_credential(const ConfigPaths *paths, const char *name, const char **ret_directory) {
+        const char *const directories[] = { paths->credentials_dir ? paths->credentials_dir : "",
+                                            "/run/credentials/@system", "/etc/credstore", "/run/credstore",
+                                            "/usr/lib/credstore" };
+        bool closed = false;
+
+        for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
+                char path[PATH_MAX];
+
+                (void) snprintf(path, sizeof(path), "%s/%s", directories[i], name);
+                if (directories[i][0] && access(path, F_OK) == 0) {
+                        *ret_directory = directories[i];
+                        return 1;
+                }
+                closed = closed || (directories[i][0] && errno == EACCES);
+        }
+        return closed ? -EACCES : 0;
 }
 
 const char *colour(const char *code) {

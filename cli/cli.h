@@ -49,6 +49,10 @@ int report_failure(const Failure *failure);
  * EXIT_FAILED. */
 int report_errno(int error, const char *format, ...) PRINTF_LIKE(2, 3);
 
+/* The directory in which this program's own credentials are, or where the units' LoadCredential= finds it:
+ * 1; 0: nowhere; -EACCES: what this user can't see. */
+int find_credential(const ConfigPaths *paths, const char *name, const char **ret_directory);
+
 /* An escape sequence where standard output is a terminal that shall have colours, else "". */
 const char *colour(const char *code);
 

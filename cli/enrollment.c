@@ -11,6 +11,8 @@
 #include "store.h"
 #include "tpm.h"
 
+#define EK_AUTH "dps.tpm_endorsement_auth"
+
 typedef enum Format {
         FORMAT_TEXT,
         FORMAT_JSON,
@@ -163,9 +165,11 @@ static bool wants_certificate(const Options *o) {
 static int read_tpm(const Options *o, const Config *config, Facts *ret, Failure *reterr) {
         CLEANUP(tpm_closep) Tpm *tpm = NULL;
         CLEANUP(secret_freep) char *endorsement_auth = NULL;
+        ConfigPaths credential = {};
         int r;
 
-        (void) config_read_credential(&endorsement_auth, &o->paths, "dps.tpm_endorsement_auth");
+        if (find_credential(&o->paths, EK_AUTH, &credential.credentials_dir) > 0)
+                (void) config_read_credential(&endorsement_auth, &credential, EK_AUTH);
         r = tpm_open(&tpm,
                      &(TpmSettings){ .tcti = o->tcti ? o->tcti : config->tcti,
                                      .hub_key_handle = config->hub_key_handle,

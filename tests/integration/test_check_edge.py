@@ -131,6 +131,20 @@ def test_a_unit_that_fails(new_world, hub_ports):
            base=ASSIGNED)
 
 
+@pytest.mark.parametrize("name", ["aziot-identityd", "aziot-tpmd"])
+def test_a_socket_that_was_stopped(new_world, hub_ports, name):
+    """Its service may rest, but nobody could start it."""
+    w = new_world()
+    w.start_gateway()
+    for unit in (f"{name}.socket", f"{name}.service"):
+        jobs = len(w.jobs())
+        w.bus.busctl("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
+                     "StopUnit", "ss", unit, "replace")
+        wait_for("the job", lambda n=jobs: len(w.jobs()) > n)
+    expect(w, "iotedge-units", "fail", "restart-failed", f"'{name}.socket' does not run", f"systemctl start {name}.socket",
+           base={**ASSIGNED, **({"identityd": ("skip", None)} if name == "aziot-identityd" else {})})
+
+
 def test_identityd_is_silent(new_world, hub_ports):
     w = new_world()
     w.start_gateway()

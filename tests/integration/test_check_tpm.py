@@ -127,7 +127,7 @@ def test_endorsement_authorization(plain):
 
 @pytest.mark.namespaces
 def test_credentials_in_the_store(plain):
-    """Where the units' LoadCredential= looks. Who may not look there is told so, and nothing is wrong."""
+    """Where the units' LoadCredential= looks; enrollment does, too. Who may not look there is told so, and nothing is wrong."""
     w = plain()
     for hierarchy in ("owner", "endorsement"):
         w.tpm2("changeauth", "-c", hierarchy, "secret")
@@ -139,6 +139,9 @@ def test_credentials_in_the_store(plain):
     bad, lines = check(w, prefix=prefix)
     assert bad == NO_TARGET, lines
     assert "'/etc/credstore'" in line(lines, "tpm-owner-auth")["message"]
+    enrollment = subprocess.run([*prefix, BUILD / "cli/dps-provision", "enrollment", f"--config={w.config_path}"],
+                                env=w.environment, text=True, capture_output=True, timeout=60, check=False)
+    assert enrollment.returncode == 0 and "created for this call" in enrollment.stdout, enrollment
     store.chmod(0o700)
     for path in (w.dir, w.root, w.dir / "conf", w.dir / "emulator", BUILD):
         path.chmod(0o755)
