@@ -297,9 +297,14 @@ static bool may_ask(Check *c) {
                 check_skip(c, "See 'dps-provision status --watch'", "Not asked: the daemon is at it");
                 return false;
         }
+        if (c->daemon_runs && c->status.failure.kind == FAILURE_HTTP_THROTTLED) {
+                check_skip(c, "Wait until then, as the daemon does: 'dps-provision status' shows the time",
+                           "Not asked: the service wants to be left alone for a while");
+                return false;
+        }
         if (c->dps)
                 return true;
-        if (check_is_provisioned(c) || check_hub(c)) {
+        if (c->daemon_runs ? check_is_provisioned(c) : check_hub(c) != NULL) {
                 check_skip(c, "Ask with --dps", "Not asked: this device has its assignment");
                 return false;
         }

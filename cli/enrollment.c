@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -311,6 +312,7 @@ int verb_enrollment(int argc, char *argv[]) {
         CLEANUP(freep) char *registration_id = NULL;
         Options options = { .paths = { .credentials_dir = getenv("CREDENTIALS_DIRECTORY") } };
         Failure failure = { .kind = FAILURE_TPM_FAILED, .sentence = "Out of memory" };
+        sighandler_t before;
         int r;
 
         r = parse(&options, argc, argv);
@@ -323,7 +325,9 @@ int verb_enrollment(int argc, char *argv[]) {
                 return report_errno(r, "The configuration can't be read");
         if (config_failure(config, &failure))
                 return report_failure(&failure);
+        before = signal(SIGPIPE, SIG_IGN); /* a TPM behind a socket may go while it is spoken to */
         r = read_tpm(&options, config, &facts, &failure);
+        (void) signal(SIGPIPE, before);
         if (r >= 0)
                 r = identity_registration_id(&registration_id, config, &options.paths,
                                              facts.identity.ek_public.data, facts.identity.ek_public.size,

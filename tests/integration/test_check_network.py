@@ -216,6 +216,29 @@ def test_enrollment_for_another_ek(plain, new_world):
     expect(w, "enrollment", "fail", "identity-mismatch", "another endorsement key", "Compare the enrolment's", base=NO_TARGET)
 
 
+def test_a_scope_that_was_changed(plain):
+    """The assignment is an older one's: that is no reason not to ask."""
+    w = plain()
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    w.write_config(Provisioning={"IdScope": "0ne00WRONG"})
+    w.wait_for_failure("scope-unknown")
+    bad, lines = check(w)
+    assert bad == {"daemon-error": ("fail", "scope-unknown"), "enrollment": ("fail", "scope-unknown"),
+                   "iotedge": ("skip", None)}, lines
+
+
+def test_while_the_service_wants_to_be_left_alone(plain):
+    w = plain()
+    w.enroll({**w.enrollment(), "emulator": {"status": 429, "retryAfter": 300}})
+    w.start_daemon()
+    w.wait_for_failure("http-throttled")
+    before = len(w.service_requests())
+    bad, lines = check(w, "--dps")
+    assert bad == {"daemon-error": ("fail", "http-throttled"), "enrollment": ("skip", None), "iotedge": ("skip", None)}, lines
+    assert len(w.service_requests()) == before
+
+
 def test_while_the_daemon_asks(plain):
     w = plain()
     w.faults("slow:confirm=30")

@@ -12,6 +12,16 @@ def test_no_tpm(fresh):
     expect(w, "tpm-device", "fail", "tpm-missing", "does not exist", "firmware", others={"enrollment": ("skip", None)})
 
 
+def test_a_tpm_that_goes_while_it_is_spoken_to(plain):
+    w = plain()
+    w.tpm_faults(absent=True)
+    bad, lines = check(w)
+    assert "fail" in {result for name, (result, _) in bad.items() if name.startswith("tpm-")}, lines
+    result = subprocess.run([BUILD / "cli/dps-provision", "enrollment", f"--config={w.config_path}"], env=w.environment,
+                            text=True, capture_output=True, timeout=60, check=False)
+    assert result.returncode == 1 and "TPM" in result.stderr, result
+
+
 @pytest.mark.root
 def test_a_tpm_that_is_gone(plain):
     """Whoever may read it is not told to become somebody else."""
