@@ -17,7 +17,6 @@
 #define BEHIND_SEC 20 /* from there on IoT Edge's tokens are refused */
 #define AHEAD_SEC  300
 #define DAY_SEC    (24 * 3600)
-#define LOOK_ABOVE "See the line that failed above"
 
 static const char *environment(const char *lower, const char *upper) {
         const char *value = getenv(lower);
@@ -92,7 +91,7 @@ static void probe_dns(Check *c) {
         const char *why = NULL;
 
         if (!hop) {
-                check_skip(c, LOOK_ABOVE, "No name to look for");
+                check_skip(c, CHECK_LOOK_ABOVE, "No name to look for");
                 return;
         }
         if (net_resolve(hop, c->proxy ? 1080 : 443, text, &why) >= 0) {
@@ -111,7 +110,7 @@ static void probe_route(Check *c) {
         char text[NET_TEXT_MAX];
 
         if (!c->resolved) {
-                check_skip(c, LOOK_ABOVE, "No address to look for");
+                check_skip(c, CHECK_LOOK_ABOVE, "No address to look for");
                 return;
         }
         c->routed = net_route(first_hop(c), 443, text) >= 0;
@@ -182,7 +181,7 @@ static void probe_connect(Check *c) {
         const CheckAnswer *a = &c->answer;
 
         if (!c->routed || c->ca_file_bad) {
-                check_skip(c, LOOK_ABOVE, c->routed ? "Not tried without CAFile=" : "Not tried");
+                check_skip(c, CHECK_LOOK_ABOVE, c->routed ? "Not tried without CAFile=" : "Not tried");
                 return;
         }
         if (asprintf(&url, "%s/", c->config->global_endpoint) < 0) {
@@ -228,7 +227,7 @@ static void probe_tls(Check *c) {
         const CheckAnswer *a = &c->answer;
 
         if (!reached(c))
-                check_skip(c, LOOK_ABOVE, "Not reached");
+                check_skip(c, CHECK_LOOK_ABOVE, "Not reached");
         else if (a->answered)
                 check_ok(c, "The certificate is trusted; its issuer is '%s'", a->issuer);
         else if (blames_clock(a))
@@ -271,7 +270,7 @@ static void probe_clock(Check *c) {
         else if (blames_clock(a))
                 check_failure(c, &a->failure);
         else
-                check_skip(c, LOOK_ABOVE, "Nobody is there to compare it with");
+                check_skip(c, CHECK_LOOK_ABOVE, "Nobody is there to compare it with");
 }
 
 /* --- the service --- */
@@ -343,7 +342,7 @@ static void probe_enrollment(Check *c) {
         Request q = { .check = c };
 
         if (!c->answer.answered || !c->id_scope || c->ek.size == 0 || !c->registration_id) {
-                check_skip(c, LOOK_ABOVE, "Can't be asked");
+                check_skip(c, CHECK_LOOK_ABOVE, "Can't be asked");
                 return;
         }
         if (!may_ask(c))

@@ -236,7 +236,7 @@ static void take_daemons_ek(Check *c) {
 
         if (!c->daemon_runs || !s->endorsement_key || !s->endorsement_key[0] ||
             base64_decode(&c->ek, s->endorsement_key, 4096) < 0)
-                check_skip(c, c->tpm_denied ? AS_TSS : "See the line that failed above",
+                check_skip(c, c->tpm_denied ? AS_TSS : CHECK_LOOK_ABOVE,
                            "Neither this user nor the daemon has read it");
         else if (string_replace(&c->registration_id, s->registration_id) >= 0)
                 check_ok(c, "As the daemon has read it; registration ID %s", c->registration_id);

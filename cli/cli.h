@@ -92,6 +92,8 @@ int client_call(sd_bus *bus, const char *method);
  * time, or it has another scope from elsewhere; -errno: nobody is there. */
 int client_wait_for_scope(const char *scope);
 
-/* From now on *changed becomes true whenever the daemon announces changes or comes and goes; a burst is read
- * once, when the queue of the bus is empty. */
+/* From now on *changed becomes true whenever the daemon announces changes or comes and goes. */
 int client_watch(sd_bus *bus, bool *changed);
+
+/* 1: it has, and is false again; a burst counts once. 0: it is CLOCK_MONOTONIC's deadline. */
+int client_wait_for_change(sd_bus *bus, bool *changed, usec_t deadline_usec);

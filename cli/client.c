@@ -239,6 +239,29 @@ int client_watch(sd_bus *bus, bool *changed) {
         return r;
 }
 
+int client_wait_for_change(sd_bus *bus, bool *changed, usec_t deadline_usec) {
+        for (;;) {
+                usec_t now;
+                int r;
+
+                r = sd_bus_process(bus, NULL);
+                if (r < 0)
+                        return r;
+                if (r > 0)
+                        continue;
+                if (*changed) {
+                        *changed = false;
+                        return 1;
+                }
+                now = now_usec(CLOCK_MONOTONIC);
+                if (now >= deadline_usec)
+                        return 0;
+                r = sd_bus_wait(bus, deadline_usec == USEC_INFINITY ? UINT64_MAX : deadline_usec - now);
+                if (r < 0)
+                        return r;
+        }
+}
+
 /* 1: the daemon has the scope, 0: another one, -errno: nobody is there. */
 static int has_scope(sd_bus *bus, const char *scope) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
@@ -258,18 +281,10 @@ int client_wait_for_scope(const char *scope) {
         r = sd_bus_open_system(&bus);
         if (r >= 0)
                 r = client_watch(bus, &changed);
-        while (r >= 0 && now_usec(CLOCK_MONOTONIC) < deadline) {
-                r = sd_bus_process(bus, NULL);
-                if (r != 0)
-                        continue;
-                if (!changed) {
-                        r = sd_bus_wait(bus, USEC_PER_SEC / 4);
-                        continue;
-                }
-                changed = false;
+        while (r >= 0 && (r = client_wait_for_change(bus, &changed, deadline)) > 0) {
                 r = has_scope(bus, scope);
                 if (r > 0)
                         return 1;
         }
-        return r < 0 ? r : 0;
+        return r;
 }

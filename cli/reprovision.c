@@ -84,33 +84,19 @@ static int wait_for_end(sd_bus *bus, bool *changed, usec_t deadline_usec) {
         char last[700] = "";
         int r;
 
-        for (;;) {
-                usec_t now = now_usec(CLOCK_MONOTONIC);
+        while ((r = client_wait_for_change(bus, changed, deadline_usec)) > 0) {
+                CLEANUP(status_deinit) Status status = {};
 
-                r = sd_bus_process(bus, NULL);
-                if (r < 0)
-                        return report_errno(r, "The connection to the bus is gone");
-                if (r > 0)
-                        continue;
-                if (*changed) {
-                        CLEANUP(status_deinit) Status status = {};
-
-                        *changed = false;
-                        if (client_get_status(bus, &status) < 0)
-                                return EXIT_FAILED;
-                        r = show_progress(&status, last, sizeof(last));
-                        if (r >= 0)
-                                return r;
-                        continue;
-                }
-                if (now >= deadline_usec) {
-                        (void) fputs(
-                                "dps-provision: Not handed off within the time given; the daemon goes on.\n",
-                                stderr);
+                if (client_get_status(bus, &status) < 0)
                         return EXIT_FAILED;
-                }
-                (void) sd_bus_wait(bus, deadline_usec == USEC_INFINITY ? UINT64_MAX : deadline_usec - now);
+                r = show_progress(&status, last, sizeof(last));
+                if (r >= 0)
+                        return r;
         }
+        if (r < 0)
+                return report_errno(r, "The connection to the bus is gone");
+        (void) fputs("dps-provision: Not handed off within the time given; the daemon goes on.\n", stderr);
+        return EXIT_FAILED;
 }
 
 int verb_reprovision(int argc, char *argv[]) {

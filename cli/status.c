@@ -216,7 +216,6 @@ static int refresh(Watch *w) {
         CLEANUP(status_deinit) Status status = {};
         int r;
 
-        w->changed = false;
         r = client_get_status(w->bus, &status);
         status_deinit(&w->status);
         w->known = r >= 0;
@@ -229,8 +228,9 @@ static int refresh(Watch *w) {
 }
 
 /* The clock on the screen goes on without asking the daemon. */
-static usec_t tick(const Watch *w) {
-        return w->known && on_terminal() && !w->options->json ? USEC_PER_SEC : UINT64_MAX;
+static usec_t next_tick(const Watch *w) {
+        return w->known && on_terminal() && !w->options->json ? now_usec(CLOCK_MONOTONIC) + USEC_PER_SEC
+                                                              : USEC_INFINITY;
 }
 
 static int watch(sd_bus *bus, const Options *o) {
@@ -239,18 +239,13 @@ static int watch(sd_bus *bus, const Options *o) {
 
         r = client_watch(bus, &w.changed);
         while (r >= 0) {
+                r = client_wait_for_change(bus, &w.changed, next_tick(&w));
+                if (r > 0)
+                        r = refresh(&w);
+                else if (r == 0)
+                        show(o, &w.status, w.last);
                 if (ferror(stdout))
                         return EXIT_FAILED; /* which main() reports */
-                r = sd_bus_process(bus, NULL);
-                if (r != 0)
-                        continue;
-                if (w.changed) {
-                        r = refresh(&w);
-                        continue;
-                }
-                r = sd_bus_wait(bus, tick(&w));
-                if (r == 0)
-                        show(o, &w.status, w.last);
         }
         return report_errno(r, "The watch has ended");
 }
