@@ -83,7 +83,10 @@ int parse_options(int argc, char *argv[], const VerbOption *options, int max, vo
                 else
                         *options[c - OPTION_FIRST].flag = true;
         }
-        return argc - optind > max ? usage_error(argv[0], "'%s' is not an option", argv[optind]) : GO_ON;
+        if (argc - optind <= max)
+                return GO_ON;
+        return usage_error(argv[0], max > 0 ? "'%s' is too much" : "'%s' is not an option",
+                           argv[optind + max]);
 }
 
 int find_credential(const ConfigPaths *paths, const char *name, const char **ret_directory) {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <mbedtls/asn1.h>
 #include <mbedtls/base64.h>
@@ -257,6 +258,9 @@ int ek_certificate_examine(EkCertificate *ret, const TpmCertificates *held, cons
         EkCertificate c = {};
         int r;
 
+        /* a mistyped one is told on every TPM */
+        if (ca_dir && access(ca_dir, R_OK | X_OK) < 0)
+                return -errno;
         for (size_t i = 0; i < held->count; i++)
                 if (held->keys[i].index == TPM_CERTIFICATE_RSA2048)
                         data = &held->keys[i].data;
