@@ -331,7 +331,8 @@ static void judge_reply(Check *c, const DpsRawReply *raw) {
             asprintf(&both, "%s %s", failure_remedy(failure.kind), failure_remedy(FAILURE_SCOPE_UNKNOWN)) <
                     0)
                 both = NULL;
-        check_bad(c, CHECK_FAIL, failure.kind, both, "%s [%s]", failure.sentence, failure.code);
+        check_bad(c, CHECK_FAIL, failure.kind, both ? both : failure.remedy, "%s [%s]", failure.sentence,
+                  failure.code);
 }
 
 static void probe_enrollment(Check *c) {

@@ -22,7 +22,7 @@ int usage_error(const char *verb, const char *format, ...) {
 int report_failure(const Failure *failure) {
         (void) fprintf(stderr, "dps-provision: %s%s%s%s.\n%s\n", failure->sentence,
                        failure->code[0] ? " [" : "", failure->code, failure->code[0] ? "]" : "",
-                       failure_remedy(failure->kind));
+                       failure_advice(failure));
         return EXIT_FAILED;
 }
 

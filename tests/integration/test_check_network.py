@@ -216,6 +216,12 @@ def test_enrollment_for_another_ek(plain, new_world):
     expect(w, "enrollment", "fail", "identity-mismatch", "another endorsement key", "Compare the enrolment's", base=NO_TARGET)
 
 
+def test_the_service_s_own_refusal(plain):
+    w = plain()
+    w.enroll({**w.enrollment(), "emulator": {"status": 403}})
+    expect(w, "enrollment", "fail", "protocol", "HTTP status 403", "tracking ID", base=NO_TARGET)
+
+
 def test_a_scope_that_was_changed(plain):
     """The assignment is an older one's: that is no reason not to ask."""
     w = plain()
