@@ -132,13 +132,17 @@ static void confirm_ask(Operation *op) {
         }
 }
 
-int step_confirm(Operation *op) {
+static void set_patience(Operation *op, usec_t usec) {
         usec_t now = now_usec(CLOCK_MONOTONIC);
 
-        op->plan.deadline = now + op->h->options->confirm_timeout_usec;
+        op->plan.deadline = now + usec;
         if (op->plan.deadline > op->deadline)
                 op->plan.deadline =
                         op->deadline > now + CONFIRM_LEAST_USEC ? op->deadline : now + CONFIRM_LEAST_USEC;
+}
+
+int step_confirm(Operation *op) {
+        set_patience(op, op->h->options->confirm_timeout_usec);
         confirm_ask(op);
         return FLOW_WAIT;
 }
@@ -168,7 +172,7 @@ int step_settle(Operation *op) {
                 return edged_down(op, &edged);
         if (edged.failing && !plan->unsteady) {
                 plan->unsteady = true;
-                plan->deadline = now + (patience < SETTLE_MAX ? patience : SETTLE_MAX);
+                set_patience(op, patience < SETTLE_MAX ? patience : SETTLE_MAX);
         }
         if (!plan->unsteady || (!edged.failing && now >= edged.active_enter_usec + SETTLE_USEC))
                 return 0;

@@ -16,7 +16,7 @@
 
 #define HANDOFF_WARNINGS_MAX 8
 #define HANDOFF_QUEUE_MAX    16
-#define CONFIRM_LEAST_USEC   (20 * USEC_PER_SEC)
+#define CONFIRM_LEAST_USEC   (15 * USEC_PER_SEC)
 #define HANDOFF_BUSY         "org.dps.HandOff1.Busy"
 
 typedef struct Handoffd Handoffd;

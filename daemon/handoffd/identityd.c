@@ -7,7 +7,6 @@
 #include "paths.h"
 
 #define ANSWER_MAX       ((size_t) 64 * 1024)
-#define ANSWER_USEC      (10 * USEC_PER_SEC)
 #define REPROVISION_USEC (120 * USEC_PER_SEC)
 #define BASE             "http://identityd.sock/identities/"
 #define VERSION          "?api-version=2020-09-01"
@@ -16,6 +15,7 @@ struct Identityd {
         sd_event *event;
         char *socket;
         Http *http;
+        usec_t deadline; /* 0: none */
         IdentitydDone done;
         void *userdata;
 };
@@ -98,9 +98,23 @@ static void on_reply(void *userdata, const HttpReply *reply, const Failure *fail
         done(i->userdata, &answer);
 }
 
-int identityd_ask(Identityd *i, IdentitydQuestion question, IdentitydDone done, void *userdata) {
+void identityd_set_deadline(Identityd *i, usec_t deadline) {
+        i->deadline = deadline;
+}
+
+static usec_t patience(const Identityd *i, IdentitydQuestion question) {
         bool registers = question == IDENTITYD_REPROVISION || question == IDENTITYD_SETTLED;
-        usec_t timeout = registers ? REPROVISION_USEC : ANSWER_USEC;
+        usec_t least = IDENTITYD_LEAST_USEC, now = now_usec(CLOCK_MONOTONIC);
+
+        if (!registers)
+                return least;
+        if (i->deadline == 0 || now + REPROVISION_USEC <= i->deadline)
+                return REPROVISION_USEC;
+        return i->deadline > now + least ? i->deadline - now : least;
+}
+
+int identityd_ask(Identityd *i, IdentitydQuestion question, IdentitydDone done, void *userdata) {
+        usec_t timeout = patience(i, question);
         int r;
 
         if (i->http)

@@ -30,5 +30,10 @@ typedef void (*IdentitydDone)(void *userdata, const IdentitydAnswer *answer);
 int identityd_new(Identityd **ret, sd_event *event, const char *root);
 Identityd *identityd_free(Identityd *identityd); /* done() is not called */
 
+#define IDENTITYD_LEAST_USEC (10 * USEC_PER_SEC)
+
+/* CLOCK_MONOTONIC: no answer is waited for longer, but each question gets IDENTITYD_LEAST_USEC. */
+void identityd_set_deadline(Identityd *identityd, usec_t deadline);
+
 /* Waits 10 s for an answer, 120 s where identityd may register. done() is called from the loop. */
 int identityd_ask(Identityd *identityd, IdentitydQuestion question, IdentitydDone done, void *userdata);

@@ -13,19 +13,22 @@
 #define AGAIN_USEC     (10 * USEC_PER_SEC)
 #define AGAIN_MAX_USEC (300 * USEC_PER_SEC)
 
-/* Each wait has a limit of its own; together they would be longer than the daemon waits for its call. What
- * was stopped is started again within what is left, and a call may wait for a Resume before it begins. */
+/* Each wait has a limit of its own; together they would be longer than the daemon waits for its call. Past
+ * LONG_USEC there may still be: two questions that make IoT Edge register, the confirmation and its last
+ * question, whether aziot-edged stays up, and the question for $edgeAgent. What was stopped is started again
+ * within what is left, and a call may wait for a Resume before it begins. */
 #define SHORT_USEC    (60 * USEC_PER_SEC)
 #define LONG_USEC     (330 * USEC_PER_SEC)
 #define RECOVERY_USEC (60 * USEC_PER_SEC)
-static_assert(SHORT_USEC + LONG_USEC + CONFIRM_LEAST_USEC + RECOVERY_USEC +
-                              2 * STOPPED_MAX * UNITS_LEAST_USEC <
+#define LAST_USEC     (4 * IDENTITYD_LEAST_USEC + 2 * CONFIRM_LEAST_USEC)
+static_assert(SHORT_USEC + LONG_USEC + LAST_USEC + RECOVERY_USEC + 2 * STOPPED_MAX * UNITS_LEAST_USEC <
                       HANDOFF_DEADLINE_USEC,
               "a call ends before its caller gives up");
 
 static void set_deadline(Operation *op, usec_t usec) {
         op->deadline = now_usec(CLOCK_MONOTONIC) + usec;
         units_set_deadline(op->h->units, op->deadline);
+        identityd_set_deadline(op->h->identityd, op->deadline);
 }
 
 int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,

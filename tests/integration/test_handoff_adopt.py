@@ -160,6 +160,7 @@ def test_statuses(new_world, status, words, at_once):
         began = time.monotonic()
         kind, sentence = caller.apply_refused(**gateway.assignment())
         assert kind == "confirm-timeout" and words in sentence and f"told to answer {status}" in sentence
+        assert f"does not run as '{gateway.device}' on '{gateway.hub}'" in sentence
         assert f"[HTTP {status}]" in sentence and time.monotonic() - began < 60
         assert snapshot(w) == before and len(queued(w)) == jobs
         assert caller.ask("Check", "s", gateway.id)["live"] is False
