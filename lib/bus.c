@@ -142,7 +142,16 @@ static int helper_on_disconnected(sd_bus_message *message, void *userdata, sd_bu
         return sd_event_exit(helper->event, -ECONNRESET);
 }
 
-static int helper_block_signals(sd_event *event) {
+/* Not later: a bus that is attached to an event loop is closed when the loop ends. */
+static int helper_on_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {
+        BusHelper *helper = userdata;
+
+        if (helper->settings->stop)
+                helper->settings->stop(helper->settings->userdata);
+        return sd_event_exit(helper->event, 0);
+}
+
+static int helper_block_signals(BusHelper *helper) {
         sigset_t set;
         int r;
 
@@ -151,8 +160,8 @@ static int helper_block_signals(sd_event *event) {
         (void) sigaddset(&set, SIGINT);
         if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
                 return -errno;
-        r = sd_event_add_signal(event, NULL, SIGTERM, NULL, NULL);
-        return r < 0 ? r : sd_event_add_signal(event, NULL, SIGINT, NULL, NULL);
+        r = sd_event_add_signal(helper->event, NULL, SIGTERM, helper_on_signal, helper);
+        return r < 0 ? r : sd_event_add_signal(helper->event, NULL, SIGINT, helper_on_signal, helper);
 }
 
 static int helper_connect(BusHelper *helper) {
@@ -190,7 +199,7 @@ int bus_helper_run(const BusHelperSettings *settings) {
 
         r = sd_event_new(&helper.event);
         if (r >= 0)
-                r = helper_block_signals(helper.event);
+                r = helper_block_signals(&helper);
         if (r >= 0)
                 r = sd_event_set_watchdog(helper.event, true);
         if (r >= 0)

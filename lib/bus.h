@@ -47,6 +47,7 @@ typedef struct BusHelperSettings {
         bool (*busy)(void *userdata);
         int (*start)(sd_bus *bus, sd_event *event,
                      void *userdata); /* may be NULL: before the name is owned */
+        void (*stop)(void *userdata); /* may be NULL: on SIGTERM, the last thing that is done */
 } BusHelperSettings;
 
 int bus_helper_run(const BusHelperSettings *settings);

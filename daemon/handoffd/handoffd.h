@@ -95,6 +95,7 @@ struct Handoffd {
 extern const sd_bus_vtable handoffd_vtable[];
 
 int handoffd_start(sd_bus *bus, sd_event *event, void *userdata);
+void handoffd_leave(void *userdata); /* while there is a bus */
 void handoffd_stop(Handoffd *h);
 bool handoffd_busy(void *userdata);
 void handoffd_next(Handoffd *h); /* begins what is queued, when nothing is under way */

@@ -27,7 +27,8 @@ int main(int argc, char *argv[]) {
                                                  .userdata = &h,
                                                  .idle_usec = IDLE_USEC,
                                                  .busy = handoffd_busy,
-                                                 .start = handoffd_start });
+                                                 .start = handoffd_start,
+                                                 .stop = handoffd_leave });
         handoffd_stop(&h);
         if (r < 0) {
                 log_error("The hand-off helper ends: %s", strerror(-r));

@@ -326,6 +326,20 @@ int handoffd_start(sd_bus *bus, sd_event *event, void *userdata) {
         return 0;
 }
 
+/* Told to end, with IoT Edge stopped: there may be no next instance, as when the package is removed. The
+ * list stays on disk, since nobody waits for the jobs; one that comes starts the same once more. */
+void handoffd_leave(void *userdata) {
+        Handoffd *h = userdata;
+        UnitJob jobs[STOPPED_JOBS_MAX];
+        size_t n;
+
+        if (!stopped_any(&h->stopped))
+                return;
+        log_notice("What was stopped of IoT Edge is started again: this program is told to end");
+        n = stopped_start_jobs(&h->stopped, h->units, jobs);
+        units_ask(h->units, jobs, n);
+}
+
 void handoffd_stop(Handoffd *h) {
         if (h->operation)
                 operation_free(h->operation);

@@ -237,6 +237,21 @@ int units_run_all(Units *u, const UnitJob *jobs, size_t count, UnitsDone done, v
         return begin(u, jobs, count, true, done, userdata);
 }
 
+void units_ask(Units *u, const UnitJob *jobs, size_t count) {
+        (void) sd_bus_set_method_call_timeout(u->bus, ANSWER_TIMEOUT_USEC);
+        for (size_t i = 0; i < count; i++) {
+                CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+                int r = sd_bus_call_method(u->bus, SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER,
+                                           methods[jobs[i].verb], &error, NULL, "ss", jobs[i].unit,
+                                           "replace");
+
+                if (r < 0 && !sd_bus_error_has_name(&error, ERROR_NO_SUCH))
+                        log_warning("systemd could not be asked to %s '%s': %s", verbs[jobs[i].verb],
+                                    jobs[i].unit, error.message ? error.message : strerror(-r));
+        }
+        (void) sd_bus_set_method_call_timeout(u->bus, 0); /* the default again */
+}
+
 static int read_text(Units *u, const char *path, const char *interface, const char *property, char *ret,
                      size_t size) {
         CLEANUP(freep) char *text = NULL;

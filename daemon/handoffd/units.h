@@ -64,3 +64,6 @@ int units_run(Units *units, const UnitJob *jobs, size_t count, UnitsDone done, v
 /* The same, but each job gets its turn, whatever becomes of the others; done() is told the first failure.
  * Units that don't exist or are masked are passed over. */
 int units_run_all(Units *units, const UnitJob *jobs, size_t count, UnitsDone done, void *userdata);
+
+/* Asks for all of the jobs and waits for none. */
+void units_ask(Units *units, const UnitJob *jobs, size_t count);

@@ -1,4 +1,5 @@
 """Suite "handoff": adoption that goes wrong, Quiesce, and what identityd answers."""
+import os
 import signal
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import textwrap
 import time
 
 import pytest
-from handoff import (EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
+from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
                      set_confirm_timeout, snapshot, stopped_path)
 from harness import BUILD, wait_for
 
@@ -284,6 +285,32 @@ def test_helper_that_is_killed_while_it_holds(new_world):
         assert stopped_path(w).exists() and not runs(caller, IDENTITYD)
         caller.ask("Verify")  # systemd starts it by itself (Restart=on-failure); here somebody has to call
         all_run(w, caller)
+
+
+@pytest.mark.parametrize("doing", ["nothing", "Apply"])
+def test_helper_that_is_told_to_end(new_world, doing):
+    """There may be no next one, as when the package is removed."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        jobs = len(queued(w))
+        caller.ask("Quiesce")
+        assert quiesced(w, caller, jobs)
+        if doing == "Apply":
+            gateway.make_old(caller)
+            w.standin_faults(units={APPLY: {"start": "hang"}})
+            jobs = len(queued(w))
+            under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            wait_for("the apply", lambda: ("start", APPLY) in queued(w)[jobs:])
+            assert not runs(caller, EDGED)
+        for pid in w.helper_pids("dps-handoffd"):
+            os.kill(pid, signal.SIGTERM)
+        if doing == "Apply":
+            assert caller.run(under_way).error_name
+        wait_for("its end", lambda: not caller.has_owner())
+        for unit in (EDGED, *UNITS):
+            wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
+        assert not caller.has_owner()
 
 
 def test_quiesce_ends_after_five_minutes(new_world):
