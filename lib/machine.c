@@ -142,6 +142,8 @@ static Action after_assigned(Machine *m, const Event *event) {
 static Action after_verify(Machine *m, const Event *event) {
         if (event->type == EVENT_LOST)
                 return go(m, STATE_ASSIGNED, m->target_none ? STEP_IDENTITY : STEP_PREPARE);
+        if (event->type == EVENT_MOVED)
+                m->has_hub_key = false; /* IoT Edge has a newer one */
         return rest(m, STATE_HANDED_OFF);
 }
 

@@ -60,6 +60,7 @@ typedef struct Daemon {
 
         Failure failure; /* the last one; FAILURE_NONE: none */
         Step failed_step;
+        bool key_replaced;            /* IoT Edge has another key at the handle than the adopted one */
         FailureKind identity_warning; /* why a handed-off device's TPM could not be looked at */
         Failure warnings[WARNINGS_MAX];
         size_t warning_count;

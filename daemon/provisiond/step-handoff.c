@@ -314,6 +314,15 @@ static int on_verify(Daemon *d, sd_bus_message *reply) {
                 if (r < 0)
                         return r;
                 warn_moved(d, &a);
+        } else if (d->key_replaced) {
+                event.type = EVENT_MOVED;
+                bytes_deinit(&d->record.key_private); /* may be the hub's no more; the name still tells */
+                bytes_deinit(&d->record.key_public);
+                daemon_warn(
+                        d, WARNING_ADOPTION_REFUSED,
+                        "IoT Edge has registered by itself, as the same device: the key at 0x%08x is not "
+                        "the one that it was given",
+                        d->config->hub_key_handle);
         }
         daemon_feed(d, &event);
         return 0;

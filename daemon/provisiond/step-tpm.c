@@ -152,9 +152,16 @@ static bool is_other(Daemon *d) {
 static bool is_key_lost(const Daemon *d, const Identity *id) {
         if (d->record.key_name.size == 0 || !daemon_adopts(d) || !id->owner_auth_usable)
                 return false;
-        /* With IoT Edge, another key than ours means that it registered by itself; VERIFY sees that. */
+        /* With IoT Edge, another key than ours means that it registered by itself: on_verify(). */
         return streq(id->hub_key_state, "empty") ||
                (d->config->target == TARGET_NONE && !bytes_equal(&id->hub_key_name, &d->record.key_name));
+}
+
+/* tpmd imports a key when identityd registers, and each import has another name. */
+static bool is_key_replaced(const Daemon *d, const Identity *id) {
+        return d->record.key_name.size > 0 && daemon_adopts(d) && d->config->target == TARGET_IOTEDGE &&
+               d->record.hub_key_handle == d->config->hub_key_handle && streq(id->hub_key_state, "hmac") &&
+               !bytes_equal(&id->hub_key_name, &d->record.key_name);
 }
 
 static int on_identity(Daemon *d, sd_bus_message *reply) {
@@ -183,6 +190,7 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
         }
         daemon_unwarn(d, d->identity_warning);
         d->identity_warning = FAILURE_NONE;
+        d->key_replaced = is_key_replaced(d, &id);
         d->machine.target_none = d->config->target == TARGET_NONE;
         d->machine.adopt = daemon_adopts(d) && id.owner_auth_usable;
 

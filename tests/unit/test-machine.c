@@ -218,8 +218,10 @@ static void handed_off_verifies_at_start(void **state) {
         assert_at(m, STATE_ASSIGNED, STEP_PREPARE);
 
         m = machine_at(STATE_HANDED_OFF, STEP_VERIFY);
+        m.has_hub_key = true;
         (void) feed(&m, (Event){ .type = EVENT_MOVED });
         assert_at(m, STATE_HANDED_OFF, STEP_IDLE);
+        assert_false(m.has_hub_key);
 }
 
 static void no_target_means_no_handoff(void **state) {
