@@ -43,6 +43,7 @@ int check_refusals(Operation *op) {
         const char *root = op->h->options->root;
         Situation *s = &op->situation;
         Plan *plan = &op->plan;
+        Origin from;
         bool itself;
         int r;
 
@@ -64,13 +65,14 @@ int check_refusals(Operation *op) {
         if (r >= 0 && plan->run_apply)
                 r = refusal_of_apply(s, root, &op->failure);
 
-        itself = s->toml.auto_reprovisioning_mode &&
-                 streq(s->toml.auto_reprovisioning_mode, "AlwaysOnStartup");
+        from = situation_origin(s);
+        itself = from.toml->auto_reprovisioning_mode &&
+                 streq(from.toml->auto_reprovisioning_mode, "AlwaysOnStartup");
         if (itself)
                 operation_warn(op, WARNING_REPROVISIONS_ITSELF,
                                "'%s%s' sets auto_reprovisioning_mode = \"AlwaysOnStartup\", so IoT Edge "
                                "registers by itself at each start",
-                               root, PATH_CONFIG);
+                               root, from.path);
         plan->adopt = s->config->identity == IDENTITY_ADOPT && !itself;
         return r;
 }

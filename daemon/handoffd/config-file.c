@@ -15,7 +15,6 @@
 #define NAME        "config.toml"
 #define BACKUP      NAME ".before-dps-provisiond-"
 #define BACKUPS_MAX 5 /* the first one, which is the operator's own, and the newest */
-#define BASE_MAX    ((size_t) 256 * 1024)
 
 static const char *root_of(const Operation *op) {
         return op->h->options->root;
@@ -45,23 +44,6 @@ static int storage_failure(Operation *op, int r, const char *path) {
                                  path);
 }
 
-static int make_config(Operation *op, char **ret) {
-        const Situation *s = &op->situation;
-        CLEANUP(freep) char *path = NULL, *base = NULL;
-        size_t size = 0;
-        int r;
-
-        if (s->text)
-                return config_toml_edit(ret, PATH_CONFIG, s->text, s->text_size, &op->plan.wanted,
-                                        &op->failure);
-        r = path_under(&path, root_of(op), PATH_BASE);
-        if (r >= 0)
-                r = read_file(path, BASE_MAX, &base, &size);
-        if (r < 0 && r != -ENOENT)
-                return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s' can't be read", PATH_BASE);
-        return config_toml_edit(ret, PATH_BASE, base ? base : "", size, &op->plan.wanted, &op->failure);
-}
-
 /* Recorded before it is written: whichever of the two a power cut leaves is known to be ours. */
 static int record_config(Operation *op, const char *text) {
         CLEANUP(config_toml_deinit) ConfigToml config = {};
@@ -70,7 +52,7 @@ static int record_config(Operation *op, const char *text) {
         bool ours = same(s->toml.digest, rec->digest) || same(s->toml.digest, rec->previous_digest);
         int r;
 
-        assert(text); /* make_config() went well */
+        assert(text); /* the edit went well */
         r = config_toml_read(&config, PATH_CONFIG, text, strlen(text), &op->failure);
         if (r < 0)
                 return r;
@@ -191,12 +173,13 @@ static int keep_backup(Operation *op) {
 
 int step_write_config(Operation *op) {
         const Situation *s = &op->situation;
+        const Origin from = situation_origin(s);
         Plan *plan = &op->plan;
         int r;
 
         if (!plan->write_config)
                 return 0;
-        r = make_config(op, &plan->written);
+        r = config_toml_edit(&plan->written, from.path, from.text, from.size, &plan->wanted, &op->failure);
         if (r >= 0)
                 r = record_config(op, plan->written);
         if (r >= 0 && s->text)

@@ -43,33 +43,40 @@ int refusal_of_runtime(const Situation *s, Units *units, const char *root, Failu
 
 static int refuse_edit(const Situation *s, const Provisioning *wanted, Failure *reterr) {
         CLEANUP(freep) char *edited = NULL;
+        const Origin from = situation_origin(s);
 
-        if (!s->text || config_toml_matches(&s->toml, wanted))
+        if (s->text && config_toml_matches(&s->toml, wanted))
                 return 0;
-        return config_toml_edit(&edited, PATH_CONFIG, s->text, s->text_size, wanted, reterr);
+        return config_toml_edit(&edited, from.path, from.text, from.size, wanted, reterr);
 }
 
-int refusal_of_config(const Situation *s, const Config *config, const Provisioning *wanted, const char *root,
+int refusal_of_config(Situation *s, const Config *config, const Provisioning *wanted, const char *root,
                       Failure *reterr) {
         uint64_t index = config->hub_key_handle - TPM_PERSISTENT_FIRST;
+        Origin from;
         int r;
 
+        r = situation_read_base(s, root, reterr);
+        if (r < 0)
+                return r;
+        from = situation_origin(s);
         if (!s->text && exists(root, PATH_LEGACY))
                 return failure_set(
                         reterr, FAILURE_CONFIG_CONFLICT, "legacy",
                         "'%s' of IoT Edge 1.1 was never imported; run 'iotedge config import', or "
                         "remove it",
                         PATH_LEGACY);
-        if (s->toml.parent_hostname)
+        if (from.toml->parent_hostname)
                 return failure_set(reterr, FAILURE_CONFIG_CONFLICT, "parent_hostname",
                                    "'%s%s' sets parent_hostname, and IoT Edge can't use DPS below a parent",
-                                   root, PATH_CONFIG);
-        if (config->identity == IDENTITY_ADOPT && s->text && s->toml.auth_key_index != index)
+                                   root, from.path);
+        if (config->identity == IDENTITY_ADOPT && from.toml->auth_key_index != index)
                 return failure_set(reterr, FAILURE_CONFIG_CONFLICT, "auth_key_index",
                                    "'%s%s' has IoT Edge's key at auth_key_index 0x%llx of [tpm], but "
-                                   "HubKeyHandle= is 0x%08x; make them the same",
-                                   root, PATH_CONFIG, (unsigned long long) s->toml.auth_key_index,
-                                   config->hub_key_handle);
+                                   "HubKeyHandle= is 0x%08x; make them the same%s",
+                                   root, s->base ? PATH_BASE : PATH_CONFIG,
+                                   (unsigned long long) from.toml->auth_key_index, config->hub_key_handle,
+                                   s->text ? "" : ", in '" PATH_BASE "'");
         r = refuse_edit(s, wanted, reterr); /* known now what it would refuse later, with its line */
         if (r < 0)
                 return r;
@@ -97,7 +104,7 @@ static int connect_unix(const char *path) {
 /* `iotedge config apply` asks the container runtime before it changes anything, except the first time. */
 int refusal_of_apply(const Situation *s, const char *root, Failure *reterr) {
         static const char scheme[] = "unix://";
-        const char *uri = s->toml.runtime_uri;
+        const char *uri = situation_origin(s).toml->runtime_uri;
         CLEANUP(freep) char *path = NULL;
         int r;
 

@@ -9,8 +9,9 @@
 /* IoT Edge is not installed, or can't be started. */
 int refusal_of_runtime(const Situation *s, Units *units, const char *root, Failure *reterr);
 
-/* config.toml says something that stays, or can't be edited; config is ours. */
-int refusal_of_config(const Situation *s, const Config *config, const Provisioning *wanted, const char *root,
+/* config.toml, or what a new one begins with (which is read here), says something that stays, or can't be
+ * edited; config is ours. */
+int refusal_of_config(Situation *s, const Config *config, const Provisioning *wanted, const char *root,
                       Failure *reterr);
 
 /* A file system that can't be written, … */

@@ -8,6 +8,7 @@
 #include "paths.h"
 
 #define APPLIED_MAX ((size_t) 64 * 1024)
+#define BASE_MAX    ((size_t) 256 * 1024)
 
 static int read_config_toml(Situation *s, const char *root, Failure *reterr) {
         CLEANUP(freep) char *path = NULL;
@@ -110,11 +111,36 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
         return 0;
 }
 
+int situation_read_base(Situation *s, const char *root, Failure *reterr) {
+        CLEANUP(freep) char *path = NULL;
+        int r;
+
+        if (s->text)
+                return 0;
+        free(TAKE(s->base));
+        config_toml_deinit(&s->base_toml);
+        r = path_under(&path, root, PATH_BASE);
+        if (r >= 0)
+                r = read_file(path, BASE_MAX, &s->base, &s->base_size);
+        if (r < 0 && r != -ENOENT)
+                return failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read",
+                                         path ? path : PATH_BASE);
+        return config_toml_read(&s->base_toml, path, s->base ? s->base : "", s->base_size, reterr);
+}
+
+Origin situation_origin(const Situation *s) {
+        if (s->text)
+                return (Origin){ PATH_CONFIG, s->text, s->text_size, &s->toml };
+        return (Origin){ PATH_BASE, s->base ? s->base : "", s->base_size, &s->base_toml };
+}
+
 void situation_deinit(Situation *s) {
         s->config = config_free(s->config);
         handoff_record_deinit(&s->record);
         free(s->text);
         config_toml_deinit(&s->toml);
+        free(s->base);
+        config_toml_deinit(&s->base_toml);
         config_toml_deinit(&s->applied);
         device_info_deinit(&s->device_info);
         free(s->payload_uri);

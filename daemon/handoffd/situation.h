@@ -21,6 +21,9 @@ typedef struct Situation {
         size_t text_size;
         StoreAttributes attributes;
         ConfigToml toml; /* of config.toml */
+        char *base;      /* what a new config.toml begins with; situation_read_base() */
+        size_t base_size;
+        ConfigToml base_toml;
         bool applied_exists;
         ConfigToml applied;     /* of the copy that `iotedge config apply` gave identityd */
         DeviceInfo device_info; /* members NULL: none that is valid */
@@ -36,7 +39,17 @@ int situation_read_iotedge(Situation *s, const char *root, Failure *reterr);
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr);
 void situation_read_applied(Situation *s, const char *root); /* once more, after it was written */
 int situation_read_units(Situation *s, Units *units, Failure *reterr);
+int situation_read_base(Situation *s, const char *root, Failure *reterr); /* when there is no config.toml */
 void situation_deinit(Situation *s);
+
+/* What config.toml is made from: itself, else the base, else nothing. */
+typedef struct Origin {
+        const char *path, *text; /* never NULL */
+        size_t size;
+        const ConfigToml *toml;
+} Origin;
+
+Origin situation_origin(const Situation *s);
 
 /* What config.toml has to say for this registration ID. Borrows from both. */
 Provisioning situation_wanted(const Situation *s, const char *registration_id);

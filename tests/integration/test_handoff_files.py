@@ -112,6 +112,63 @@ def test_edited_by_somebody_else_meanwhile(new_world):
     assert "# one more line" in w.config_toml.read_text()
 
 
+# --- what a new one begins with ---
+
+BASE = """# Ours.
+hostname = "gw-17"
+
+[tpm]
+auth_key_index = 0x100
+
+[agent]
+name = "edgeAgent"
+"""
+
+
+def write_base(world, text):
+    path = world.root / "etc/dps-provisiond/iotedge-base.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_base(new_world):
+    w = prepared(new_world)
+    write_base(w, BASE)
+    with Caller(w) as caller:
+        works(w, caller)
+    text = w.config_toml.read_text()
+    assert text.startswith(BASE) and tomllib.loads(text)["provisioning"]["attestation"]["registration_id"] == "gw-1"
+    assert w.config_toml.stat().st_mode & 0o777 == 0o600 and not backups(w)
+
+
+@pytest.mark.parametrize("text, handle, words", [
+    (BASE + "name = 1\n", 0x81000100, ("iotedge-base.toml:9: not TOML",)),
+    ('parent_hostname = "up"\n', 0x81000100, ("iotedge-base.toml' sets parent_hostname",)),
+    (BASE, 0x81000200, ("iotedge-base.toml' has IoT Edge's key at auth_key_index 0x100", "0x81000200")),
+    (None, 0x81000200, ("config.toml' has IoT Edge's key at auth_key_index 0x100", "in '/etc/dps-provisiond/iotedge-base.toml'")),
+])
+def test_base_that_can_not_be_used(new_world, text, handle, words):
+    """Known before the service is asked, like everything else."""
+    w = prepared(new_world, Tpm={"HubKeyHandle": f"{handle:#x}"})
+    if text:
+        write_base(w, text)
+    with Caller(w) as caller:
+        for method, arguments in (("Check", ("s", "gw-1")), ("Apply", ("a{sv}", assignment()))):
+            kind, sentence = caller.refused(method, *arguments)
+            assert kind == "config-conflict" and all(word in sentence for word in words), sentence
+        assert not queued(w) and not w.config_toml.exists()
+
+
+def test_base_with_another_key_index(new_world):
+    w = prepared(new_world, Tpm={"HubKeyHandle": "0x81000200"})
+    write_base(w, BASE.replace("0x100", "0x2_00"))
+    with Caller(w) as caller:
+        assert caller.ask("Check", "s", "gw-1")["result"] == "ready"
+        write_base(w, 'auto_reprovisioning_mode = "AlwaysOnStartup"\n' + BASE.replace("0x100", "512"))
+        answer = caller.ask("Check", "s", "gw-1")
+        assert answer["identity"] == "register" and answer["warnings"][0][0] == "reprovisions-itself"
+
+
 # --- what refuses ---
 
 @pytest.mark.namespaces
