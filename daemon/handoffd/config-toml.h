@@ -23,7 +23,8 @@ typedef struct ConfigToml {
         char *digest; /* hex SHA-256 over the bytes of the provisioning tables; NULL without them */
 } ConfigToml;
 
-/* FAILURE_CONFIG_CONFLICT with the line for a text that is not TOML. name is for the sentence. */
+/* FAILURE_CONFIG_CONFLICT with the line for a text that is not TOML. text[size] has to be a NUL; name is for
+ * the sentence. */
 int config_toml_read(ConfigToml *ret, const char *name, const char *text, size_t size, Failure *reterr);
 void config_toml_deinit(ConfigToml *config);
 

@@ -19,7 +19,6 @@
 #define UNIT_TPMD             "aziot-tpmd.service"
 #define UNIT_TPMD_SOCKET      "aziot-tpmd.socket"
 #define UNIT_APPLY            "dps-iotedge-apply.service"
-#define UNIT_LEGACY           "iotedge.service"
 #define UNIT_SNAP             "snap.azure-iot-edge.aziot-edged.service"
 
 typedef struct Units Units;
