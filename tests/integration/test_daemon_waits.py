@@ -43,5 +43,5 @@ def test_assigning_without_end(new_world):
     w.bus.call("Reprovision")
     p = w.wait_for_failure("timeout")
     assert "still assigning" in p["LastError"][2] and "20 minutes" in p["LastError"][2]
-    assert 15 <= len(w.requests(kind="poll")) <= 25
+    assert len(w.requests(kind="poll")) > 1
     wait_for("identityd to run again", lambda: w.jobs().count(("start", "aziot-identityd.service")) >= 1)
