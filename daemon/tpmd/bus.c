@@ -73,16 +73,21 @@ static int call_begin(Call *call, const Tpmd *tpmd, Failure *reterr) {
         return tpm_open(&call->tpm, &settings, tpmd->cache, reterr);
 }
 
-/* Logged where it happened; the caller handles it. What has no failure to show (no memory) gets one here.
- * systemd looks the driver up (DeviceAllow=char-tpm) when the unit starts. A helper that started before its
- * module was loaded is kept from the TPM for as long as it runs, so it makes room for another one, after its
- * reply. */
+/* The rights of a process are those of its start: the groups, and the drivers that DeviceAllow=char-tpm was
+ * looked up in. A drop-in, or a driver whose module is loaded later, helps another process only. */
+static bool needs_other_rights(const Failure *failure) {
+        return failure->kind == FAILURE_TPM_MISSING &&
+               (streq(failure->code, "EPERM") || streq(failure->code, "EACCES"));
+}
+
+/* Logged where it happened; the caller handles it. What has no failure to show (no memory) gets one here. */
 static int fail(sd_bus_message *m, sd_bus_error *error, int r, Failure *failure) {
         if (failure->kind == FAILURE_NONE)
                 (void) failure_set_errno(failure, FAILURE_TPM_FAILED, r, "The TPM can't be used");
         log_info("%s failed: %s", sd_bus_message_get_member(m), failure->sentence);
-        if (failure->kind == FAILURE_TPM_MISSING && streq(failure->code, "EPERM"))
-                (void) raise(SIGTERM);
+        /* Without its name systemd ends it, after the reply, and the next call starts another one. */
+        if (needs_other_rights(failure))
+                (void) sd_bus_release_name(sd_bus_message_get_bus(m), TPM_NAME);
         return bus_error_set_failure(error, failure);
 }
 
