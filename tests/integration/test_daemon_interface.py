@@ -111,6 +111,23 @@ def test_every_change_is_announced(new_world):
     assert waits and waits[0]["LastError"][0] == "enrollment-missing" and waits[0]["Attempts"] == 1
 
 
+@pytest.mark.parametrize("name, unit, kind", [("org.dps.Tpm1", "dps-tpmd", "tpm-failed"),
+                                              ("org.dps.HandOff1", "dps-handoffd", "apply-failed")])
+def test_what_to_do_about_a_helper_that_is_not_there(new_world, name, unit, kind):
+    w = new_world()
+    service = w.dir / f"services/{name}.service"
+    good = service.read_text()
+    service.unlink()
+    w.reload_bus()
+    w.start_daemon()
+    p = w.wait_for_failure(kind)
+    assert unit in p["LastError"][2] and f"journalctl -u {unit}" in p["LastError"][3]
+    w.daemon.wait_for_line(f"could not be used.*journalctl -u {unit}")
+    service.write_text(good)
+    w.reload_bus()
+    w.wait_for_failure("restart-failed")  # there is no systemd on this bus: it has got that far
+
+
 def interface(xml, name):
     xml = re.sub(r"<!DOCTYPE.*?>", "", xml, flags=re.DOTALL)
     node = next(i for i in ElementTree.fromstring(xml).iter("interface") if i.get("name") == name)
