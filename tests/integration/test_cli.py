@@ -296,3 +296,19 @@ def test_reset_leaves_a_scope_that_a_package_brought(new_world):
     assert result.returncode == 1 and "'credential dps.id_scope'" in result.stderr, result
     assert "Nothing was done" in result.stderr and "--keep-scope" in result.stderr
     assert cli(w, "factory-reset", "--yes", "--keep-scope", prefix=own_etc(w)).returncode == 0
+
+
+@pytest.mark.root
+def test_reset_leaves_a_scope_that_only_the_daemon_is_given(new_world):
+    """No file has it, and with the daemon's next start it would be back."""
+    w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
+    (w.dir / "credentials").mkdir()
+    (w.dir / "credentials/dps.id_scope").write_text(SCOPE)
+    w.start_daemon(environment={"CREDENTIALS_DIRECTORY": str(w.dir / "credentials")})
+    w.wait("the scope", lambda p: p["IdScope"] == SCOPE)
+    reset = ("factory-reset", "--yes", f"--config={w.config_path}")
+    result = cli(w, *reset)
+    assert result.returncode == 1 and "dps.id_scope" in result.stderr and "Nothing was done" in result.stderr, result
+    assert "This will go" not in result.stdout
+    result = cli(w, *reset, "--keep-scope")
+    assert result.returncode == 0 and "IoT Edge" not in result.stdout, result
