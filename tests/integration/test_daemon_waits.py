@@ -1,5 +1,6 @@
 """Suite "daemon": what is waited for, for how long, and what does not make it shorter."""
 import pytest
+from handoff import set_confirm_timeout
 from harness import SCOPE, BusError, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
@@ -45,3 +46,15 @@ def test_assigning_without_end(new_world):
     assert "still assigning" in p["LastError"][2] and "20 minutes" in p["LastError"][2]
     assert len(w.requests(kind="poll")) > 1
     wait_for("identityd to run again", lambda: w.jobs().count(("start", "aziot-identityd.service")) >= 1)
+
+
+def test_confirmation_that_does_not_come(new_world):
+    """Who it was to be, and on which hub, is told."""
+    w = new_world()
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+    set_confirm_timeout(w, 1)
+    w.standin_faults(identityd="silent")
+    w.start_daemon()
+    p = w.wait_for_failure("confirm-timeout")
+    assert f"as '{p['RegistrationId']}' on 'localhost:{w.port}'" in p["LastError"][2]
