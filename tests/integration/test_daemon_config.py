@@ -7,7 +7,7 @@ import pytest
 from harness import SCOPE, BusError, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
-SLOW_IDENTITY = [{"command": "GetCapability", "delay": 2}]
+SLOW_IDENTITY = [{"command": "GetCapability", "delay": 50}]
 
 
 def write_credentials(world, **credentials):
@@ -136,6 +136,8 @@ def test_a_mistake_during_a_call_of_a_helper(new_world):
     w.start_daemon()
     wait_for("the slow command", lambda: len(w.tpm_commands()) > before)
     w.write_config(Network={"RequestTimeoutSec": "soon"})
+    w.daemon.wait_for_line("RequestTimeoutSec=soon")
+    w.tpm_faults()
     p = w.wait("the mistake", lambda p: p["State"] == "unprovisioned")
     assert p["LastError"][0] == "config" and p["Step"] == "idle"
     w.write_config(Network={"RequestTimeoutSec": 10})
@@ -160,6 +162,8 @@ def test_scope_removed_while_reprovision_waits(new_world):
     thread.start()
     w.daemon.wait_for_line("Reprovisioning was asked for")
     w.write_config(Provisioning={"IdScope": None})
+    w.daemon.wait_for_line("The configuration has changed")
+    w.tpm_faults()
     w.wait_for_state("unprovisioned")
     thread.join()
     assert "scope" in str(outcome[0]) and not w.requests()

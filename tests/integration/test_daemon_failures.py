@@ -116,7 +116,7 @@ def test_disk_full_in_the_middle(new_world):
     """What is assigned then is not adopted before it can be stored, and costs no second registration soon."""
     w = new_world(polls=1, **NO_EDGE)
     w.enroll(w.enrollment())
-    w.faults("slow:poll=2")
+    w.faults("slow:poll=8")
     w.start_daemon()
     w.wait("the poll", lambda p: p["Step"] == "poll")
     shutil.rmtree(w.dir / "state")

@@ -469,7 +469,7 @@ def test_other_users_are_refused(new_world, name, method, arguments):
 
 def test_second_apply_is_told_to_wait(new_world):
     w = prepared(new_world)
-    w.standin_faults(units={APPLY: {"delay": 2}})
+    w.standin_faults(units={APPLY: {"delay": 50}})
     with Caller(w) as first, Caller(w) as second:
         under_way = first.begin("Apply", "a{sv}", assignment(adopt=False))
         wait_for("the apply", lambda: w.standin_events("start", unit=APPLY))

@@ -397,11 +397,12 @@ def test_no_rollback_over_an_operators_edit(new_world):
     w = gateway.world
     with Caller(w) as caller:
         gateway.make_old(caller)
-        w.standin_faults(apply="told to fail", units={APPLY: {"delay": 1}})
+        w.standin_faults(apply="told to fail", units={APPLY: {"delay": 50}})
         under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(adopt=False)))
         wait_for("our text", lambda: gateway.id in w.config_toml.read_text())
         edited = w.config_toml.read_text() + "\n# one more line\n"
         w.config_toml.write_text(edited)
+        w.standin_faults(apply="told to fail")
         reply = caller.run(under_way)
         assert reply.error_name == "org.dps.Failure.apply_failed" and "put back" not in reply.body[0]
         assert w.config_toml.read_text() == edited

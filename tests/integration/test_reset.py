@@ -216,7 +216,7 @@ def hold(world, place):
     """Makes the next reset slow at this place; returns what waits until it is there."""
     commands = len(world.tpm_commands())
     if place == "stop":
-        world.standin_faults(slow=2)
+        world.standin_faults(slow=20)
         return lambda: wait_for("the step", lambda: world.bus.properties()["Step"] == "forget")
     if place == "start":
         world.standin_faults(units={"aziot-tpmd.socket": {"delay": 20}})

@@ -63,6 +63,12 @@ class Manager:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    async def delay(self, fault):
+        """As many seconds as the fault says, or until it says so no longer."""
+        end = asyncio.get_running_loop().time() + (fault() or 0)
+        while fault() and (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, 0.05))
+
     # --- units ---
 
     async def start(self, unit):
@@ -72,7 +78,7 @@ class Manager:
             raise JobFailed("Socket service already active, refusing")  # so does the real one
         how = self.fault(unit.name).get("start")
         self.world.log("start", unit=unit.name)
-        await asyncio.sleep(self.fault(unit.name).get("delay", 0))
+        await self.delay(lambda: self.fault(unit.name).get("delay"))
         unit.restarting = False
         try:
             if how in ("timeout", "canceled", "dependency", "skipped"):
@@ -165,14 +171,17 @@ class Manager:
         if message.message_type != MessageType.METHOD_CALL or message.destination not in (NAME, self.bus.unique_name):
             return None
         if message.interface == MANAGER:
-            slow = self.world.fault("slow")
-            if slow:
-                asyncio.get_running_loop().call_later(slow, lambda: self.spawn(self.bus.send(self.on_manager(message))))
+            if self.world.fault("slow"):
+                self.spawn(self.answer_late(message))
                 return True
             return self.on_manager(message)
         if message.interface == "org.freedesktop.DBus.Properties" and message.member == "Get":
             return self.on_get(message)
         return None
+
+    async def answer_late(self, message):
+        await self.delay(lambda: self.world.fault("slow"))
+        await self.bus.send(self.on_manager(message))
 
     def on_manager(self, message):
         verbs = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
