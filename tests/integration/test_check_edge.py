@@ -117,6 +117,9 @@ def test_no_clock_that_runs_without_power(fresh):
     w = fresh()
     (w.root / "sys/class/rtc/rtc0").rmdir()
     expect(w, "boot-clock", "warn", None, "no clock that runs without power", "systemd-time-wait-sync.service")
+    w.standin_faults(enabled=["chrony-wait.service"])
+    bad, lines = check(w)
+    assert bad == FRESH and "waits for 'chrony-wait.service'" in line(lines, "boot-clock")["message"], lines
 
 
 def test_a_unit_that_fails(new_world, hub_ports):

@@ -192,6 +192,9 @@ class Manager:
         load = self.fault(name).get("load")
         if message.member == "LoadUnit":  # also gives an object for units that do not exist
             return Message.new_method_return(message, "o", [(unit or Unit(name, None, None)).path])
+        if message.member == "GetUnitFileState":
+            state = "enabled" if name in (self.world.fault("enabled") or []) else "disabled"
+            return Message.new_method_return(message, "s", [state])
         if message.member not in verbs:
             return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownMethod", message.member)
         if not unit or load == "not-found":
