@@ -386,7 +386,8 @@ def test_no_rollback_across_a_replaced_key(new_world):
         kind, sentence = caller.apply_refused(**gateway.assignment(keyChanged=True))
         assert kind == "apply-failed" and "put back" not in sentence
         assert w.config_toml.read_text() != before and backups(w)[-1].read_text() == before
-        assert info_path(w).read_text() == info_text(gateway.hub, gateway.device)  # which works with the new key
+        # which works with the new key; identityd writes the same in place when it has started
+        wait_for("it", lambda: info_path(w).read_text() == info_text(gateway.hub, gateway.device))
         w.standin_faults()
         caller.apply(**gateway.assignment(keyChanged=True))
         all_run_again(w, caller)
