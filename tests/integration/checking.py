@@ -50,14 +50,3 @@ def expect(world, name, result, kind, message, remedy, *arguments, base=None, ot
     assert re.search(message, found["message"]), found
     assert re.search(remedy, found["remedy"]), found
     return lines
-
-
-def in_namespace(world, **files):
-    """A prefix that gives the command an /etc of its own: a copy, since a bare machine may lack the files that differ."""
-    etc = world.dir / "etc"
-    subprocess.run(["cp", "-a", "/etc", etc], check=True)
-    for name, text in files.items():
-        path = etc / name.replace("_", ".")
-        path.unlink(missing_ok=True)  # resolv.conf may be a link to somewhere
-        path.write_text(text)
-    return ("unshare", "-m", "--propagation", "private", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh")

@@ -7,8 +7,8 @@ import re
 
 import dbus_next.aio
 import pytest
-from checking import FRESH, NOBODY, NO_TARGET, check, expect, in_namespace, line, run
-from harness import NAME
+from checking import FRESH, NOBODY, NO_TARGET, check, expect, line, run
+from harness import NAME, own_etc
 
 
 # --- nothing is wrong ---
@@ -113,7 +113,7 @@ def test_a_value_that_is_refused(plain, section, key, value, name, others):
 @pytest.mark.namespaces
 def test_a_scope_that_only_the_daemon_is_given(plain):
     w = plain(Provisioning={"IdScope": None})
-    prefix = in_namespace(w)
+    prefix = own_etc(w)
     (w.dir / "etc/credstore").mkdir(exist_ok=True)
     (w.dir / "etc/credstore/dps.id_scope").write_text("0ne00CRED")
     expect(w, "scope", "skip", None, "dps.id_scope is in '/etc/credstore'", "Start the daemon", base=NO_TARGET,
@@ -145,7 +145,7 @@ def test_a_file_that_is_closed_to_the_daemon(plain, name):
     for path in (w.dir / "conf").iterdir():
         path.chmod(0o600 if path.name == name else 0o644)
     users = pathlib.Path("/etc/passwd").read_text()
-    prefix = in_namespace(w, passwd=users + "dps-provision:x:65533:65533::/:/bin/false\n")
+    prefix = own_etc(w, passwd=users + "dps-provision:x:65533:65533::/:/bin/false\n")
     probe = {"provisiond.conf": "config-files", "ca.pem": "ca-file", "payload.json": "payload"}[name]
     expect(w, probe, "fail", "config", rf"{name}' can't be read by the user dps-provision", r"chmod a\+r", base=NO_TARGET,
            prefix=prefix)

@@ -3,8 +3,8 @@ import socket
 import subprocess
 
 import pytest
-from checking import FRESH, check, expect, in_namespace, line
-from harness import BUILD, wait_for
+from checking import FRESH, check, expect, line
+from harness import BUILD, own_etc, wait_for
 
 
 def test_iotedge_missing(new_world):
@@ -172,7 +172,7 @@ def test_a_firewall_before_the_hub(new_world):
     w.enroll(w.enrollment(capabilities={"iotEdge": True}, iotHubHostName=f"hub-b.localhost:{w.port}"))
     w.start_daemon()
     w.wait_for_state("handed-off")
-    prefix = in_namespace(w, hosts="127.0.0.1 localhost\n127.0.9.9 hub-b.localhost\n")
+    prefix = own_etc(w, hosts="127.0.0.1 localhost\n127.0.9.9 hub-b.localhost\n")
     bad, lines = check(w, prefix=prefix)
     assert bad == {"enrollment": ("skip", None), "hub-443": ("fail", "hub-unreachable"),
                    "hub-5671": ("warn", "hub-unreachable"), "hub-8883": ("warn", "hub-unreachable")}, lines

@@ -7,7 +7,8 @@ import subprocess
 import threading
 
 import pytest
-from checking import NO_EDGE, NO_TARGET, SKIP_NETWORK, check, expect, in_namespace, line
+from checking import NO_EDGE, NO_TARGET, SKIP_NETWORK, check, expect, line
+from harness import own_etc
 
 
 # --- the network ---
@@ -18,7 +19,7 @@ def test_dns_dead(plain):
     w.write_config(Provisioning={"GlobalEndpoint": f"https://dps.example:{w.port}"})
     expect(w, "dns", "fail", "dns", "'dps.example' can't be resolved", "name server", base=NO_TARGET,
            others={"route": ("skip", None), **SKIP_NETWORK},
-           prefix=in_namespace(w, resolv_conf="nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"))
+           prefix=own_etc(w, resolv_conf="nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"))
 
 
 @pytest.mark.namespaces

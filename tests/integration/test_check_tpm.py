@@ -2,8 +2,8 @@
 import subprocess
 
 import pytest
-from checking import NOBODY, NO_TARGET, check, expect, in_namespace, line
-from harness import BUILD
+from checking import NOBODY, NO_TARGET, check, expect, line
+from harness import BUILD, own_etc
 
 
 def test_no_tpm(fresh):
@@ -141,7 +141,7 @@ def test_credentials_in_the_store(plain):
     w = plain()
     for hierarchy in ("owner", "endorsement"):
         w.tpm2("changeauth", "-c", hierarchy, "secret")
-    prefix = in_namespace(w)
+    prefix = own_etc(w)
     store = w.dir / "etc/credstore"
     store.mkdir(exist_ok=True)
     for hierarchy in ("owner", "endorsement"):

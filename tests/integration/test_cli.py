@@ -1,7 +1,6 @@
 """Suite "check": status, set-scope and config, as people and programs use them."""
 import json
 import os
-import pathlib
 import pty
 import re
 import select
@@ -10,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from harness import BUILD, DEADLINE, SCOPE, SOURCE, Process, Timeout
+from harness import BUILD, DEADLINE, SCOPE, SOURCE, Process, Timeout, own_etc
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 TOOL = BUILD / "cli/dps-provision"
@@ -191,16 +190,6 @@ def test_the_question_is_seen_when_the_output_goes_to_a_file(new_world):
 
 
 # --- set-scope and config ---
-
-def own_etc(world):
-    """A prefix that gives the command an /etc of its own, in the world's directory."""
-    etc = world.dir / "etc"
-    etc.mkdir(exist_ok=True)
-    for name in ("passwd", "group", "nsswitch.conf", "ld.so.cache", "hosts"):
-        if os.path.exists(f"/etc/{name}") and not (etc / name).exists():
-            (etc / name).write_bytes(pathlib.Path(f"/etc/{name}").read_bytes())
-    return ("unshare", "-m", "--propagation", "private", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh")
-
 
 @pytest.mark.namespaces
 def test_set_scope_writes_a_drop_in(new_world):
