@@ -108,7 +108,8 @@ static int read_warnings(sd_bus_message *m, Status *s) {
         return r < 0 ? r : sd_bus_message_exit_container(m);
 }
 
-static int read_property(sd_bus_message *m, const char *key, Status *s) {
+static int read_property(sd_bus_message *m, const char *key, void *userdata) {
+        Status *s = userdata;
         int r = read_texts(m, key, s);
 
         if (r != 0)
@@ -129,22 +130,8 @@ static int read_property(sd_bus_message *m, const char *key, Status *s) {
 }
 
 static int read_properties(sd_bus_message *m, Status *s) {
-        int r;
+        int r = bus_read_entries(m, read_property, s);
 
-        r = sd_bus_message_enter_container(m, 'a', "{sv}");
-        if (r < 0)
-                return r;
-        while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-                const char *key;
-
-                r = sd_bus_message_read(m, "s", &key);
-                if (r >= 0)
-                        r = read_property(m, key, s);
-                if (r >= 0)
-                        r = sd_bus_message_exit_container(m);
-                if (r < 0)
-                        return r;
-        }
         return r < 0 ? r : s->state && s->step && s->hub && s->device_id && s->version ? 0 : -EBADMSG;
 }
 

@@ -74,6 +74,26 @@ void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind
         (void) failure_set(ret, kind, code, "%s", sentence);
 }
 
+int bus_read_entries(sd_bus_message *m, int (*read)(sd_bus_message *m, const char *key, void *userdata),
+                     void *userdata) {
+        const char *key;
+        int r;
+
+        r = sd_bus_message_enter_container(m, 'a', "{sv}");
+        if (r < 0)
+                return r;
+        while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+                r = sd_bus_message_read(m, "s", &key);
+                if (r >= 0)
+                        r = read(m, key, userdata);
+                if (r >= 0)
+                        r = sd_bus_message_exit_container(m);
+                if (r < 0)
+                        return r;
+        }
+        return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
 int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
         CLEANUP(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
         const struct passwd *user;

@@ -35,6 +35,11 @@ void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind
  * AccessDenied, logs once. */
 int bus_check_caller(sd_bus_message *message, sd_bus_error *error);
 
+/* Reads an a{sv}: read() is called for each entry and has to take its variant. 0, or a negative errno, also
+ * read()'s. What is read points into the message. */
+int bus_read_entries(sd_bus_message *message,
+                     int (*read)(sd_bus_message *message, const char *key, void *userdata), void *userdata);
+
 /* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,
  * owns the name, tells systemd that it is ready, serves until idle for idle_usec, then gives the name back,
  * serves what came in meanwhile, and returns 0. busy() (may be NULL) says that it must not leave yet. Also

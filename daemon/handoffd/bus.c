@@ -100,7 +100,8 @@ int operation_reply(Operation *op) {
 
 /* --- arguments --- */
 
-static int read_member(sd_bus_message *m, const char *key, Assignment *a) {
+static int read_member(sd_bus_message *m, const char *key, void *userdata) {
+        Assignment *a = userdata;
         const struct {
                 const char *key;
                 const char **text;
@@ -145,22 +146,11 @@ static const char *assignment_fault(const Assignment *a) {
 }
 
 static const char *read_assignment(sd_bus_message *m, Assignment *a) {
-        int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+        int r = bus_read_entries(m, read_member, a);
 
         if (r < 0)
-                return "an assignment is a{sv}";
-        while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-                const char *key;
-
-                r = sd_bus_message_read(m, "s", &key);
-                if (r >= 0)
-                        r = read_member(m, key, a);
-                if (r >= 0)
-                        r = sd_bus_message_exit_container(m);
-                if (r < 0)
-                        return r == -ENOENT ? "an unknown key" : "a key with a value of another type";
-        }
-        return r < 0 ? "the assignment can't be read" : assignment_fault(a);
+                return r == -ENOENT ? "an unknown key" : "a key with a value of another type";
+        return assignment_fault(a);
 }
 
 /* --- calls --- */

@@ -31,7 +31,8 @@ static int read_warnings(sd_bus_message *m, Answer *a) {
         return r < 0 ? r : sd_bus_message_exit_container(m);
 }
 
-static int read_entry(sd_bus_message *m, const char *key, Answer *a) {
+static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
+        Answer *a = userdata;
         const struct {
                 const char *key, *type;
                 void *target;
@@ -53,26 +54,6 @@ static int read_entry(sd_bus_message *m, const char *key, Answer *a) {
                 return r < 0 ? r : sd_bus_message_exit_container(m);
         }
         return sd_bus_message_skip(m, "v");
-}
-
-static int read_answer(sd_bus_message *m, Answer *a) {
-        int r;
-
-        r = sd_bus_message_enter_container(m, 'a', "{sv}");
-        if (r < 0)
-                return r;
-        while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-                const char *key;
-
-                r = sd_bus_message_read(m, "s", &key);
-                if (r >= 0)
-                        r = read_entry(m, key, a);
-                if (r >= 0)
-                        r = sd_bus_message_exit_container(m);
-                if (r < 0)
-                        return r;
-        }
-        return r;
 }
 
 static void take_warnings(Daemon *d, const Answer *a) {
@@ -137,7 +118,7 @@ static int on_prepare(Daemon *d, sd_bus_message *reply) {
         Answer a = {};
         int r;
 
-        r = read_answer(reply, &a);
+        r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
         if (!a.result || !a.identity)
@@ -265,7 +246,7 @@ static int on_handoff(Daemon *d, sd_bus_message *reply) {
         Answer a = {};
         int r;
 
-        r = read_answer(reply, &a);
+        r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
         daemon_unwarn(d, WARNING_EDGE_FLAG_MISSING);
@@ -297,7 +278,7 @@ static int on_verify(Daemon *d, sd_bus_message *reply) {
         Answer a = {};
         int r;
 
-        r = read_answer(reply, &a);
+        r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
         if (!a.result)

@@ -27,7 +27,8 @@ static int append_bytes(sd_bus_message *m, const Bytes *bytes) {
         return sd_bus_message_append_array(m, 'y', bytes->data, bytes->size);
 }
 
-static int read_identity_entry(sd_bus_message *m, const char *key, Identity *id) {
+static int read_identity_entry(sd_bus_message *m, const char *key, void *userdata) {
+        Identity *id = userdata;
         const struct {
                 const char *key, *type;
                 void *target;
@@ -56,22 +57,8 @@ static int read_identity_entry(sd_bus_message *m, const char *key, Identity *id)
 }
 
 static int read_identity(sd_bus_message *m, Identity *id) {
-        int r;
+        int r = bus_read_entries(m, read_identity_entry, id);
 
-        r = sd_bus_message_enter_container(m, 'a', "{sv}");
-        if (r < 0)
-                return r;
-        while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-                const char *key;
-
-                r = sd_bus_message_read(m, "s", &key);
-                if (r >= 0)
-                        r = read_identity_entry(m, key, id);
-                if (r >= 0)
-                        r = sd_bus_message_exit_container(m);
-                if (r < 0)
-                        return r;
-        }
         if (r < 0)
                 return r;
         return id->ek.size > 0 && id->srk.size > 0 && id->hub_key_state ? 0 : -EBADMSG;
