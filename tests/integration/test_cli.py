@@ -110,7 +110,7 @@ def test_json_is_what_the_manual_says(new_world):
 def test_watch_prints_lines_where_nobody_sits(new_world):
     w = new_world(polls=1, **NO_EDGE)
     w.enroll(w.enrollment())
-    w.faults("slow:confirm=1")
+    w.faults("slow:confirm=5")
     watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
     w.processes.append(watch)
     watch.wait_for_line("daemon does not run")  # it may come later
