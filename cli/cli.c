@@ -85,8 +85,7 @@ int parse_options(int argc, char *argv[], const VerbOption *options, int max, vo
         }
         if (argc - optind <= max)
                 return GO_ON;
-        return usage_error(argv[0], max > 0 ? "'%s' is too much" : "'%s' is not an option",
-                           argv[optind + max]);
+        return usage_error(argv[0], "'%s' is one argument too many", argv[optind + max]);
 }
 
 int find_credential(const ConfigPaths *paths, const char *name, const char **ret_directory) {

@@ -77,16 +77,18 @@ static int read_last_error(sd_bus_message *m, Status *s) {
 }
 
 static int add_warning(Status *s, const char *kind, const char *sentence, const char *remedy) {
-        struct StatusWarning *longer = reallocarray(s->warnings, s->warning_count + 1, sizeof(*longer));
+        struct StatusWarning *w = reallocarray(s->warnings, s->warning_count + 1, sizeof(*w));
+        int r;
 
-        if (!longer)
+        if (!w)
                 return -ENOMEM;
-        s->warnings = longer;
-        longer[s->warning_count] = (struct StatusWarning){ .kind = strdup(kind),
-                                                           .sentence = strdup(sentence),
-                                                           .remedy = strdup(remedy) };
-        s->warning_count++;
-        return 0;
+        s->warnings = w;
+        w += s->warning_count++;
+        *w = (struct StatusWarning){};
+        r = string_replace(&w->kind, kind);
+        if (r >= 0)
+                r = string_replace(&w->sentence, sentence);
+        return r < 0 ? r : string_replace(&w->remedy, remedy);
 }
 
 static int read_warnings(sd_bus_message *m, Status *s) {

@@ -1,5 +1,6 @@
 #include "bus.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -117,6 +118,7 @@ static int read_member(sd_bus_message *m, const char *key, void *userdata) {
                 { "force", NULL, &a->force },
         };
 
+        assert(a);
         for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
                 int flag, r;
 

@@ -1,4 +1,5 @@
 /* The steps that the hand-off helper does. */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -44,6 +45,7 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
         };
         int r;
 
+        assert(a);
         for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
                 if (!streq(entries[i].key, key))
                         continue;

@@ -54,7 +54,7 @@ def test_wrong_verbs():
         result = run(*arguments)
         assert result.returncode == 2 and "Try 'dps-provision --help'." in result.stderr, result
     assert run("reprovision", "--timeout=5").returncode == 2  # which is for --wait
-    assert "'b' is too much" in run("set-scope", "a", "b").stderr
+    assert "'b' is one argument too many" in run("set-scope", "a", "b").stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("check", "--help"), ("config", "--config=empty"),

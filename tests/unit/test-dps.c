@@ -386,8 +386,8 @@ static void strings_with_a_nul_are_refused(void **state) {
         static const char *const bodies[] = {
                 "{\"operationId\":\"1\\u0000\",\"status\":\"assigning\"}",
                 "{\"operationId\":\"1\",\"status\":\"assigning\\u0000\"}",
-                "{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"h.net\\u0000.evil\","
-                "\"deviceId\":\"d\"}}",
+                ("{\"status\":\"assigned\",\"registrationState\":{\"assignedHub\":\"h.net\\u0000.evil\","
+                 "\"deviceId\":\"d\"}}"),
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(bodies); i++) {
