@@ -158,7 +158,7 @@ static void act_on_change(Daemon *d, const Config *old) {
         usec_t left = daemon_wait_left(d);
 
         if (d->machine.state == STATE_UNPROVISIONED) {
-                left = daemon_throttling_left(d, "the configuration changed");
+                left = daemon_resume_throttling(d, "the configuration changed");
                 daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .delay_usec = left });
         } else if (identity_changed(d, old))
                 daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .delay_usec = left });

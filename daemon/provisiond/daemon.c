@@ -179,7 +179,7 @@ usec_t daemon_wait_left(const Daemon *d) {
         return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
 }
 
-usec_t daemon_throttling_left(Daemon *d, const char *since) {
+usec_t daemon_resume_throttling(Daemon *d, const char *since) {
         usec_t now = now_usec(CLOCK_BOOTTIME);
 
         if (d->throttled_until_usec <= now)
@@ -484,7 +484,7 @@ int daemon_start(Daemon *d) {
 
         restore_throttling(d);
         throttled = state == STATE_ATTESTING && ready
-                            ? daemon_throttling_left(d, "the device was switched off")
+                            ? daemon_resume_throttling(d, "the device was switched off")
                             : 0;
         action = machine_start(&d->machine, state, ready, throttled);
         daemon_tell_config(d);

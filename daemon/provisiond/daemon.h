@@ -94,7 +94,9 @@ void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
 void daemon_clock_set(Daemon *daemon);
 usec_t daemon_wait_left(const Daemon *daemon);
-usec_t daemon_throttling_left(Daemon *daemon, const char *since); /* since: for the failure that tells it */
+/* What is left of the wait that the service asked for before `since`, told as the last failure; 0: nothing.
+ */
+usec_t daemon_resume_throttling(Daemon *daemon, const char *since);
 
 /* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
 void daemon_reload(Daemon *daemon, bool asked);
