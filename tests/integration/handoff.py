@@ -111,8 +111,9 @@ def snapshot(world, *directories):
     found = {}
     for directory in directories or ("etc", "var/lib"):
         for path in sorted((world.root / directory).rglob("*")):
-            status = path.lstat()
-            found[str(path)] = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+            with contextlib.suppress(FileNotFoundError):  # somebody's temporary file
+                status = path.lstat()
+                found[str(path)] = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
     return found
 
 

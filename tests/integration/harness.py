@@ -203,11 +203,11 @@ class World:
 
     def helper_pids(self, name):
         found = []
-        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = path.read_bytes().split(b"\0")
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # it has ended since
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 if words[0].endswith(name.encode()) and f"--config={self.config_path}".encode() in words:
-                    found.append(int(path.parts[2]))
+                    found.append(int(pid))
         return found
 
     def report(self):
