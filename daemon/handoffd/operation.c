@@ -192,9 +192,13 @@ static void resume(Handoffd *h, const char *why) {
                 operation_run(op);
 }
 
+/* sd-bus comes back to a track without names again and again, before any message, so it goes. */
 static int on_caller_gone(sd_bus_track *track, void *userdata) {
-        resume(userdata, "who asked for it has left the bus");
-        return 0;
+        Handoffd *h = userdata;
+
+        h->caller = sd_bus_track_unref(h->caller);
+        resume(h, "who asked for it has left the bus");
+        return 1;
 }
 
 static int on_expired(sd_event_source *source, uint64_t usec, void *userdata) {

@@ -1,4 +1,5 @@
 """Suite "handoff": adoption that goes wrong, Quiesce, and what identityd answers."""
+import asyncio
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import textwrap
 import time
 
+import dbus_next
 import pytest
 from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
                      set_confirm_timeout, snapshot, stopped_path)
@@ -274,6 +276,27 @@ def test_caller_that_leaves_at_once(new_world):
             caller.ask("Verify")
             all_run(w, caller)
             assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
+
+
+def test_caller_that_leaves_during_an_apply(new_world):
+    """The daemon is restarted in the middle of it: what is under way goes on to its end."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        helper = caller.start_helper()
+        with Caller(w) as other:
+            other.ask("Quiesce")
+            w.standin_faults(units={APPLY: {"delay": 60}})
+            jobs = len(queued(w))
+            under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            wait_for("the apply", lambda: ("start", APPLY) in queued(w)[jobs:])
+        helper.wait_for_line("has left the bus")
+        w.standin_faults()
+        reply = caller.run(asyncio.wait_for(under_way, 30))
+        assert reply.message_type == dbus_next.MessageType.METHOD_RETURN, reply.body
+        assert len([line for line in helper.lines if "has left the bus" in line]) == 1
+        all_run(w, caller)
 
 
 def test_helper_that_is_killed_while_it_holds(new_world):
