@@ -17,6 +17,10 @@ typedef struct Dropin {
         char *path;
 } Dropin;
 
+static const char *read_error(int r) {
+        return r == -EBADF ? "it is not a regular file" : strerror(-r);
+}
+
 static int read_one(Config *config, const char *path, bool must_exist) {
         CLEANUP(freep) char *text = NULL;
         size_t size;
@@ -32,7 +36,7 @@ static int read_one(Config *config, const char *path, bool must_exist) {
                                           FILE_MAX_SIZE / 1024);
         if (r < 0)
                 return config_add_problem(config, true, path, 0, "the file can't be read: %s",
-                                          r == -EBADF ? "it is not a regular file" : strerror(-r));
+                                          read_error(r));
         if (strlen(text) != size)
                 return config_add_problem(config, true, path, 0, "the file has a NUL byte");
         return config_parse(config, path, text);
@@ -161,24 +165,29 @@ int config_read_credential(char **ret, const ConfigPaths *paths, const char *nam
         return 0;
 }
 
-static int apply_credentials(Config *config, const ConfigPaths *paths) {
-        CLEANUP(secret_freep) char *scope = NULL, *proxy = NULL;
+static int apply_credential(Config *config, const ConfigPaths *paths, const char *name, const char *section,
+                            const char *key) {
+        CLEANUP(secret_freep) char *value = NULL;
+        char source[64];
         int r;
 
-        if (!config->id_scope) {
-                r = config_read_credential(&scope, paths, "dps.id_scope");
-                if (r == -ENOMEM)
-                        return r;
-                if (r >= 0)
-                        r = config_assign(config, "credential dps.id_scope", 0, "Provisioning", "IdScope",
-                                          scope);
-                if (r < 0 && r != -ENOENT)
-                        return r;
-        }
-        r = config_read_credential(&proxy, paths, "dps.proxy");
-        if (r >= 0)
-                r = config_assign(config, "credential dps.proxy", 0, "Network", "Proxy", proxy);
-        return r == -ENOMEM ? r : 0;
+        (void) snprintf(source, sizeof(source), "credential %s", name);
+        r = config_read_credential(&value, paths, name);
+        if (r == -ENOENT)
+                return 0;
+        if (r == -ENOMEM)
+                return r;
+        if (r < 0)
+                return config_add_problem(config, true, source, 0, "it can't be read: %s", read_error(r));
+        return config_assign(config, source, 0, section, key, value);
+}
+
+static int apply_credentials(Config *config, const ConfigPaths *paths) {
+        int r = 0;
+
+        if (!config->id_scope)
+                r = apply_credential(config, paths, "dps.id_scope", "Provisioning", "IdScope");
+        return r < 0 ? r : apply_credential(config, paths, "dps.proxy", "Network", "Proxy");
 }
 
 int config_read_files(Config *config, const ConfigPaths *paths) {

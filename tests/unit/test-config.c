@@ -194,6 +194,31 @@ static void the_credential_serves_when_no_file_sets_the_scope(void **state) {
         assert_non_null(strstr(f.sentence, "credential dps.id_scope"));
 }
 
+static void a_credential_that_can_not_be_read_is_a_problem(void **state) {
+        static const char *const names[] = { "dps.id_scope", "dps.proxy" };
+        char dir[512], name[64], long_text[8192];
+        Failure f;
+
+        memset(long_text, 'x', sizeof(long_text) - 1);
+        long_text[sizeof(long_text) - 1] = '\0';
+        (void) snprintf(dir, sizeof(dir), "%s", in_root("credentials"));
+        put("empty.conf", "");
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+                CLEANUP(config_freep) Config *c = NULL;
+
+                (void) snprintf(name, sizeof(name), "credentials/%s", names[i]);
+                put(name, long_text);
+                assert_int_equal(
+                        config_load(&c,
+                                    &(ConfigPaths){ .file = in_root("empty.conf"), .credentials_dir = dir }),
+                        0);
+                assert_true(config_failure(c, &f));
+                assert_non_null(strstr(f.sentence, names[i]));
+                assert_non_null(strstr(f.sentence, "File too large"));
+                assert_int_equal(unlink(in_root(name)), 0);
+        }
+}
+
 static void what_overrides_what_is_known(void **state) {
         CLEANUP(config_freep) Config *c = NULL;
         const char *section, *key, *source;
@@ -309,6 +334,7 @@ int main(void) {
                 cmocka_unit_test(an_empty_assignment_resets),
                 cmocka_unit_test(later_dropins_win_and_higher_directories_mask),
                 cmocka_unit_test(the_credential_serves_when_no_file_sets_the_scope),
+                cmocka_unit_test(a_credential_that_can_not_be_read_is_a_problem),
                 cmocka_unit_test(what_overrides_what_is_known),
                 cmocka_unit_test(a_password_is_not_repeated),
                 cmocka_unit_test(a_missing_file_is_a_problem_only_when_named),
