@@ -64,6 +64,11 @@ static void take_warnings(Daemon *d, const Answer *a) {
                 daemon_warn(d, a->warnings[i].kind, "%s", a->warnings[i].sentence);
 }
 
+/* Who this machine is can't be told while its TPM or its serial number can't be read. */
+static int replace_known(char **target, const char *value) {
+        return value ? string_replace(target, value) : 0;
+}
+
 /* IoT Edge has another identity than the one that was assigned: that one is newer. */
 static int take_identity(Daemon *d, const Answer *a) {
         Record *rec = &d->record;
@@ -82,12 +87,12 @@ static int take_identity(Daemon *d, const Answer *a) {
         if (r >= 0)
                 r = string_replace(&rec->substatus, NULL);
         if (r >= 0)
-                r = string_replace(&rec->id_scope, d->config->id_scope);
+                r = replace_known(&rec->id_scope, d->config->id_scope);
         if (r >= 0)
-                r = string_replace(&rec->endpoint, d->config->global_endpoint);
+                r = replace_known(&rec->endpoint, d->config->global_endpoint);
         if (r >= 0)
-                r = string_replace(&rec->registration_id, d->registration_id);
-        return r < 0 ? r : string_replace(&rec->ek_hash, d->ek_hash);
+                r = replace_known(&rec->registration_id, d->registration_id);
+        return r < 0 ? r : replace_known(&rec->ek_hash, d->ek_hash);
 }
 
 /* What the hub has accepted: from here on this is what people see. */

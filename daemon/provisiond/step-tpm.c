@@ -152,6 +152,7 @@ static bool is_key_replaced(const Daemon *d, const Identity *id) {
 }
 
 static int on_identity(Daemon *d, sd_bus_message *reply) {
+        CLEANUP(freep) char *registration_id = NULL;
         Event event = { .type = EVENT_DONE };
         Identity id = {};
         Failure failure = { .kind = FAILURE_TPM_FAILED,
@@ -164,9 +165,12 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
         if (r < 0)
                 return r;
 
-        free(TAKE(d->registration_id));
-        r = identity_registration_id(&d->registration_id, d->config, &d->options->config, id.ek.data,
+        r = identity_registration_id(&registration_id, d->config, &d->options->config, id.ek.data,
                                      id.ek.size, &failure);
+        if (r >= 0 || d->machine.state != STATE_HANDED_OFF) { /* what was handed off has the stored one */
+                free(d->registration_id);
+                d->registration_id = TAKE(registration_id);
+        }
         if (r >= 0)
                 r = check_handle(d, &id, &failure);
         if (r >= 0)

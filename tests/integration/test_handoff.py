@@ -6,8 +6,8 @@ import subprocess
 import tomllib
 
 import pytest
-from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, ours, prepared, queued,
-                     set_confirm_timeout, snapshot, write_config_toml)
+from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, info_path, info_text, ours, prepared,
+                     queued, set_confirm_timeout, snapshot, write_config_toml)
 from harness import SCOPE, BusError, wait_for
 
 
@@ -219,6 +219,31 @@ def test_iot_edge_registered_by_itself_since(new_world, moved):
         assert len(w.service_requests()) == requests and w.hub_key() == key
         w.stop_daemon()
         assert not json.loads((w.dir / "state/state.json").read_text()).get("keyPrivate")  # it is not the hub's any more
+
+
+@pytest.mark.parametrize("unknown", ["the TPM", "the registration ID"])
+def test_what_can_not_be_told_now_is_not_forgotten(new_world, unknown):
+    """Whom IoT Edge has become is taken over also when the daemon can't tell which machine this is."""
+    w = new_world()
+    w.start_gateway()
+    w.stop_daemon()
+    state = w.dir / "state/state.json"
+    before = json.loads(state.read_text())
+    info_path(w).write_text(info_text("hub-b.localhost", "gw-b"))
+    credentials = w.dir / "credentials"
+    credentials.mkdir()
+    if unknown == "the TPM":
+        w.write_config(Tpm={"Tcti": "device:/nonexistent"})
+    else:
+        w.write_config(Provisioning={"RegistrationId": "%s"})
+        (credentials / "dps.serial").write_text("no/registration/id")
+    w.start_daemon(environment={"CREDENTIALS_DIRECTORY": str(credentials)})
+    w.wait("both warnings", lambda p: p["Step"] == "idle" and len(p["Warnings"]) == 2)
+    w.stop_daemon()
+    after = json.loads(state.read_text())
+    assert (after["state"], after["hub"], after["deviceId"]) == ("handed-off", "hub-b.localhost", "gw-b")
+    for key in ("idScope", "globalEndpoint", "registrationId", "endorsementKeyHash"):
+        assert after.get(key) == before[key], key
 
 
 @pytest.mark.parametrize("what", ["config", "device_info", "applied", "all"])

@@ -208,10 +208,9 @@ static void a_credential_that_can_not_be_read_is_a_problem(void **state) {
 
                 (void) snprintf(name, sizeof(name), "credentials/%s", names[i]);
                 put(name, long_text);
-                assert_int_equal(
-                        config_load(&c,
-                                    &(ConfigPaths){ .file = in_root("empty.conf"), .credentials_dir = dir }),
-                        0);
+                assert_int_equal(config_load(&c, &(ConfigPaths){ .file = in_root("empty.conf"),
+                                                                 .credentials_dir = dir }),
+                                 0);
                 assert_true(config_failure(c, &f));
                 assert_non_null(strstr(f.sentence, names[i]));
                 assert_non_null(strstr(f.sentence, "File too large"));
