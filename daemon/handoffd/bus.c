@@ -8,9 +8,7 @@
 #include "identity.h"
 #include "log.h"
 
-#define DEVICE_ID_CHARS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:%+#*?!(),=@;$'/"
-#define HUB_CHARS       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.:"
-#define HEX_CHARS       "0123456789abcdef"
+#define HEX_CHARS "0123456789abcdef"
 
 static int bad_argument(sd_bus_message *m, const char *what) {
         log_warning("%s was called with a bad argument: %s", sd_bus_message_get_member(m), what);
@@ -138,9 +136,9 @@ static int read_member(sd_bus_message *m, const char *key, void *userdata) {
 static const char *assignment_fault(const Assignment *a) {
         if (!a->registration_id || !identity_registration_id_valid(a->registration_id))
                 return "registrationId is not a registration ID";
-        if (!a->hub || !chars_valid(a->hub, HUB_CHARS, 1, 255))
+        if (!a->hub || !hub_name_valid(a->hub))
                 return "hub is not a host name";
-        if (!a->device_id || !chars_valid(a->device_id, DEVICE_ID_CHARS, 1, 128))
+        if (!a->device_id || !device_id_valid(a->device_id))
                 return "deviceId is not a device ID";
         if (a->key_name && !chars_valid(a->key_name, HEX_CHARS, 2, 132))
                 return "keyName is not the name of a TPM object in hexadecimal";

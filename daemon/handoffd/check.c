@@ -100,8 +100,8 @@ static int step_decide(Operation *op) {
         if (r < 0)
                 return r;
         op->result = "ready";
-        if (!s->record.hub && !op->plan.run_apply && s->device.status == 200 && s->prev_state.text[0] &&
-            names_us(s, &op->plan.wanted)) {
+        if (!s->record.hub && !op->plan.run_apply && s->device.hub[0] && s->device.device_id[0] &&
+            s->prev_state.text[0] && names_us(s, &op->plan.wanted)) {
                 op->result = "already";
                 return set_device(op, s->device.hub, s->device.device_id);
         }

@@ -12,6 +12,15 @@
 
 #define NAME            "device_info"
 #define DEVICE_INFO_MAX 4096
+#define ALNUM           "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+bool hub_name_valid(const char *name) {
+        return chars_valid(name, ALNUM "-.:", 1, 255);
+}
+
+bool device_id_valid(const char *id) {
+        return chars_valid(id, ALNUM "-._:%+#*?!(),=@;$'/", 1, 128);
+}
 
 /* What is above the directory is followed as the system's owner has made it, as long as nobody else could
  * have put something else there meanwhile. -ELOOP: the directory is a link; -EPERM: it could have been
@@ -60,10 +69,10 @@ static int read_regular(int dir, const char *name, char *buffer, size_t size) {
         return (int) n;
 }
 
-static int copy_text(char **target, const Toml *toml, const char *key) {
+static int copy_text(char **target, const Toml *toml, const char *key, bool (*valid)(const char *text)) {
         const TomlValue *value = toml_get(toml, key);
 
-        if (!value || value->type != TOML_STRING || !value->text[0])
+        if (!value || value->type != TOML_STRING || !valid(value->text))
                 return -EBADMSG;
         return string_replace(target, value->text);
 }
@@ -83,9 +92,9 @@ int device_info_read(DeviceInfo *ret, const char *root) {
         if (r >= 0)
                 r = toml_parse(&toml, text, (size_t) r, &line, &why);
         if (r >= 0)
-                r = copy_text(&info.hub, &toml, "hub_name");
+                r = copy_text(&info.hub, &toml, "hub_name", hub_name_valid);
         if (r >= 0)
-                r = copy_text(&info.device_id, &toml, "device_id");
+                r = copy_text(&info.device_id, &toml, "device_id", device_id_valid);
         if (r < 0)
                 return r;
         *ret = info;

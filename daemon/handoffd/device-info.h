@@ -20,6 +20,11 @@ typedef struct FileMark {
         char text[64];
 } FileMark;
 
+/* Host names with or without a port, and what IoT Hub allows in a device ID. Nothing in them has to be
+ * escaped anywhere. */
+bool hub_name_valid(const char *name);
+bool device_id_valid(const char *id);
+
 /* -ENOENT: none; -EBADMSG: one that identityd would not understand either; else why it can't be read. */
 int device_info_read(DeviceInfo *ret, const char *root);
 void device_info_deinit(DeviceInfo *info);

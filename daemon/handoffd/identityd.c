@@ -4,6 +4,7 @@
 #include <json-c/json.h>
 #include <stdlib.h>
 
+#include "device-info.h"
 #include "paths.h"
 
 #define ANSWER_MAX       ((size_t) 64 * 1024)
@@ -80,6 +81,10 @@ static void read_answer(IdentitydAnswer *answer, const HttpReply *reply) {
                     json_object_is_type(spec, json_type_object)) {
                         copy_member(answer->hub, sizeof(answer->hub), spec, "hubName");
                         copy_member(answer->device_id, sizeof(answer->device_id), spec, "deviceId");
+                        if (!hub_name_valid(answer->hub))
+                                answer->hub[0] = '\0';
+                        if (!device_id_valid(answer->device_id))
+                                answer->device_id[0] = '\0';
                 }
         }
         (void) json_object_put(json);

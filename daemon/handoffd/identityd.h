@@ -19,7 +19,7 @@ typedef enum IdentitydQuestion {
 
 typedef struct IdentitydAnswer {
         unsigned status;               /* of HTTP; 0: it could not be reached in time */
-        char hub[256], device_id[256]; /* IDENTITYD_DEVICE, _SETTLED with 200; else "" */
+        char hub[256], device_id[256]; /* IDENTITYD_DEVICE, _SETTLED with 200, when valid; else "" */
         char endpoint[256], id_scope[256],
                 registration_id[256]; /* IDENTITYD_PROVISIONING with 200; else "" */
         char message[256];            /* what went wrong, in its words or ours */

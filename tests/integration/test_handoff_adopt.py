@@ -171,6 +171,35 @@ def test_statuses(new_world, status, words, at_once):
         assert caller.apply(**gateway.assignment())["changed"] is False
 
 
+@pytest.mark.parametrize("hub, device", [("hub\nMAINPID=1", "gw-1"), ("localhost:1", "gw\n1"), (1, None)])
+def test_names_that_are_none(new_world, hub, device):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    set_confirm_timeout(w, 1)
+    with Caller(w) as caller:
+        caller.stop_helper()
+        w.standin_faults(**{"identityd-status": {DEVICE: [200, {"spec": {"hubName": hub, "deviceId": device}}]}})
+        kind, sentence = caller.apply_refused(**gateway.assignment())
+        assert kind == "confirm-timeout" and "answers what is not understood" in sentence
+        record_path(w).unlink()
+        assert caller.ask("Check", "s", gateway.id)["result"] == "ready"  # not: provisioned already, by somebody else
+        w.standin_faults()
+        assert caller.ask("Check", "s", gateway.id)["result"] == "already"
+
+
+def test_device_info_with_names_that_are_none(new_world):
+    """It is not taken for somebody whom IoT Edge has become, and written again."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        for hub, device in (("hub\\nMAINPID=1", gateway.device), (gateway.hub, "gw\\u001b[2J"), ("", gateway.device)):
+            info_path(w).write_text(info_text(hub, device))
+            assert caller.ask("Verify")["result"] == "lost"
+            assert caller.ask("Check", "s", gateway.id)["result"] == "ready"
+            caller.apply(**gateway.assignment())
+            assert info_path(w).read_text() == info_text(gateway.hub, gateway.device)
+
+
 def test_edge_agent(new_world):
     """Only a hub that knows no such module says that the flag is missing."""
     gateway = Gateway(new_world())

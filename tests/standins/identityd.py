@@ -292,7 +292,10 @@ class Identityd:
             path = urllib.parse.unquote(target.partition("?")[0])
             self.world.log("asked", method=method, path=path)
             told = (self.world.fault("identityd-status") or {}).get(f"{method} {path}")
-            status, body = (told, {"message": f"told to answer {told}"}) if told else await self.answer(method, path)
+            if isinstance(told, list):
+                status, body = told
+            else:
+                status, body = (told, {"message": f"told to answer {told}"}) if told else await self.answer(method, path)
             text = json.dumps(body).encode() if body is not None else b""
             writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n"
                          "Connection: close\r\n\r\n".encode() + text)
