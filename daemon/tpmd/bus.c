@@ -21,8 +21,8 @@ typedef struct Call {
 } Call;
 
 static void call_deinit(Call *call) {
+        call->tpm = tpm_close(call->tpm); /* has commands for the TPM as well */
         (void) alarm(0);
-        call->tpm = tpm_close(call->tpm);
         call->config = config_free(call->config);
         secret_freep(&call->owner_auth);
         secret_freep(&call->endorsement_auth);

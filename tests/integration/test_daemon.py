@@ -381,16 +381,33 @@ def test_register_never_touches_the_handle(new_world):
     assert commands.count("ActivateCredential") == 3  # ours, and IoT Edge's two
 
 
+def set_command_timeout(world, seconds):
+    service = world.dir / "services/org.dps.Tpm1.service"
+    service.write_text(service.read_text().replace(" --log-level", f" --command-timeout={seconds} --log-level"))
+    world.reload_bus()
+
+
 def test_stuck_tpm_helper_ends_itself(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
-    service = w.dir / "services/org.dps.Tpm1.service"
-    service.write_text(service.read_text().replace(" --log-level", " --command-timeout=1 --log-level"))
-    w.reload_bus()
+    set_command_timeout(w, 1)
     w.tpm_faults(rules=[{"command": "CreatePrimary", "delay": 4}])
     w.start_daemon()
     w.wait_for_failure("tpm-failed")
     w.wait_for_state("handed-off")
+
+
+def test_tpm_helper_stuck_while_it_cleans_up_ends_itself(new_world):
+    """The answer was given before; but without an end no other call would get one."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm2("changeauth", "-c", "o", "secret")  # the keys are transient then
+    set_command_timeout(w, 3)
+    w.tpm_faults(rules=[{"command": "FlushContext", "delay": 300}])
+    w.start_daemon()
+    w.wait_for_failure("tpm-auth")
+    w.bus_process.wait_for_line("dps-tpmd: The TPM does not answer; the helper ends")
+    wait_for("the helper's end", lambda: not w.helper_pids("dps-tpmd"))
 
 
 # --- the clock ---
