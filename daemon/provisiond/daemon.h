@@ -76,6 +76,7 @@ typedef struct Daemon {
         sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
         char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
         size_t reset_note_count;
+        bool reset_provisioning; /* what the round under way was begun with */
 } Daemon;
 
 int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus);

@@ -10,6 +10,10 @@
 static void forget_state(Daemon *d) {
         Record *rec = &d->record;
 
+        if (rec->reset_provisioning && !d->reset_provisioning) {
+                step_forget(d); /* somebody has asked for more meanwhile */
+                return;
+        }
         record_forget_assignment(rec);
         rec->last_success_usec = 0;
         rec->hub_key_handle = 0;
@@ -50,7 +54,7 @@ static void forget_key(Daemon *d) {
 }
 
 static int build_forget(Daemon *d, sd_bus_message *m) {
-        return sd_bus_message_append(m, "b", (int) d->record.reset_provisioning);
+        return sd_bus_message_append(m, "b", (int) d->reset_provisioning);
 }
 
 static int on_forgotten(Daemon *d, sd_bus_message *reply) {
@@ -73,6 +77,7 @@ static bool has_handed_over(const Daemon *d) {
 
 void step_forget(Daemon *d) {
         d->reset_note_count = 0;
+        d->reset_provisioning = d->record.reset_provisioning;
         if (has_handed_over(d))
                 helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Forget", build_forget, on_forgotten);
         else

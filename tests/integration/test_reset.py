@@ -7,7 +7,7 @@ import subprocess
 import dbus_next
 import pytest
 from handoff import Caller, Gateway, applied_path, stopped_path, temporary_files
-from harness import BUILD, NAME, SCOPE, BusError, wait_for
+from harness import BUILD, DEADLINE, NAME, PATH, SCOPE, BusError, wait_for
 
 pytestmark = pytest.mark.root  # factory-reset is root's
 NO_EDGE = {"HandOff": {"Target": "none"}}
@@ -153,7 +153,7 @@ def test_root_only(new_world):
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     result = cli(w, "factory-reset", "--yes", f"--config={w.config_path}", prefix=nobody)
     assert result.returncode == 1 and "Only root" in result.stderr, result
-    call = ("call", NAME, "/org/dps/Provisioning1", NAME, "FactoryReset", "b", "true")
+    call = ("call", NAME, PATH, NAME, "FactoryReset", "b", "true")
     direct = subprocess.run([*nobody, "busctl", "--system", *call], env=w.environment, text=True, capture_output=True,
                             timeout=60, check=False)
     assert direct.returncode != 0 and "Access denied" in direct.stderr, direct
@@ -253,6 +253,26 @@ def test_killed_anywhere_it_is_completed(new_world, place, victim):
     assert result.returncode == 0, result
     assert_everything_is_gone(w)
     assert w.registrations() == registrations and not w.standin_events("registers-itself")
+
+
+@pytest.mark.parametrize("place", ["start", "key"])
+def test_one_that_goes_further_while_another_is_under_way(new_world, place):
+    """The first one's client was interrupted, and the option that was forgotten is given now."""
+    w = new_world()
+    w.start_gateway()
+    w.enroll()  # so that IoT Edge's own registration gets nowhere
+    w.write_config(Provisioning={"IdScope": None})
+    w.daemon.wait_for_line("The configuration has changed")
+    arrived = hold(w, place)
+    call = ("call", NAME, PATH, NAME, "FactoryReset", "b")
+    with w.bus.start(*call, "false") as first:
+        arrived()
+        with w.bus.start(*call, "true") as second:
+            assert first.wait(DEADLINE) != 0
+            w.tpm_faults()
+            w.standin_faults()
+            assert second.wait(DEADLINE) == 0
+    assert_everything_is_gone(w)
 
 
 SHARDS = 2
