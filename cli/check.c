@@ -190,7 +190,7 @@ static void check_deinit(Check *c) {
 static int parse(Check *ret, bool *ret_json, int argc, char *argv[]) {
         const VerbOption options[] = {
                 { "json", .flag = ret_json },    { "no-network", .flag = &ret->no_network },
-                { "dps", .flag = &ret->dps },    { "config", .value = &ret->paths.file },
+                { "dps", .flag = &ret->dps },    { "config", .value = &ret->paths.file, .needs = "a file" },
                 { "root", .value = &ret->root }, {}
         };
         int r = parse_options(argc, argv, options, 0, print_help);

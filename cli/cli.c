@@ -42,12 +42,16 @@ int report_errno(int error, const char *format, ...) {
 
 #define OPTION_FIRST 256 /* what getopt_long() returns for the first one */
 
+static int value_missing(char *argv[], const VerbOption *o) {
+        return usage_error(argv[0], "--%s= needs %s", o->name, o->needs ? o->needs : "a value");
+}
+
 /* What is wrong with the option that getopt_long() has stopped at. */
 static int option_error(char *argv[], const VerbOption *options, int c) {
         const VerbOption *o = optopt >= OPTION_FIRST ? &options[optopt - OPTION_FIRST] : NULL;
 
         if (c == ':' && o)
-                return usage_error(argv[0], "--%s= needs a value", o->name);
+                return value_missing(argv, o);
         if (o)
                 return usage_error(argv[0], "--%s takes no value", o->name);
         if (optopt != 0 && optopt != 'h')
@@ -78,10 +82,12 @@ int parse_options(int argc, char *argv[], const VerbOption *options, int max, vo
                         optopt = c == 'y' ? 'y' : optopt;
                         return option_error(argv, options, c);
                 }
-                if (options[c - OPTION_FIRST].value)
+                if (!options[c - OPTION_FIRST].value)
+                        *options[c - OPTION_FIRST].flag = true;
+                else if (optarg[0] || !options[c - OPTION_FIRST].needs)
                         *options[c - OPTION_FIRST].value = optarg;
                 else
-                        *options[c - OPTION_FIRST].flag = true;
+                        return value_missing(argv, &options[c - OPTION_FIRST]);
         }
         if (argc - optind <= max)
                 return GO_ON;

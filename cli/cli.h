@@ -25,11 +25,13 @@ int verb_set_scope(int argc, char *argv[]);
 int verb_config(int argc, char *argv[]);
 int verb_factory_reset(int argc, char *argv[]);
 
-/* An option of a verb: a switch sets *flag, any other has *value point to what it is given. */
+/* An option of a verb: a switch sets *flag, any other has *value point to what it is given, which is empty
+ * only where needs, what it needs, is NULL. */
 typedef struct VerbOption {
         const char *name;
         bool *flag;
         const char **value;
+        const char *needs;
 } VerbOption;
 
 #define VERB_OPTIONS_MAX 20

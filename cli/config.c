@@ -37,7 +37,7 @@ static void print_config(const Config *config) {
 
 int verb_config(int argc, char *argv[]) {
         ConfigPaths paths = { .credentials_dir = getenv("CREDENTIALS_DIRECTORY") };
-        const VerbOption options[] = { { "config", .value = &paths.file }, {} };
+        const VerbOption options[] = { { "config", .value = &paths.file, .needs = "a file" }, {} };
         CLEANUP(config_freep) Config *config = NULL;
         Failure failure;
         int r;

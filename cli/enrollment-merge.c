@@ -25,7 +25,7 @@ static int add_file(EnrollmentMerge *merge, const char *path, Count *count) {
 
         r = read_file(path, FILE_MAX, &text, &size);
         if (r < 0) {
-                (void) report_errno(r, "%s can't be read", path);
+                (void) report_errno(r, "'%s' can't be read", path);
                 count->refused++;
                 return 0;
         }

@@ -104,21 +104,23 @@ static int check_options(const Options *o, const char *verb, int files) {
 
 static int parse(Options *ret, int argc, char *argv[]) {
         const char *format = NULL;
-        const VerbOption options[] = { { "format", .value = &format },
-                                       { "full", .flag = &ret->full },
-                                       { "output", .value = &ret->output },
-                                       { "merge", .flag = &ret->merge },
-                                       { "station", .value = &ret->station },
-                                       { "device-id", .value = &ret->device_id },
-                                       { "hub", .value = &ret->hub },
-                                       { "dps-name", .value = &ret->dps_name },
-                                       { "resource-group", .value = &ret->resource_group },
-                                       { "serial", .value = &ret->serial_number },
-                                       { "asset", .value = &ret->asset },
-                                       { "ca-dir", .value = &ret->ca_dir },
-                                       { "tcti", .value = &ret->tcti },
-                                       { "config", .value = &ret->paths.file },
-                                       {} };
+        const VerbOption options[] = {
+                { "format", .value = &format, .needs = "one of text, json, bulk, az, csv, qr and pem" },
+                { "full", .flag = &ret->full },
+                { "output", .value = &ret->output, .needs = "a file" },
+                { "merge", .flag = &ret->merge },
+                { "station", .value = &ret->station, .needs = "a file" },
+                { "device-id", .value = &ret->device_id, .needs = "a device ID" },
+                { "hub", .value = &ret->hub, .needs = "the host name of a hub" },
+                { "dps-name", .value = &ret->dps_name, .needs = "the name of a DPS instance" },
+                { "resource-group", .value = &ret->resource_group, .needs = "the name of a resource group" },
+                { "serial", .value = &ret->serial_number },
+                { "asset", .value = &ret->asset },
+                { "ca-dir", .value = &ret->ca_dir, .needs = "a directory" },
+                { "tcti", .value = &ret->tcti, .needs = "a TPM, for instance device:/dev/tpmrm0" },
+                { "config", .value = &ret->paths.file, .needs = "a file" },
+                {}
+        };
         int r;
 
         r = parse_options(argc, argv, options, INT_MAX, print_help);

@@ -37,7 +37,7 @@ static int parse(Options *ret, int argc, char *argv[]) {
         const VerbOption options[] = { { "yes", .flag = &ret->yes },
                                        { "keep-scope", .flag = &ret->keep_scope },
                                        { "iotedge-config", .flag = &ret->iotedge_config },
-                                       { "config", .value = &ret->paths.file },
+                                       { "config", .value = &ret->paths.file, .needs = "a file" },
                                        {} };
 
         return parse_options(argc, argv, options, 0, print_help);

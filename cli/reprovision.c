@@ -25,7 +25,7 @@ static void print_help(void) {
 static int parse(Options *ret, int argc, char *argv[]) {
         const char *timeout = NULL;
         const VerbOption options[] = { { "wait", .flag = &ret->wait },
-                                       { "timeout", .value = &timeout },
+                                       { "timeout", .value = &timeout, .needs = "a number of seconds" },
                                        { "yes", .flag = &ret->yes },
                                        {} };
         uint64_t seconds;

@@ -82,7 +82,7 @@ static void tell_daemon(const char *scope) {
 
 int verb_set_scope(int argc, char *argv[]) {
         ConfigPaths paths = {};
-        const VerbOption options[] = { { "config", .value = &paths.file }, {} };
+        const VerbOption options[] = { { "config", .value = &paths.file, .needs = "a file" }, {} };
         const char *scope;
         int r;
 

@@ -150,7 +150,7 @@ def test_merge_names_a_file_that_is_missing(gateway):
     good, = devices(gateway, 1)
     [path] = write_files(gateway, [good])
     [body] = bodies(gateway.run("--format=bulk", "--merge", "/no/such", path, status=1))
-    assert body["enrollments"] == [good] and "/no/such can't be read" in gateway.stderr
+    assert body["enrollments"] == [good] and "'/no/such' can't be read" in gateway.stderr
 
 
 def test_merge_warns_of_a_missing_edge_flag(gateway):
