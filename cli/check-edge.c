@@ -199,48 +199,71 @@ static bool only_root_sees(Check *c) {
         return true;
 }
 
-static void probe_config(Check *c) {
-        const ConfigToml *toml = &c->edge->situation.toml;
-        Provisioning p = wanted(c);
-        Failure failure = {};
+/* A file that is closed to this user is not broken. */
+static void tell_file_failure(Check *c, const Failure *failure) {
+        if (geteuid() != 0 && streq(failure->code, "EACCES"))
+                check_skip(c, CHECK_AS_ROOT, "%s", failure->sentence);
+        else
+                check_failure(c, failure);
+}
 
-        if (c->config->target == TARGET_NONE || only_root_sees(c))
-                return;
-        read_files(c);
-        if (geteuid() != 0 && streq(c->edge->failure.code, "EACCES")) {
-                check_skip(c, CHECK_AS_ROOT, "%s", c->edge->failure.sentence);
-                return;
-        }
-        if (c->edge->failure.kind != FAILURE_NONE) {
-                check_failure(c, &c->edge->failure);
-                return;
-        }
-        if (!c->edge->situation.toml.has_provisioning && check_is_handed_off(c)) {
-                check_bad(c, CHECK_FAIL, FAILURE_NONE,
-                          "Restart dps-provisiond, which writes it again from what is stored",
-                          c->edge->situation.text ? "The provisioning is gone from '" PATH_CONFIG "'"
-                                                  : "'" PATH_CONFIG "' is gone");
-                return;
-        }
-        if (refusal_of_config(&c->edge->situation, c->config, &p, c->root, &failure) < 0) {
-                check_failure(c, &failure);
-                return;
-        }
-        if (!situation_provisioning_ours(&c->edge->situation, &p)) {
+/* What the hand-off does without a refusal, but somebody should know. Returns whether there was something.
+ */
+static bool warn_of_config(Check *c, const Provisioning *p) {
+        const Situation *s = &c->edge->situation;
+        const ConfigToml *toml = &s->toml;
+        bool replaced = !situation_provisioning_ours(s, p), itself = situation_reprovisions_itself(s);
+        bool base_replaced = !s->text && s->base_toml.has_provisioning;
+
+        if (replaced)
                 check_bad(c, CHECK_WARN, FAILURE_CONFIG_CONFLICT, NULL,
                           "'%s" PATH_CONFIG "' is provisioned by somebody else (source \"%s\"%s%s), and is "
                           "replaced: ReplaceProvisioning=yes",
                           c->root, toml->source ? toml->source : "?", toml->id_scope ? ", scope " : "",
                           toml->id_scope ? toml->id_scope : "");
+        if (base_replaced)
+                check_bad(c, CHECK_WARN, FAILURE_NONE,
+                          "Remove [provisioning] from it: scope and registration ID come from "
+                          "provisiond.conf",
+                          "'%s" PATH_BASE "' has a provisioning of its own, which is replaced in the "
+                          "config.toml that is made from it",
+                          c->root);
+        if (itself)
+                check_bad(
+                        c, CHECK_WARN, WARNING_REPROVISIONS_ITSELF, NULL,
+                        "'%s%s' sets auto_reprovisioning_mode = \"AlwaysOnStartup\": IoT Edge registers by "
+                        "itself at each start, as with Identity=register",
+                        c->root, situation_origin(s).path);
+        return replaced || base_replaced || itself;
+}
+
+static void probe_config(Check *c) {
+        Situation *s = &c->edge->situation;
+        Provisioning p = wanted(c);
+        Failure failure = {};
+        bool lost;
+
+        if (c->config->target == TARGET_NONE || only_root_sees(c))
+                return;
+        read_files(c);
+        if (c->edge->failure.kind != FAILURE_NONE) {
+                tell_file_failure(c, &c->edge->failure);
                 return;
         }
-        if (toml->auto_reprovisioning_mode && streq(toml->auto_reprovisioning_mode, "AlwaysOnStartup"))
-                check_bad(c, CHECK_WARN, WARNING_REPROVISIONS_ITSELF, NULL,
-                          "'" PATH_CONFIG "' sets auto_reprovisioning_mode = \"AlwaysOnStartup\"");
-        else if (!toml->has_provisioning)
-                check_ok(c, c->edge->situation.text ? "Not provisioned by anybody yet" : "None yet");
+        lost = !s->toml.has_provisioning && check_is_handed_off(c);
+        if (lost)
+                check_bad(c, CHECK_FAIL, FAILURE_NONE,
+                          "Restart dps-provisiond, which writes it again from what is stored",
+                          s->text ? "The provisioning is gone from '" PATH_CONFIG "'"
+                                  : "'" PATH_CONFIG "' is gone");
+        if (refusal_of_config(s, c->config, &p, c->root, &failure) < 0)
+                tell_file_failure(c, &failure);
+        else if (warn_of_config(c, &p) || lost)
+                return;
+        else if (!s->toml.has_provisioning)
+                check_ok(c, s->text ? "Not provisioned by anybody yet" : "None yet");
         else
-                check_ok(c, config_toml_matches(toml, &p)
+                check_ok(c, config_toml_matches(&s->toml, &p)
                                     ? "Provisioned as this device is configured"
                                     : "Provisioned by dps-provisiond, for an earlier configuration");
 }
@@ -342,6 +365,26 @@ static void probe_identity(Check *c) {
 
 /* --- the hub --- */
 
+/* AllowedHubs= counts when a hub is assigned and handed over: narrowed since, it shows with the next one. */
+static void probe_hub_allowed(Check *c) {
+        const char *hub = c->daemon_runs ? c->status.hub : c->edge->situation.record.hub;
+
+        if (!hub || !hub[0] || (c->daemon_runs && c->status.failure.kind == FAILURE_HUB_NOT_ALLOWED) ||
+            check_key_refused(c, "AllowedHubs"))
+                return;
+        if (config_hub_allowed(c->config, hub))
+                check_ok(c, "'%s', as AllowedHubs= allows", hub);
+        else
+                check_bad(
+                        c, CHECK_WARN, FAILURE_HUB_NOT_ALLOWED,
+                        "Add it to AllowedHubs= if it is right; else let the enrolment name another one, "
+                        "and "
+                        "run 'dps-provision reprovision'",
+                        "The assigned hub '%s' matches none of AllowedHubs=: it is used as before, but the "
+                        "next hand-off is refused",
+                        hub);
+}
+
 /* A firewall that lets DPS through but not the hub is the commonest problem of a site. */
 static void probe_port(Check *c, unsigned port, CheckResult result, const char *use, const char *remedy) {
         const char *hub = check_hub(c);
@@ -411,6 +454,7 @@ const Probe check_edge_probes[] = {
         { "iotedge-config", "Configuration", probe_config },
         { "iotedge-apply", "Applying it", probe_apply },
         { "identityd", "Identity", probe_identity },
+        { "hub-allowed", "Hub", probe_hub_allowed },
         { "hub-443", "Hub, port 443", probe_https, true },
         { "hub-5671", "Hub, port 5671", probe_amqps, true },
         { "hub-8883", "Hub, port 8883", probe_mqtts, true },

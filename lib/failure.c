@@ -142,9 +142,9 @@ static const FailureInfo failures[] = {
         [FAILURE_CONFIG_CONFLICT] = { "config-conflict", OPERATOR, 0, EEXIST,
                                       "31f8c22827854f2f8c4ed08c9d48a818",
                                       "IoT Edge is configured in a way that must not be overwritten",
-                                      "Remove or correct the named part of /etc/aziot/config.toml, or allow "
-                                      "its replacement with "
-                                      "ReplaceProvisioning=yes." },
+                                      "Remove or correct the named part of the named file. Somebody "
+                                      "else's provisioning in /etc/aziot/config.toml is replaced when "
+                                      "ReplaceProvisioning=yes is set." },
         [FAILURE_HUB_NOT_ALLOWED] = { "hub-not-allowed", OPERATOR, 0, EPERM,
                                       "31f8c22827854f2f8c4ed08c9d48a819",
                                       "The assigned hub is not one that this device may use",
@@ -191,9 +191,8 @@ static const FailureInfo failures[] = {
         [WARNING_REPROVISIONS_ITSELF] = { "reprovisions-itself", WARNING, 0, EINVAL,
                                           "31f8c22827854f2f8c4ed08c9d48a842",
                                           "IoT Edge is configured to register anew at every start",
-                                          "Remove auto_reprovisioning_mode = \"AlwaysOnStartup\" from "
-                                          "/etc/aziot/config.toml to let it adopt "
-                                          "the identity." },
+                                          "Remove auto_reprovisioning_mode = \"AlwaysOnStartup\" from the "
+                                          "named file to let it adopt the identity." },
         [WARNING_DATA_MOVED] = { "data-moved", WARNING, 0, EINVAL, "31f8c22827854f2f8c4ed08c9d48a843",
                                  "The service moved or reset the device's data",
                                  "Check the device twin and the deployment in the new hub." },

@@ -43,7 +43,6 @@ int check_refusals(Operation *op) {
         const char *root = op->h->options->root;
         Situation *s = &op->situation;
         Plan *plan = &op->plan;
-        Origin from;
         bool itself;
         int r;
 
@@ -65,14 +64,12 @@ int check_refusals(Operation *op) {
         if (r >= 0 && plan->run_apply)
                 r = refusal_of_apply(s, root, &op->failure);
 
-        from = situation_origin(s);
-        itself = from.toml->auto_reprovisioning_mode &&
-                 streq(from.toml->auto_reprovisioning_mode, "AlwaysOnStartup");
+        itself = situation_reprovisions_itself(s);
         if (itself)
                 operation_warn(op, WARNING_REPROVISIONS_ITSELF,
                                "'%s%s' sets auto_reprovisioning_mode = \"AlwaysOnStartup\", so IoT Edge "
                                "registers by itself at each start",
-                               root, from.path);
+                               root, situation_origin(s).path);
         plan->adopt = s->config->identity == IDENTITY_ADOPT && !itself;
         return r;
 }

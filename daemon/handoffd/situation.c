@@ -134,6 +134,12 @@ Origin situation_origin(const Situation *s) {
         return (Origin){ PATH_BASE, s->base ? s->base : "", s->base_size, &s->base_toml };
 }
 
+bool situation_reprovisions_itself(const Situation *s) {
+        const char *mode = situation_origin(s).toml->auto_reprovisioning_mode;
+
+        return mode && streq(mode, "AlwaysOnStartup");
+}
+
 void situation_deinit(Situation *s) {
         s->config = config_free(s->config);
         handoff_record_deinit(&s->record);

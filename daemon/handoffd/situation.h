@@ -51,6 +51,10 @@ typedef struct Origin {
 
 Origin situation_origin(const Situation *s);
 
+/* What config.toml is made from lets IoT Edge register by itself at each start, which nothing can be adopted
+ * against. */
+bool situation_reprovisions_itself(const Situation *s);
+
 /* What config.toml has to say for this registration ID. Borrows from both. */
 Provisioning situation_wanted(const Situation *s, const char *registration_id);
 

@@ -1,9 +1,10 @@
 """Suite "check", IoT Edge: machines that are broken for real; see test_check.py."""
+import re
 import socket
 import subprocess
 
 import pytest
-from checking import FRESH, check, expect, line
+from checking import FRESH, NOBODY, check, expect, line
 from harness import BUILD, own_etc, wait_for
 
 
@@ -37,6 +38,57 @@ def test_config_toml(fresh, text, result, kind, message, remedy):
     w = fresh()
     w.config_toml.write_text(text)
     expect(w, "iotedge-config", result, kind, message, remedy)
+
+
+def write_base(world, text):
+    path = world.root / "etc/dps-provisiond/iotedge-base.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("text, result, kind, message, remedy", [
+    ('auto_reprovisioning_mode = "AlwaysOnStartup"\n', "warn", "reprovisions-itself",
+     r"iotedge-base\.toml' sets auto_reprovisioning_mode = \"AlwaysOnStartup\".*Identity=register", "named file"),
+    ("a = 1\nb = = 2\n", "fail", "config-conflict", r"iotedge-base\.toml:2: not TOML", "named file"),
+    ('parent_hostname = "p"\n', "fail", "config-conflict", r"iotedge-base\.toml' sets parent_hostname", "named file"),
+    ("[[provisioning]]\n", "fail", "config-conflict", r"iotedge-base\.toml:1: provisioning is an array", "named file"),
+    (OTHERS, "warn", None, r"iotedge-base\.toml' has a provisioning.*replaced", r"Remove \[provisioning\]"),
+])
+def test_what_a_new_config_toml_begins_with(fresh, text, result, kind, message, remedy):
+    """The check says beforehand what the hand-off then does, which doesn't look at it when there is a config.toml."""
+    w = fresh()
+    write_base(w, text)
+    expect(w, "iotedge-config", result, kind, message, remedy)
+    w.start_daemon()
+    if result == "fail":
+        assert re.search(message, w.wait_for_failure(kind)["LastError"][2])
+    else:
+        warnings = w.wait_for_state("handed-off")["Warnings"]
+        assert [x[0] for x in warnings] == [kind] * (kind is not None), warnings
+        assert "0neTHEIRS" not in w.config_toml.read_text()
+        w.stop_daemon()
+        write_base(w, "= =")
+        assert check(w)[0].get("iotedge-config", ("ok", None)) == (("warn", kind) if kind else ("ok", None))
+
+
+def test_two_things_about_what_a_new_config_toml_begins_with(fresh):
+    w = fresh()
+    write_base(w, 'auto_reprovisioning_mode = "AlwaysOnStartup"\n' + OTHERS)
+    lines = [x for x in check(w)[1] if x["id"] == "iotedge-config"]
+    assert [(x["result"], x["kind"]) for x in lines] == [("warn", None), ("warn", "reprovisions-itself")], lines
+
+
+@pytest.mark.root
+def test_what_a_new_config_toml_begins_with_is_for_root(fresh):
+    w = fresh()
+    path = write_base(w, "= =")
+    for directory in [w.dir, *w.dir.rglob("*")]:
+        if directory.is_dir():
+            directory.chmod(0o755)
+    path.chmod(0o600)
+    bad, lines = check(w, "--no-network", prefix=NOBODY)
+    assert bad["iotedge-config"] == ("skip", None) and "root" in line(lines, "iotedge-config")["remedy"], lines
 
 
 @pytest.mark.namespaces
@@ -99,6 +151,44 @@ def test_config_toml_is_lost(new_world, hub_ports, text, message):
     w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and w.config_toml.exists() and
            "id_scope" in w.config_toml.read_text())
     assert check(w)[0] == ASSIGNED
+
+
+def test_config_toml_is_lost_and_can_not_be_made_again(new_world, hub_ports):
+    w = new_world()
+    w.start_gateway()
+    w.config_toml.unlink()
+    write_base(w, "= =")
+    texts = [x["message"] for x in check(w)[1] if x["id"] == "iotedge-config"]
+    assert len(texts) == 2 and "config.toml' is gone" in texts[0] and "iotedge-base.toml:1: not TOML" in texts[1], texts
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_the_hub_is_no_longer_allowed(new_world, hub_ports, daemon):
+    """It works on, so nothing else says so. The remedy helps."""
+    w = new_world()
+    w.start_gateway()
+    base = ASSIGNED
+    if not daemon:
+        w.stop_daemon()
+        base = {**ASSIGNED, "daemon": ("warn", None)}
+    assert "AllowedHubs=" in line(check(w)[1], "hub-allowed")["message"]
+    allowed = w.config["HandOff"]["AllowedHubs"]
+    w.write_config(HandOff={"AllowedHubs": "contoso-*.azure-devices.net"})
+    expect(w, "hub-allowed", "warn", "hub-not-allowed", rf"'localhost:{w.port}' matches none of AllowedHubs=",
+           "Add it to AllowedHubs=.*dps-provision reprovision", base=base)
+    w.write_config(HandOff={"AllowedHubs": allowed})
+    assert check(w)[0] == base
+
+
+def test_a_hub_that_was_never_allowed(new_world):
+    """The daemon says so already."""
+    w = new_world(HandOff={"AllowedHubs": "contoso-*.azure-devices.net"})
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+    w.start_daemon()
+    w.wait_for_failure("hub-not-allowed")
+    bad, lines = check(w)
+    assert bad["daemon-error"] == ("fail", "hub-not-allowed") and "hub-allowed" not in bad, lines
 
 
 def test_the_hub_key_is_lost(new_world, hub_ports):
