@@ -22,9 +22,12 @@ static bool utf8_valid(const char *text) {
 /* json-c takes NaN and Infinity, also when strict, and would pass them on. */
 static int refuse_nan(json_object *value, int flags, json_object *parent, const char *key, size_t *index,
                       void *userdata) {
-        if (json_object_is_type(value, json_type_double) && strpbrk(json_object_to_json_string(value), "NI"))
-                return JSON_C_VISIT_RETURN_ERROR;
-        return JSON_C_VISIT_RETURN_CONTINUE;
+        const char *text;
+
+        if (!json_object_is_type(value, json_type_double))
+                return JSON_C_VISIT_RETURN_CONTINUE;
+        text = json_object_to_json_string(value);
+        return text && !strpbrk(text, "NI") ? JSON_C_VISIT_RETURN_CONTINUE : JSON_C_VISIT_RETURN_ERROR;
 }
 
 int dps_json_parse(json_object **ret, const char *text, size_t size) {

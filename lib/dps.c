@@ -91,20 +91,20 @@ static int fill_body(json_object *root, const char *registration_id, const Bytes
 int dps_register_body(char **ret, const char *registration_id, const Bytes *ek_public,
                       const Bytes *srk_public, const char *payload) {
         json_object *root = json_object_new_object();
-        char *text;
+        const char *text;
+        char *body = NULL;
         int r;
 
         if (!root)
                 return -ENOMEM;
         r = fill_body(root, registration_id, ek_public, srk_public, payload);
         if (r >= 0) {
-                text = strdup(json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
-                                                                           JSON_C_TO_STRING_NOSLASHESCAPE));
-                if (text)
-                        *ret = text;
-                else
-                        r = -ENOMEM;
+                text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
+                                                                    JSON_C_TO_STRING_NOSLASHESCAPE);
+                r = text ? string_replace(&body, text) : -ENOMEM;
         }
+        if (r >= 0)
+                *ret = body;
         json_object_put(root);
         return r < 0 ? r : 0;
 }

@@ -1,10 +1,10 @@
 #include "record.h"
 
 #include <errno.h>
-#include <json-c/json.h>
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "dps-json.h"
 #include "paths.h"
 #include "store.h"
 
@@ -84,10 +84,9 @@ int handoff_record_save(const Record *record, const char *root, Failure *reterr)
 
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(texts); i++)
                 if (*text_of(record, i))
-                        r = json_object_object_add(json, texts[i].key,
-                                                   json_object_new_string(*text_of(record, i)));
+                        r = dps_json_add(json, texts[i].key, json_object_new_string(*text_of(record, i)));
         if (r >= 0)
-                r = json_object_object_add(json, "handedOff", json_object_new_boolean(record->handed_off));
+                r = dps_json_add(json, "handedOff", json_object_new_boolean(record->handed_off));
         if (r >= 0)
                 r = path_under(&path, root, PATH_RECORD);
         if (r >= 0) {
