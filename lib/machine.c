@@ -241,13 +241,12 @@ static bool busy(const Machine *m) {
 }
 
 static Action reattest(Machine *m, usec_t delay_usec) {
-        bool throttled = machine_throttled(m);
+        bool throttled = machine_throttled(m) || (m->state == STATE_UNPROVISIONED && delay_usec > 0);
         Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDENTITY };
 
-        if (!throttled) {
+        if (!throttled)
                 retry_reset(&m->retry);
-                m->failure = FAILURE_NONE;
-        }
+        m->failure = throttled ? FAILURE_HTTP_THROTTLED : FAILURE_NONE;
         m->state = STATE_ATTESTING;
         m->step = STEP_IDENTITY;
         m->restart = m->retarget = m->begun = m->live = m->quiesced = m->fresh = false;

@@ -60,7 +60,8 @@ typedef struct Event {
         EventType type;
         const Failure *failure; /* EVENT_FAILED */
         usec_t delay_usec;      /* EVENT_PENDING; EVENT_REATTEST, EVENT_RETARGET: what is left of the wait;
-                                   EVENT_CONFIGURED: what is left of a 429's, also of one that was given up */
+                                   EVENT_CONFIGURED, and in STATE_UNPROVISIONED EVENT_REATTEST: what is left
+                                   of a 429's, also of one that was given up */
         bool live;              /* PREPARE: IoT Edge is at work and has to be quiesced */
         bool adopt;             /* PREPARE: the hub's key may be adopted (Identity=) */
         bool hub_key;           /* EVENT_ASSIGNED */

@@ -191,6 +191,7 @@ void bus_answer_reprovision(Daemon *d) {
 }
 
 static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
+        usec_t left = daemon_wait_left(d);
         Failure failure;
 
         if (d->machine.reset)
@@ -205,8 +206,9 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
                                          "Reprovisioning was asked for often enough, and begins soon");
         d->reprovision[d->reprovision_count++] = sd_bus_message_ref(call);
         log_notice("Reprovisioning was asked for");
-        daemon_feed(d,
-                    &(Event){ .type = EVENT_REATTEST, .forced = true, .delay_usec = daemon_wait_left(d) });
+        if (d->machine.state == STATE_UNPROVISIONED)
+                left = daemon_resume_throttling(d, "the factory reset");
+        daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .forced = true, .delay_usec = left });
         return 1;
 }
 

@@ -31,6 +31,22 @@ def test_a_scope_that_goes_and_comes_does_not_end_a_429(new_world):
         w.bus.call("Retry")
 
 
+@pytest.mark.root
+def test_a_factory_reset_does_not_end_a_429(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "300"}]))
+    w.start_daemon()
+    due = w.wait_for_failure("http-throttled")["NextAttemptUSec"]
+    w.bus.call("FactoryReset", "b", "false")
+    assert w.bus.properties()["State"] == "unprovisioned"
+    w.bus.call("Reprovision")
+    p = w.bus.properties()
+    assert (p["State"], p["Step"], p["LastError"][0]) == ("attesting", "wait", "http-throttled")
+    assert abs(p["NextAttemptUSec"] - due) < 2e6 and len(w.requests()) == 1
+    w.bus.call("Reprovision")  # nor does another one
+    assert abs(w.bus.properties()["NextAttemptUSec"] - due) < 2e6
+
+
 def test_assigning_without_end(new_world):
     """IoT Edge is not kept quiesced for longer than the 20 minutes that it may take."""
     w = new_world()

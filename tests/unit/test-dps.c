@@ -425,11 +425,11 @@ static void retry_after_comes_in_two_forms(void **state) {
 
 static long allocations = -1; /* that still succeed; negative: all */
 
-/* NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): glibc's own */
+/* NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl*,readability-inconsistent-declaration-parameter-name):
+ * glibc's own names, of which the parameters' are nobody else's business */
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
 extern void *__libc_realloc(void *old, size_t size);
-/* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 
 static bool memory_left(void) {
         if (allocations > 0)
@@ -448,6 +448,7 @@ void *calloc(size_t count, size_t size) {
 void *realloc(void *old, size_t size) {
         return memory_left() ? __libc_realloc(old, size) : NULL;
 }
+/* NOLINTEND(bugprone-reserved-identifier,cert-dcl*,readability-inconsistent-declaration-parameter-name) */
 
 static void no_memory_is_an_error(void **state) {
         const Bytes key = { (uint8_t *) "key", 3 };

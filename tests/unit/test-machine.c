@@ -346,6 +346,11 @@ static void only_throttling_holds_reprovision_back(void **state) {
         assert_int_equal(a.delay_usec, 1234);
         assert_at(m, STATE_ATTESTING, STEP_IDENTITY);
 
+        m = machine_at(STATE_UNPROVISIONED, STEP_IDLE); /* after a factory reset */
+        a = feed(&m, (Event){ .type = EVENT_REATTEST, .delay_usec = 1234 });
+        assert_int_equal(a.delay_usec, 1234);
+        assert_true(machine_throttled(&m));
+
         m = machine_at(STATE_ATTESTING, STEP_REGISTER);
         (void) failed(&m, FAILURE_ENROLLMENT_MISSING);
         a = feed(&m, (Event){ .type = EVENT_REATTEST, .delay_usec = 1234 });
