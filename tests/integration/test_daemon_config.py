@@ -1,10 +1,11 @@
 """Suite "daemon": what the configuration says, when it is wrong, and when it changes under way."""
 import re
+import shutil
 import signal
 import threading
 
 import pytest
-from harness import SCOPE, BusError, wait_for
+from harness import BUILD, SCOPE, BusError, Process, own_etc, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 SLOW_IDENTITY = [{"command": "GetCapability", "delay": 50}]
@@ -212,3 +213,41 @@ def test_another_scope_while_switched_off(new_world):
     assert p["State"] == "attesting" and p["AssignedHub"] == hub and w.hub_key()
     w.write_config(Provisioning={"IdScope": SCOPE})
     w.wait_for_state("handed-off")
+
+
+@pytest.mark.root  # an /etc of its own
+def test_directories_that_come_and_go(new_world):
+    w = new_world()
+    etc = w.dir / "etc/dps-provisiond"
+    w.daemon = Process([*own_etc(w), BUILD / "daemon/provisiond/dps-provisiond", f"--state-dir={w.dir}/state",
+                        "--log-target=stderr", "--log-level=debug"], "daemon", w.environment)
+    wait_for("the daemon on the bus", w.on_bus)
+
+    def make(name, scope):
+        dropins = w.dir / "etc" / name / "provisiond.conf.d"
+        dropins.mkdir(parents=True)
+        (dropins / "scope.conf").write_text(f"[Provisioning]\nIdScope={scope}\n")
+        return dropins.parent
+
+    def noticed(scope):
+        w.wait(f"the scope '{scope}'", lambda p: p["IdScope"] == scope)
+
+    noticed("")
+    make("dps-provisiond", "made")
+    noticed("made")
+    etc.rename(w.dir / "etc/away")
+    noticed("")
+    make("new", "renamed").rename(etc)
+    noticed("renamed")
+    (etc / "provisiond.conf.d/scope.conf").unlink()
+    noticed("")
+    (etc / "provisiond.conf.d").rmdir()
+    (etc / "provisiond.conf.d").symlink_to(w.dir / "etc/away/provisiond.conf.d")
+    noticed("made")
+    (w.dir / "etc/away/provisiond.conf.d/scope.conf").write_text("[Provisioning]\nIdScope=linked\n")
+    noticed("linked")
+    shutil.rmtree(w.dir / "etc/away")
+    noticed("")
+    shutil.rmtree(etc)
+    make("dps-provisiond", "again")
+    noticed("again")
