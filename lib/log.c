@@ -57,7 +57,7 @@ static void log_to_stderr(int level, const char *message_id, const char *const *
         for (size_t i = 0; message_id && fields && fields[i]; i++)
                 (void) fprintf(f, " %s", fields[i]);
         (void) fprintf(f, message_id ? "]\n" : "\n");
-        if (fclose(f) == 0)
+        if (fclose(f) == 0 && line)
                 (void) fputs(line, stderr);
 }
 

@@ -48,20 +48,34 @@ static uint64_t integer(const Toml *toml, const char *path, uint64_t fallback) {
         return parse_uint(digits, UINT32_MAX, &number) < 0 ? UINT64_MAX : number;
 }
 
+/* What is written goes through put(): a stream into memory does not say itself that there was none left. */
+typedef struct Output {
+        FILE *f;
+        bool failed;
+} Output;
+
+static void put(Output *o, const char *text, size_t size) {
+        o->failed = o->failed || fwrite(text, 1, size, o->f) != size;
+}
+
+static void put_text(Output *o, const char *text) {
+        put(o, text, strlen(text));
+}
+
 static int digest(char **ret, const Toml *toml, const char *text) {
         CLEANUP(freep) char *bytes = NULL;
         uint8_t hash[SHA256_SIZE];
         size_t size = 0;
-        FILE *f = open_memstream(&bytes, &size);
+        Output o = { .f = open_memstream(&bytes, &size) };
         int r;
 
-        if (!f)
+        if (!o.f)
                 return -ENOMEM;
         for (size_t i = 0; i < toml->entry_count; i++)
                 if (is_provisioning(&toml->entries[i]))
-                        (void) fwrite(text + toml->entries[i].start, 1,
-                                      toml->entries[i].end - toml->entries[i].start, f);
-        if (fclose(f) != 0)
+                        put(&o, text + toml->entries[i].start,
+                            toml->entries[i].end - toml->entries[i].start);
+        if (fclose(o.f) != 0 || o.failed || !bytes)
                 return -ENOMEM;
         r = sha256(bytes, size, hash);
         return r < 0 ? r : hex_encode(ret, hash, sizeof(hash));
@@ -151,37 +165,47 @@ bool config_toml_matches(const ConfigToml *c, const Provisioning *wanted) {
 }
 
 /* The values are ours and checked: letters, digits and -._:/ only; a path may have more. */
-static void put_string(FILE *f, const char *value) {
-        (void) fputc('"', f);
-        for (; *value; value++)
+static void put_string(Output *o, const char *value) {
+        put_text(o, "\"");
+        for (; *value; value++) {
+                char character[8];
+
                 if (*value == '"' || *value == '\\')
-                        (void) fprintf(f, "\\%c", *value);
+                        (void) snprintf(character, sizeof(character), "\\%c", *value);
                 else if (iscntrl((unsigned char) *value))
-                        (void) fprintf(f, "\\u%04x", (unsigned) (unsigned char) *value);
+                        (void) snprintf(character, sizeof(character), "\\u%04x",
+                                        (unsigned) (unsigned char) *value);
                 else
-                        (void) fputc(*value, f);
-        (void) fputc('"', f);
-}
-
-static void put_pair(FILE *f, const char *key, const char *value, const char *newline) {
-        (void) fprintf(f, "%s = ", key);
-        put_string(f, value);
-        (void) fputs(newline, f);
-}
-
-static void put_block(FILE *f, const Provisioning *p, const char *newline) {
-        (void) fprintf(f, "[provisioning]%s", newline);
-        put_pair(f, "source", "dps", newline);
-        put_pair(f, "global_endpoint", p->endpoint, newline);
-        put_pair(f, "id_scope", p->id_scope, newline);
-        if (p->payload_uri) {
-                (void) fputs("payload = { uri = ", f);
-                put_string(f, p->payload_uri);
-                (void) fprintf(f, " }%s", newline);
+                        (void) snprintf(character, sizeof(character), "%c", *value);
+                put_text(o, character);
         }
-        (void) fprintf(f, "%s[provisioning.attestation]%s", newline, newline);
-        put_pair(f, "method", "tpm", newline);
-        put_pair(f, "registration_id", p->registration_id, newline);
+        put_text(o, "\"");
+}
+
+static void put_pair(Output *o, const char *key, const char *value, const char *newline) {
+        put_text(o, key);
+        put_text(o, " = ");
+        put_string(o, value);
+        put_text(o, newline);
+}
+
+static void put_block(Output *o, const Provisioning *p, const char *newline) {
+        put_text(o, "[provisioning]");
+        put_text(o, newline);
+        put_pair(o, "source", "dps", newline);
+        put_pair(o, "global_endpoint", p->endpoint, newline);
+        put_pair(o, "id_scope", p->id_scope, newline);
+        if (p->payload_uri) {
+                put_text(o, "payload = { uri = ");
+                put_string(o, p->payload_uri);
+                put_text(o, " }");
+                put_text(o, newline);
+        }
+        put_text(o, newline);
+        put_text(o, "[provisioning.attestation]");
+        put_text(o, newline);
+        put_pair(o, "method", "tpm", newline);
+        put_pair(o, "registration_id", p->registration_id, newline);
 }
 
 /* What is TOML, but nothing that IoT Edge reads: what was meant can't be known. */
@@ -211,9 +235,9 @@ static int edit(char **ret, const Toml *toml, const char *text, size_t size, con
         const char *newline = toml->crlf ? "\r\n" : "\n";
         bool written = false;
         size_t done = 0, length = 0;
-        FILE *f = open_memstream(&edited, &length);
+        Output o = { .f = open_memstream(&edited, &length) };
 
-        if (!f)
+        if (!o.f)
                 return -ENOMEM;
         for (size_t i = 0; i < toml->entry_count; i++) {
                 const TomlEntry *e = &toml->entries[i];
@@ -223,23 +247,24 @@ static int edit(char **ret, const Toml *toml, const char *text, size_t size, con
                 /* Blank lines within provisioning go with it, or each edit of our own would leave one more.
                  */
                 if (done == 0 || !is_blank(text + done, e->start - done))
-                        (void) fwrite(text + done, 1, e->start - done, f);
+                        put(&o, text + done, e->start - done);
                 done = e->end;
                 /* A header's place is a good place: up to the next header there are comments only. Where
                  * assignments at the top are taken out, a table would swallow the ones that follow. */
                 if (e->type == TOML_TABLE && !written && wanted) {
-                        put_block(f, wanted, newline);
+                        put_block(&o, wanted, newline);
                         written = true;
                 }
         }
-        (void) fwrite(text + done, 1, size - done, f);
+        put(&o, text + done, size - done);
         if (!written && wanted) {
                 bool at_line_start = size == 0 || text[size - 1] == '\n';
 
-                (void) fprintf(f, "%s%s", at_line_start ? "" : newline, size > 0 ? newline : "");
-                put_block(f, wanted, newline);
+                put_text(&o, at_line_start ? "" : newline);
+                put_text(&o, size > 0 ? newline : "");
+                put_block(&o, wanted, newline);
         }
-        if (fclose(f) != 0)
+        if (fclose(o.f) != 0 || o.failed || !edited)
                 return -ENOMEM;
         *ret = TAKE(edited);
         return 0;

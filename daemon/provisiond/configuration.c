@@ -60,7 +60,7 @@ int daemon_hash_config(const Daemon *d, uint8_t ret[static SHA256_SIZE]) {
         if (!f)
                 return -ENOMEM;
         r = print_config(f, d->config);
-        if (fclose(f) != 0)
+        if (fclose(f) != 0 || !text)
                 return -ENOMEM;
         return r < 0 ? r : sha256(text, size, ret);
 }

@@ -1,4 +1,7 @@
+#include <stdlib.h>
+
 #include "config-toml.h"
+#include "memory.h"
 
 #include "test.h"
 
@@ -218,6 +221,35 @@ static void escapes_are_decoded(void **state) {
         config_toml_deinit(&c);
 }
 
+#ifdef MEMORY_CAN_RUN_OUT
+
+/* Never a part of the file. */
+static void no_memory_is_an_error(void **state) {
+        CLEANUP(freep) char *text = calloc(400, 80), *expected = NULL;
+        bool enough = false;
+        Failure failure;
+
+        assert_non_null(text);
+        for (int line = 0; line < 300; line++)
+                (void) snprintf(text + strlen(text), 80, "# line %d of those that have to be kept\n%s", line,
+                                line == 10 ? "[provisioning]\nsource = \"manual\"\n" : "");
+        assert_int_equal(config_toml_edit(&expected, "f", text, strlen(text), &wanted, &failure), 0);
+        for (int once = 0; once < 2; once++, enough = false)
+                for (unsigned n = 0; !enough; n++) {
+                        char *edited = NULL;
+                        int r;
+
+                        memory_limit(n, once);
+                        r = config_toml_edit(&edited, "f", text, strlen(text), &wanted, &failure);
+                        enough = !memory_unlimit();
+                        if (r >= 0)
+                                assert_string_equal(edited, expected);
+                        free(edited);
+                }
+}
+
+#endif
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(everything_else_stays),
@@ -228,6 +260,9 @@ int main(void) {
                 cmocka_unit_test(what_is_unclear_is_refused_with_its_line),
                 cmocka_unit_test(what_a_file_says_is_read),
                 cmocka_unit_test(escapes_are_decoded),
+#ifdef MEMORY_CAN_RUN_OUT
+                cmocka_unit_test(no_memory_is_an_error),
+#endif
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
