@@ -117,7 +117,7 @@ int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
                                  "Only root and the user %s may call this", DPS_USER);
 }
 
-/* A helper's life. The timer is armed anew by every message that comes in. */
+/* A helper's life. The timer is armed anew by every call that comes in. */
 typedef struct BusHelper {
         const BusHelperSettings *settings;
         sd_event *event;
@@ -136,7 +136,8 @@ static int helper_arm(BusHelper *helper, usec_t delay) {
 static int helper_on_message(sd_bus_message *message, void *userdata, sd_bus_error *reterr) {
         BusHelper *helper = userdata;
 
-        (void) helper_arm(helper, helper->leaving ? USEC_PER_SEC / 10 : helper->settings->idle_usec);
+        if (sd_bus_message_is_method_call(message, NULL, NULL) > 0)
+                (void) helper_arm(helper, helper->leaving ? USEC_PER_SEC / 10 : helper->settings->idle_usec);
         return 0; /* only looked at */
 }
 
