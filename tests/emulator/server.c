@@ -8,13 +8,12 @@
 #include <microhttpd.h>
 
 #include "log.h"
+#include "reply.h"
 #include "sockets.h"
 
 #define CONNECTIONS_MAX    1024
 #define CONNECTION_TIMEOUT 120u                 /* seconds without a byte */
 #define CONNECTION_MEMORY  ((size_t) 32 * 1024) /* request line and headers, at most */
-#define OVERSIZED_DEFAULT  ((size_t) 1024 * 1024)
-#define CHUNK_SIZE         ((size_t) 4096)
 
 typedef struct Listener {
         struct MHD_Daemon *daemon;
@@ -47,12 +46,6 @@ struct Exchange {
         unsigned status;
         Exchange *next, **link; /* in the server's list while it is suspended */
 };
-
-/* The text of a reply, as it goes out in chunks. */
-typedef struct Output {
-        char *text;
-        size_t size;
-} Output;
 
 static Server *the_server;
 
@@ -112,96 +105,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         return run_listener(userdata);
 }
 
-/* --- replies --- */
-
-static ssize_t read_output(void *userdata, uint64_t position, char *buffer, size_t max) {
-        const Output *output = userdata;
-        size_t left = output->size - (size_t) position;
-
-        if (left == 0)
-                return MHD_CONTENT_READER_END_OF_STREAM;
-        if (left > max)
-                left = max;
-        memcpy(buffer, output->text + position, left);
-        return (ssize_t) left;
-}
-
-static void output_free(void *userdata) {
-        Output *output = userdata;
-
-        if (output->text)
-                explicit_bzero(output->text, output->size); /* it may hold a module's keys */
-        free(output->text);
-        free(output);
-}
-
-static Output *output_new(json_object *body, const Fault *garbage, const Fault *oversized) {
-        static const char nonsense[] = "{\"operationId\":[7,\"\xff\xfe\",{\"status\":\x01\x02 <html>";
-        Output *output = calloc(1, sizeof(*output));
-        const char *text = body ? json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN) : "";
-        size_t padding = 0;
-
-        if (!output || !text) {
-                free(output);
-                return NULL;
-        }
-        if (garbage)
-                text = nonsense;
-        output->size = strlen(text);
-        if (oversized)
-                padding = oversized->number > 0 ? (size_t) oversized->number : OVERSIZED_DEFAULT;
-        output->text = malloc(output->size + padding + 1);
-        if (!output->text) {
-                free(output);
-                return NULL;
-        }
-        /* white space before JSON is still JSON: only its size is wrong */
-        memset(output->text, ' ', padding);
-        memcpy(output->text + padding, text, output->size + 1);
-        output->size += padding;
-        return output;
-}
-
-static void add_headers(Server *server, struct MHD_Response *reply, const Response *response, bool date) {
-        char now[TIMESTAMP_SIZE];
-
-        http_date(now, emulator_now(server->emulator));
-        if (date)
-                (void) MHD_add_response_header(reply, "Date", now);
-        if (response->body)
-                (void) MHD_add_response_header(reply, "Content-Type", "application/json; charset=utf-8");
-        (void) MHD_add_response_header(reply, "x-ms-request-id", response->request_id);
-        (void) MHD_add_response_header(reply, "Strict-Transport-Security",
-                                       "max-age=31536000; includeSubDomains");
-        if (response->retry_after)
-                (void) MHD_add_response_header(reply, "Retry-After", response->retry_after);
-        if (response->location)
-                (void) MHD_add_response_header(reply, "Location", response->location);
-}
-
-static struct MHD_Response *new_reply(Server *server, RequestKind kind, const Response *response) {
-        Faults *faults = server->emulator->faults;
-        const Fault *garbage = faults_use(faults, FAULT_GARBAGE_BODY, kind);
-        const Fault *oversized = faults_use(faults, FAULT_OVERSIZED_BODY, kind);
-        struct MHD_Response *reply;
-        Output *output;
-
-        if (!response->body && !garbage && !oversized)
-                reply = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
-        else {
-                /* of unknown size, so that it is chunked, as the service's are */
-                output = output_new(response->body, garbage, oversized);
-                if (!output)
-                        return NULL;
-                reply = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, CHUNK_SIZE, read_output, output,
-                                                          output_free);
-                if (!reply)
-                        output_free(output);
-        }
-        if (reply)
-                add_headers(server, reply, response, !faults_use(faults, FAULT_NO_DATE, kind));
-        return reply;
-}
+/* --- replies that wait --- */
 
 static void suspend(Exchange *exchange) {
         Exchange **list = &exchange->server->suspended;
@@ -302,7 +206,7 @@ static enum MHD_Result handle(Exchange *exchange, Request *request) {
                 if (lose)
                         (void) string_replace(&response.error, "fault: reply lost");
                 else
-                        reply = new_reply(server, request->kind, &response);
+                        reply = reply_new(server->emulator, request->kind, &response);
         }
         now = (usec_t) emulator_now(server->emulator) * USEC_PER_SEC +
               now_usec(CLOCK_REALTIME) % USEC_PER_SEC;
