@@ -122,6 +122,19 @@ static int compare_dropins(const void *a, const void *b) {
         return strcmp(((const Dropin *) a)->name, ((const Dropin *) b)->name);
 }
 
+/* One that is gone was removed since it was listed. A link that leads nowhere is a mistake. */
+static int read_dropin(Config *config, const char *path) {
+        struct stat st;
+        int r;
+
+        if (is_masked(path))
+                return 0;
+        r = read_one(config, path, false);
+        if (r != -ENOENT)
+                return r;
+        return lstat(path, &st) >= 0 && S_ISLNK(st.st_mode) ? read_one(config, path, true) : 0;
+}
+
 static int read_dropins(Config *config, const ConfigPaths *paths) {
         Dropin *list = NULL;
         size_t n = 0;
@@ -135,8 +148,8 @@ static int read_dropins(Config *config, const ConfigPaths *paths) {
         if (n > 0)
                 qsort(list, n, sizeof(*list), compare_dropins);
         for (size_t i = 0; i < n; i++) {
-                if (r >= 0 && !is_masked(list[i].path))
-                        r = read_one(config, list[i].path, true);
+                if (r >= 0)
+                        r = read_dropin(config, list[i].path);
                 free(list[i].name);
                 free(list[i].path);
         }

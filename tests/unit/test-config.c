@@ -1,7 +1,10 @@
 #include "test.h"
 
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -170,6 +173,43 @@ static void later_dropins_win_and_higher_directories_mask(void **state) {
         assert_int_equal(nothing->problem_count, 0);
 }
 
+/* Another process does nothing else meanwhile, so that some of the many readings meet it in the middle. */
+static void a_dropin_that_is_being_removed_is_no_problem(void **state) {
+        const ConfigPaths paths = { .root = root };
+        CLEANUP(config_freep) Config *dangling = NULL;
+        char kept[512], going[512];
+        unsigned problems = 0;
+        pid_t child;
+
+        put("kept.conf", "[Retry]\nMaxSec=7\n");
+        (void) snprintf(kept, sizeof(kept), "%s", in_root("kept.conf"));
+        (void) snprintf(going, sizeof(going), "%s",
+                        in_root("run/dps-provisiond/provisiond.conf.d/80-x.conf"));
+        child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+                (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (;;)
+                        (void) (link(kept, going) + unlink(going));
+        }
+        for (unsigned i = 0; i < 5000; i++) {
+                CLEANUP(config_freep) Config *c = NULL;
+
+                assert_int_equal(config_load(&c, &paths), 0);
+                problems += (unsigned) c->problem_count;
+        }
+        (void) kill(child, SIGKILL);
+        (void) waitpid(child, NULL, 0);
+        (void) unlink(going);
+        assert_int_equal(problems, 0);
+
+        /* a link that leads nowhere is one */
+        assert_int_equal(symlink("/nonexistent", going), 0);
+        assert_int_equal(config_load(&dangling, &paths), 0);
+        assert_int_equal(dangling->problem_count, 1);
+        assert_int_equal(unlink(going), 0);
+}
+
 static void the_credential_serves_when_no_file_sets_the_scope(void **state) {
         char dir[512];
         CLEANUP(config_freep) Config *c = NULL, *wins = NULL, *bad = NULL;
@@ -332,6 +372,7 @@ int main(void) {
                 cmocka_unit_test(unknown_keys_are_only_warned_about),
                 cmocka_unit_test(an_empty_assignment_resets),
                 cmocka_unit_test(later_dropins_win_and_higher_directories_mask),
+                cmocka_unit_test(a_dropin_that_is_being_removed_is_no_problem),
                 cmocka_unit_test(the_credential_serves_when_no_file_sets_the_scope),
                 cmocka_unit_test(a_credential_that_can_not_be_read_is_a_problem),
                 cmocka_unit_test(what_overrides_what_is_known),
