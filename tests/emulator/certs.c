@@ -313,13 +313,9 @@ Certs *certs_free(Certs *certs) {
         return NULL;
 }
 
-static bool below_localhost(const char *name) {
-        static const char end[] = ".localhost";
-        size_t size = strlen(name);
-
-        return size > sizeof(end) - 1 && size <= NAME_MAX_LEN &&
-               streq(name + size - (sizeof(end) - 1), end) &&
-               chars_valid(name, "abcdefghijklmnopqrstuvwxyz0123456789-.", 1, NAME_MAX_LEN);
+static bool host_name_valid(const char *name) {
+        return chars_valid(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.", 1,
+                           NAME_MAX_LEN);
 }
 
 static gnutls_pcert_st *named_cert(Certs *certs, const char *name) {
@@ -343,7 +339,7 @@ int certs_get(Certs *certs, CertVariant variant, const char *name, gnutls_pcert_
               gnutls_privkey_t *ret_key) {
         gnutls_pcert_st *cert = NULL;
 
-        if (variant == CERT_GOOD && name && below_localhost(name))
+        if (variant == CERT_GOOD && name && host_name_valid(name))
                 cert = named_cert(certs, name);
         *ret_cert = cert ? cert : &certs->variants[variant];
         *ret_key = certs->private_key;

@@ -1,9 +1,9 @@
 /*
  * Certs: a certification authority of its own and what the server shows at a TLS handshake: a good
  * certificate or one of four bad ones. The CA is kept in the state directory (ca.pem, ca-key.pem); server
- * certificates are made anew at each start. Names below .localhost, which any hub may have, get a
- * certificate when they are asked for: TLS libraries don't take a wildcard directly below a top-level
- * domain.
+ * certificates are made anew at each start. Every name that a client asks for gets a certificate then: a hub
+ * may have any, the SDKs want the services' real ones, and TLS libraries don't take a wildcard directly
+ * below a top-level domain, as in *.localhost.
  */
 #pragma once
 

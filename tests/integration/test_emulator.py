@@ -364,3 +364,13 @@ def test_it_listens_where_it_is_told(tpm):
             context = ssl.create_default_context(cafile=s.ca)
             with context.wrap_socket(socket.create_connection(("127.0.0.2", s.port), DEADLINE), server_hostname=name):
                 pass
+
+
+def test_every_name_that_a_client_asks_for_is_certified(new_service):
+    """The SDKs are given host names without a port, and verify them: the service's, and then the hub's."""
+    s = new_service()
+    context = ssl.create_default_context(cafile=s.ca)
+    for name in ("global.azure-devices-provisioning.net", "Hub-B.azure-devices.net", "hub-b.localhost", "gateway"):
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", s.port), DEADLINE), server_hostname=name) as peer:
+            names = [value for kind, value in peer.getpeercert()["subjectAltName"] if kind == "DNS"]
+            assert name.lower() in [n.lower() for n in names] and "localhost" in names
