@@ -1,6 +1,7 @@
 """The emulator, asked from outside by a client that shares no code with it."""
 import contextlib
 import email.utils
+import json
 import os
 import pathlib
 import re
@@ -255,6 +256,22 @@ def test_modules_are_kept(new_service):
     reply = other.modules(hub, device, other_key, "DELETE", "$edgeAgent")
     assert reply.status == 400
     assert other.modules(hub, device, other_key, "GET", "$edgeAgent").body["managedBy"] == "iotEdge"
+
+
+def test_what_else_a_device_asks_of_its_hub_is_refused_as_a_hub_does(new_service):
+    s = new_service()
+    s.enroll(s.enrollment())
+    script = s.script()
+    hub, device, _, key = assigned(script)
+    token = script.token(f"{hub}/devices/{device}", key)
+    path = f"/devices/{device}/messages/events?api-version=2020-09-30"
+    for body in ("hello", "", "\0"):  # what a device's messages are made of is its own business
+        for authorization, status, code in ((token, 404, "NotFound"), (re.sub("se=[0-9]*", "se=4000000000", token), 401,
+                                                                       "IotHubUnauthorizedAccess")):
+            got, _, text = s.ask("POST", path, body, **{"Authorization": authorization, "Host": hub,
+                                                        "Content-Type": "application/octet-stream"})
+            assert (got, json.loads(text)["Message"].partition(";")[0]) == (status, f"ErrorCode:{code}"), text
+    assert [r["authorized"] for r in s.requests(kind="hub")] == [True, False] * 3
 
 
 # --- its files and options ---
