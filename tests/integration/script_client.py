@@ -1,7 +1,8 @@
 """A client of the service that shares no code with ours: tpm2-tools and curl, as a script would use them.
 
 It comes in the spellings of the clients in the field: what separates the parts of `sr`, in which case, how long the
-token lives, and whether the second request repeats the `tpm` body.
+token lives, whether the second request repeats the `tpm` body, which API version is asked for, and whether a GET has
+a body.
 """
 import base64
 import contextlib
@@ -104,10 +105,11 @@ class Reply:
 
 class Script:
     def __init__(self, url, ca, tpm, scope, registration_id, spelling="%2F", lower=False, life=3600, key_name="registration",
-                 repeat_tpm=True, content_type="application/json; charset=utf-8"):
+                 repeat_tpm=True, content_type="application/json; charset=utf-8", api=API, poll_body=None):
         self.url, self.ca, self.tpm, self.scope, self.registration_id = url, ca, tpm, scope, registration_id
         self.spelling, self.lower, self.life, self.key_name = spelling, lower, life, key_name
         self.repeat_tpm, self.content_type = repeat_tpm, content_type
+        self.api, self.poll_body = api, poll_body
 
     def request(self, method, path, body=None, token=None, host=None):
         command = ["curl", "-sS", "--max-time", str(DEADLINE), "--noproxy", "*", "--cacert", self.ca, "-X", method,
@@ -134,7 +136,7 @@ class Script:
         return {"registrationId": self.registration_id, **keys, **changes}
 
     def path(self, rest="register"):
-        return f"/{self.scope}/registrations/{self.registration_id}/{rest}?{API}"
+        return f"/{self.scope}/registrations/{self.registration_id}/{rest}?{self.api}"
 
     def challenge(self):
         return self.request("PUT", self.path(), self.body())
@@ -147,7 +149,7 @@ class Script:
         return self.request("PUT", self.path(), self.body(tpm=self.repeat_tpm), token)
 
     def poll(self, operation, token):
-        return self.request("GET", self.path(f"operations/{operation}"), token=token)
+        return self.request("GET", self.path(f"operations/{operation}"), self.poll_body, token)
 
     def register(self):
         """The whole way; the replies in order. The last one is the first that isn't `assigning`."""

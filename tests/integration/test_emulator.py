@@ -18,8 +18,8 @@ from script_client import API, split
 EMULATOR = BUILD / "tests/emulator/dps-emulator"
 # what the clients in the field do; the last is aziot-identityd
 CLIENTS = {"c": {"spelling": "%2f"},
-           "node": {"spelling": "%2F"},
-           "java": {"spelling": "/", "key_name": ""},
+           "node": {"spelling": "%2F", "api": "api-version=2019-03-31", "poll_body": {}},
+           "java": {"spelling": "/", "key_name": "", "api": "api-version=2019-03-31"},
            "c-without-tpm": {"spelling": "%2f", "repeat_tpm": False},
            "identityd": {"spelling": "/", "lower": True, "life": 30, "repeat_tpm": False,
                          "content_type": "application/json"}}
