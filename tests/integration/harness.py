@@ -130,6 +130,14 @@ class Process:
         return status
 
 
+def accepts(path):
+    """A socket is there a moment before its owner listens."""
+    with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
+        sock.connect(str(path))
+        return True
+    return False
+
+
 def own_etc(world, **files):
     """A prefix that gives the command an /etc of its own, in the world's directory; a_b is the file a.b."""
     etc = world.dir / "etc"
@@ -334,7 +342,7 @@ class World:
         (self.dir / "bus.conf").write_text(BUS_CONFIG.format(dir=self.dir))
         self.bus_process = self.start(["dbus-daemon", f"--config-file={self.dir}/bus.conf", "--nofork", "--nopidfile",
                                        "--nosyslog"], "bus")
-        wait_for("the bus", lambda: (self.dir / "bus").exists())
+        wait_for("the bus", lambda: accepts(self.dir / "bus"))
 
     def helpers_environment(self, **variables):
         """The bus starts the helpers; they get these variables from the next time on."""
