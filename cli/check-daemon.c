@@ -41,11 +41,9 @@ static void probe_daemon(Check *c) {
                 return;
         }
         if (r < 0) {
-                check_bad(c, CHECK_WARN, FAILURE_NONE,
-                          "Start it with 'systemctl enable --now dps-provisiond'; 'systemctl status "
-                          "dps-provisiond' says "
-                          "why it ended",
-                          "The daemon does not run");
+                DaemonDown down = client_why_down(c->bus);
+
+                check_bad(c, CHECK_WARN, FAILURE_NONE, down.remedy, "%s", down.sentence);
                 return;
         }
         c->daemon_runs = true;

@@ -83,9 +83,17 @@ int client_get_status(sd_bus *bus, Status *ret);
 int client_read_status(sd_bus *bus, Status *ret, sd_bus_error *error);
 void status_deinit(Status *status);
 
-/* A call to the daemon, to which arguments may be added; and why one failed, on standard error. */
+/* A call to the daemon, to which arguments may be added; and why one failed, on standard error: -EHOSTDOWN,
+ * or another negative errno. */
 int client_new_call(sd_bus *bus, sd_bus_message **ret, const char *method);
-int client_report_error(const sd_bus_error *error, int r);
+int client_report_error(sd_bus *bus, const sd_bus_error *error, int r);
+
+/* Why nobody has the daemon's name, and what to do about it, as far as systemd knows. bus may be NULL. */
+typedef struct DaemonDown {
+        const char *sentence, *remedy; /* without full stops */
+} DaemonDown;
+
+DaemonDown client_why_down(sd_bus *bus);
 
 /* Calls a method without arguments; returns EXIT_OK or, having told why, EXIT_FAILED. */
 int client_call(sd_bus *bus, const char *method);

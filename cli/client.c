@@ -4,7 +4,9 @@
 
 #include "bus.h"
 #include "cli.h"
+#include "units.h"
 
+#define UNIT_DAEMON              "dps-provisiond.service"
 #define SCOPE_USEC               (5 * USEC_PER_SEC)
 #define REPROVISION_TIMEOUT_USEC (660 * USEC_PER_SEC) /* a hand-off that is under way ends first */
 
@@ -13,22 +15,95 @@ int client_open(sd_bus **ret) {
 
         r = sd_bus_open_system(ret);
         if (r < 0) {
-                (void) report_errno(r, "The system bus can't be reached");
-                (void) fputs("Check that dbus.service runs.\n", stderr);
+                (void) report_errno(r, "The daemon can't be asked, because the system bus can't be reached");
+                (void) fputs("Start both with 'systemctl start dbus.socket dps-provisiond'.\n", stderr);
         }
         return r;
 }
 
-int client_report_error(const sd_bus_error *error, int r) {
+static bool is_disabled(sd_bus *bus) {
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        const char *state;
+
+        return sd_bus_call_method(bus, "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+                                  "org.freedesktop.systemd1.Manager", "GetUnitFileState", NULL, &reply, "s",
+                                  UNIT_DAEMON) >= 0 &&
+               sd_bus_message_read(reply, "s", &state) >= 0 && streq(state, "disabled");
+}
+
+/* -errno: systemd does not tell. */
+static int query_unit(sd_bus *bus, UnitState *ret) {
+        CLEANUP(sd_event_unrefp) sd_event *event = NULL;
+        CLEANUP(units_freep) Units *units = NULL;
+        int r;
+
+        if (!bus)
+                return -ENOTCONN;
+        r = sd_event_new(&event);
+        if (r >= 0)
+                r = units_new(&units, bus, event);
+        return r < 0 ? r : units_query(units, UNIT_DAEMON, ret, NULL);
+}
+
+DaemonDown client_why_down(sd_bus *bus) {
+        UnitState state = {};
+        int r = query_unit(bus, &state);
+
+        if (r >= 0 && state.masked)
+                return (DaemonDown){ "The daemon does not run: " UNIT_DAEMON " is masked",
+                                     "Run 'systemctl unmask dps-provisiond', then start it with 'systemctl "
+                                     "start dps-provisiond'" };
+        if (r >= 0 && !state.exists)
+                return (DaemonDown){
+                        "The daemon does not run: there is no unit " UNIT_DAEMON,
+                        "Install the package dps-provisiond, then start it with 'systemctl start "
+                        "dps-provisiond'"
+                };
+        if (r >= 0 && (state.failed || state.failing))
+                return (DaemonDown){ "The daemon does not run: " UNIT_DAEMON " has failed",
+                                     "See 'journalctl -u dps-provisiond' for why, then start it with "
+                                     "'systemctl start dps-provisiond'" };
+        if (r >= 0 && state.active)
+                return (DaemonDown){ "The daemon is just being started",
+                                     "Try again; if that does not help, see 'systemctl status "
+                                     "dps-provisiond'" };
+        if (r >= 0 && is_disabled(bus))
+                return (DaemonDown){ "The daemon does not run: " UNIT_DAEMON
+                                     " is disabled, so no boot starts it",
+                                     "Start it now and at each boot with 'systemctl enable --now "
+                                     "dps-provisiond', or once with 'systemctl start dps-provisiond'" };
+        return (DaemonDown){ "The daemon does not run",
+                             "Start it with 'systemctl start dps-provisiond'; 'systemctl status "
+                             "dps-provisiond' says why it ended" };
+}
+
+/* Not the daemon's own words. */
+static bool is_silence(const sd_bus_error *error) {
+        return sd_bus_error_has_name(error, SD_BUS_ERROR_NO_REPLY) ||
+               sd_bus_error_has_name(error, SD_BUS_ERROR_TIMEOUT) ||
+               sd_bus_error_has_name(error, SD_BUS_ERROR_DISCONNECTED) ||
+               (error->name && strncmp(error->name, "System.Error.", strlen("System.Error.")) == 0);
+}
+
+int client_report_error(sd_bus *bus, const sd_bus_error *error, int r) {
+        const char *message = error->message ? error->message : strerror(-r);
+
         if (sd_bus_error_has_name(error, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
             sd_bus_error_has_name(error, SD_BUS_ERROR_NAME_HAS_NO_OWNER)) {
-                (void) fputs("dps-provision: The daemon does not run.\n"
-                             "Start it with 'systemctl start dps-provisiond', and see 'systemctl status "
-                             "dps-provisiond'.\n",
-                             stderr);
+                DaemonDown down = client_why_down(bus);
+
+                (void) fprintf(stderr, "dps-provision: %s.\n%s.\n", down.sentence, down.remedy);
                 return -EHOSTDOWN;
         }
-        (void) fprintf(stderr, "dps-provision: %s\n", error->message ? error->message : strerror(-r));
+        if (is_silence(error))
+                (void) fprintf(
+                        stderr,
+                        "dps-provision: The daemon did not answer: %s\n"
+                        "See 'systemctl status dps-provisiond' and 'journalctl -u dps-provisiond', then "
+                        "try again.\n",
+                        message);
+        else
+                (void) fprintf(stderr, "dps-provision: %s\n", message);
         return r < 0 ? r : -EIO;
 }
 
@@ -160,7 +235,7 @@ int client_get_status(sd_bus *bus, Status *ret) {
         if (r >= 0)
                 return 0;
         if (sd_bus_error_is_set(&error))
-                return client_report_error(&error, r);
+                return client_report_error(bus, &error, r);
         (void) report_errno(r, "The daemon's answer can't be understood");
         return r;
 }
@@ -204,7 +279,7 @@ int client_call(sd_bus *bus, const char *method) {
                 r = sd_bus_call(bus, call, REPROVISION_TIMEOUT_USEC, &error, NULL);
         if (r >= 0)
                 return EXIT_OK;
-        (void) client_report_error(&error, r);
+        (void) client_report_error(bus, &error, r);
         return EXIT_FAILED;
 }
 

@@ -137,10 +137,13 @@ static int forget(const Options *o, sd_bus *bus) {
         if (r >= 0)
                 r = sd_bus_call(bus, call, RESET_TIMEOUT_USEC, &error, &reply);
         if (r < 0) {
-                client_report_error(&error, r);
-                (void) fputs("The reset is not complete. The daemon goes on trying; this command can be "
-                             "repeated.\n",
-                             stderr);
+                r = client_report_error(bus, &error, r);
+                (void) fputs(
+                        r == -EHOSTDOWN
+                                ? "The reset is not complete: repeat this command when the daemon runs.\n"
+                                : "The reset is not complete. The daemon goes on trying; this command can "
+                                  "be repeated.\n",
+                        stderr);
                 return EXIT_FAILED;
         }
         r = sd_bus_message_enter_container(reply, 'a', "s");
@@ -170,8 +173,10 @@ int verb_factory_reset(int argc, char *argv[]) {
         r = config_load(&config, &o.paths);
         if (r < 0)
                 return report_errno(r, "The configuration can't be read");
-        if (client_open(&bus) < 0 || client_get_status(bus, &status) < 0)
+        if (client_open(&bus) < 0 || client_get_status(bus, &status) < 0) {
+                (void) fputs("The daemon has to do this: nothing was done.\n", stderr);
                 return EXIT_FAILED;
+        }
         r = check_scope(&o, &scope);
         if (r == EXIT_OK)
                 r = check_credential(&o, &status, scope);

@@ -68,6 +68,15 @@ static int check_effect(const ConfigPaths *paths, const char *scope, const char 
         return EXIT_FAILED;
 }
 
+static void tell_down(void) {
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        DaemonDown down;
+
+        (void) sd_bus_open_system(&bus);
+        down = client_why_down(bus);
+        (void) printf("%s.\n%s.\n", down.sentence, down.remedy);
+}
+
 static void tell_daemon(const char *scope) {
         int r = client_wait_for_scope(scope);
 
@@ -77,7 +86,7 @@ static void tell_daemon(const char *scope) {
                 (void) puts(
                         "The daemon has not taken it yet; 'systemctl reload dps-provisiond' makes it look.");
         else
-                (void) puts("The daemon does not run; 'systemctl enable --now dps-provisiond' starts it.");
+                tell_down();
 }
 
 int verb_set_scope(int argc, char *argv[]) {

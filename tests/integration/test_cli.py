@@ -1,4 +1,5 @@
 """Suite "check": status, set-scope and config, as people and programs use them."""
+import asyncio
 import json
 import os
 import pty
@@ -8,8 +9,9 @@ import signal
 import subprocess
 import time
 
+import dbus_next.aio
 import pytest
-from harness import BUILD, DEADLINE, SCOPE, SOURCE, Process, Timeout, own_etc
+from harness import BUILD, DEADLINE, NAME, SCOPE, SOURCE, Process, Timeout, own_etc, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 TOOL = BUILD / "cli/dps-provision"
@@ -55,6 +57,72 @@ class Terminal:
             pass
         os.close(self.fd)
         return os.waitpid(self.pid, 0)[1]
+
+
+# --- no daemon ---
+
+ASKING = (("status",), ("retry",), ("reprovision", "--yes"), ("reprovision", "--wait"), ("factory-reset", "--yes"))
+
+
+def assert_refused(world, message, remedy, verbs=ASKING):
+    before = world.config_path.read_text()
+    for verb in verbs:
+        arguments = (*verb, f"--config={world.config_path}") if verb[0] == "factory-reset" else verb
+        result = cli(world, *arguments, stdin=subprocess.DEVNULL)
+        lines = result.stderr.splitlines()
+        assert result.returncode == 1 and result.stdout == "", result
+        assert re.fullmatch(f"dps-provision: {message}", lines[0]) and re.search(remedy, lines[1]), result
+        assert lines[2:] == ["The daemon has to do this: nothing was done."] * (verb[0] == "factory-reset"), result
+    assert world.config_path.read_text() == before
+
+
+@pytest.mark.root
+def test_why_there_is_no_daemon(new_world):
+    """As far as systemd knows, and by nobody else's word."""
+    w = new_world(**NO_EDGE)
+    start = r"'systemctl start dps-provisiond'"
+    assert_refused(w, r"The daemon does not run\.", f"^Start it with {start}")
+    w.start_standins()
+    assert_refused(w, r"The daemon does not run: .* is disabled.*", rf"enable --now dps-provisiond'.*{start}")
+    w.standin_faults(enabled=["dps-provisiond.service"])
+    assert_refused(w, r"The daemon does not run\.", f"^Start it with {start}")
+    for load, message, remedy in (("masked", "is masked", "'systemctl unmask dps-provisiond'"),
+                                  ("not-found", "there is no unit", "Install the package")):
+        w.standin_faults(units={"dps-provisiond.service": {"load": load}})
+        assert_refused(w, f"The daemon does not run: .*{message}.*", f"{remedy}.*{start}")
+        result = cli(w, "set-scope", SCOPE, f"--config={w.config_path}")
+        assert result.returncode == 0 and message in result.stdout, result
+        assert message in cli(w, "check", "--no-network", f"--config={w.config_path}", f"--root={w.root}").stdout
+    for how, message, remedy in (("fail", "does not run: .* has failed", f"journalctl -u dps-provisiond.*{start}"),
+                                 ("crash-loop", "does not run: .* has failed", f"journalctl -u dps-provisiond.*{start}"),
+                                 ("", "is just being started", "Try again")):
+        w.standin_faults(units={"dps-provisiond.service": {"start": how}})
+        jobs = len(w.jobs())
+        w.bus.busctl("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
+                     "StartUnit", "ss", "dps-provisiond.service", "replace")
+        wait_for("the job", lambda n=jobs: len(w.jobs()) > n)
+        assert_refused(w, f"The daemon {message}.*", remedy)
+
+
+@pytest.mark.root
+def test_there_is_no_bus(new_world):
+    w = new_world(**NO_EDGE)
+    w.environment["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={w.dir}/none"
+    assert_refused(w, "The daemon can't be asked, because the system bus can't be reached: No such file or directory",
+                   "^Start both with 'systemctl start dbus.socket dps-provisiond'", (*ASKING, ("status", "--watch")))
+
+
+def test_the_daemon_dies_while_it_is_asked(new_world):
+    w = new_world(**NO_EDGE)
+
+    async def die_when_called():
+        bus = await dbus_next.aio.MessageBus(bus_address=w.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+        bus.add_message_handler(lambda m: bus.disconnect() if m.message_type == dbus_next.MessageType.METHOD_CALL else None)
+        await bus.request_name(NAME)
+        return await asyncio.get_running_loop().run_in_executor(None, cli, w, "status")
+    result = asyncio.run(die_when_called())
+    assert result.returncode == 1 and re.fullmatch(r"dps-provision: The daemon did not answer: .*\n"
+                                                   r"See 'systemctl status dps-provisiond'.*\n", result.stderr), result
 
 
 # --- status ---

@@ -48,6 +48,7 @@ class Gateway:
                                   self.identityd.unlisten if listen else None,
                                   service=f"{name.split('.')[0]}.service"))
         self.manager.add(Unit("dps-iotedge-apply.service", self.apply, None, oneshot=True))
+        self.manager.add(Unit("dps-provisiond.service", None, None))  # to be asked for: the tests start the daemon
 
     async def start_edged(self):
         """Says whom it runs as, once identityd has told; it does not end when there is nobody."""

@@ -55,6 +55,26 @@ def test_stop_ends_it_cleanly_and_leaves_iot_edge_alone(gateway):
     assert len(gateway.standin_events("edged-start")) == starts and edge_runs(gateway)
 
 
+@pytest.mark.parametrize("before, after, message, remedy", [
+    (["true"], ["true"], "The daemon does not run.", "systemctl start dps-provisiond"),
+    (["systemctl", "mask", "--runtime"], ["systemctl", "unmask", "--runtime"], "is masked", "systemctl unmask dps-provisiond"),
+    (["systemctl", "disable"], ["systemctl", "enable"], "is disabled", "systemctl enable --now dps-provisiond"),
+])
+def test_a_daemon_that_was_stopped_is_not_started_by_a_call(gateway, before, after, message, remedy):
+    """Neither by the command nor by the bus; and the command that is recommended helps."""
+    gateway.run("systemctl", "stop", UNIT)
+    gateway.run(*before, UNIT)
+    for verb in (["status"], ["retry"], ["reprovision", "--yes"], ["factory-reset", "--yes"]):
+        result = gateway.run("dps-provision", *verb, check=False)
+        assert result.returncode == 1 and message in result.stderr and remedy in result.stderr, result
+    assert gateway.show(UNIT, "ActiveState") == "inactive"
+    result = gateway.run("dps-provision", "status", user="nobody", check=False)
+    assert result.returncode == 1 and message in result.stderr, result
+    gateway.run(*after, UNIT)
+    gateway.run("systemctl", "start", "dps-provisiond")
+    gateway.wait_for_state("handed-off")
+
+
 def test_reload_rereads_the_configuration(new_machine):
     machine = new_machine(scope=None)
     machine.start()
