@@ -24,7 +24,7 @@ static bool line_is_key(const char *line) {
 static int edit(char **ret, const char *text, const char *scope) {
         CLEANUP(freep) char *edited = NULL;
         size_t size = 0;
-        bool inside = false, written = !scope;
+        bool inside = false, written = !scope, failed = false;
         FILE *f = open_memstream(&edited, &size);
 
         if (!f)
@@ -36,16 +36,16 @@ static int edit(char **ret, const char *text, const char *scope) {
                 if (*start == '[')
                         inside = strncmp(start, SECTION, strlen(SECTION)) == 0;
                 if (!(inside && line_is_key(text)))
-                        (void) fprintf(f, "%.*s\n", (int) length, text);
+                        failed |= fprintf(f, "%.*s\n", (int) length, text) < 0;
                 if (inside && !written) {
-                        (void) fprintf(f, "IdScope=%s\n", scope);
+                        failed |= fprintf(f, "IdScope=%s\n", scope) < 0;
                         written = true;
                 }
                 text += length + (text[length] == '\n');
         }
         if (!written)
-                (void) fprintf(f, SECTION "\nIdScope=%s\n", scope);
-        if (fclose(f) != 0)
+                failed |= fprintf(f, SECTION "\nIdScope=%s\n", scope) < 0;
+        if (fclose(f) != 0 || failed || !edited)
                 return -ENOMEM;
         *ret = TAKE(edited);
         return 0;

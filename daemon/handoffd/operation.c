@@ -68,8 +68,11 @@ static void operation_end(Operation *op) {
         if (op->failed)
                 log_warning("%s failed: %s", op->name, op->failure.sentence);
         r = operation_reply(op);
-        if (r < 0)
+        if (r < 0) { /* who called should not wait for the deadline */
                 log_warning("%s could not be answered: %s", op->name, strerror(-r));
+                if (op->message)
+                        (void) sd_bus_reply_method_errno(op->message, r, NULL);
+        }
         operation_free(op);
         h->operation = NULL;
         handoffd_next(h);

@@ -14,6 +14,7 @@
 
 #define DIRECTORIES_MAX 8
 #define DEBOUNCE_USEC   (100 * USEC_PER_MSEC) /* an editor makes several events of one change */
+#define DEBOUNCE_MAX    (2 * USEC_PER_SEC)    /* where something happens all the time, /run for instance */
 #define AGAIN_USEC      (5 * USEC_PER_SEC)    /* the kernel has a limit of inotify instances for each user */
 #define WATCHED                                                                                             \
         (IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_ATTRIB |                 \
@@ -23,13 +24,15 @@ struct Watch {
         Daemon *daemon;
         sd_event_source *directories[DIRECTORIES_MAX];
         sd_event_source *debounce, *network, *clock;
-        bool blind; /* a directory can't be watched: it is read again and again instead */
+        usec_t changed; /* since when something has not been read, CLOCK_MONOTONIC; or 0 */
+        bool blind;     /* a directory can't be watched: it is read again and again instead */
         int netlink_fd, clock_fd;
 };
 
 static int on_debounced(sd_event_source *source, uint64_t usec, void *userdata) {
         Watch *w = userdata;
 
+        w->changed = 0;
         daemon_reload(w->daemon, false);
         return 0;
 }
@@ -40,7 +43,13 @@ static void reload_after(Watch *w, usec_t delay_usec) {
 }
 
 static int on_inotify(sd_event_source *source, const struct inotify_event *event, void *userdata) {
-        reload_after(userdata, DEBOUNCE_USEC);
+        Watch *w = userdata;
+        usec_t now = now_usec(CLOCK_MONOTONIC);
+
+        if (w->changed == 0)
+                w->changed = now;
+        if (now - w->changed < DEBOUNCE_MAX)
+                reload_after(w, DEBOUNCE_USEC);
         return 0;
 }
 

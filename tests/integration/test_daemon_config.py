@@ -104,6 +104,27 @@ def test_only_a_change_asks_the_service_again(new_world):
     wait_for("another attempt", lambda: len(w.requests(kind="register")) == 3)
 
 
+def test_a_change_where_something_happens_all_the_time(new_world):
+    w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("unprovisioned")
+    done = threading.Event()
+
+    def disturb():
+        while not done.wait(0.01):
+            (w.dir / "conf/unrelated").touch()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        w.write_config(Provisioning={"IdScope": SCOPE})
+        w.wait_for_state("handed-off")
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_a_change_does_not_end_a_429(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "300"}]))
