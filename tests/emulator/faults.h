@@ -17,7 +17,7 @@ typedef enum FaultType {
         FAULT_NO_DATE,
         FAULT_DROP_CONNECTION, /* =N: the first N requests; the request is not looked at */
         FAULT_LOSE_REPLY,      /* =N: the same, after the request has taken effect */
-        FAULT_SLOW,            /* =SECONDS before the reply */
+        FAULT_SLOW,            /* =SECONDS before the reply, or until it is gone */
         FAULT_STATUS,          /* =STATUS instead of an answer */
         FAULT_WRONG_EK_CHALLENGE,
         FAULT_NO_HUB_KEY,

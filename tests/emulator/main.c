@@ -33,7 +33,7 @@ typedef struct Program {
 } Program;
 
 time_t emulator_now(const Emulator *emulator) {
-        return time(NULL) + (time_t) emulator->clock_offset;
+        return (time_t) (now_usec(CLOCK_REALTIME) / USEC_PER_SEC) + (time_t) emulator->clock_offset;
 }
 
 static void print_help(void) {

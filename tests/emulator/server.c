@@ -14,6 +14,7 @@
 #define CONNECTIONS_MAX    1024
 #define CONNECTION_TIMEOUT 120u                 /* seconds without a byte */
 #define CONNECTION_MEMORY  ((size_t) 32 * 1024) /* request line and headers, at most */
+#define SLOW_PAUSE_USEC    (USEC_PER_SEC / 20) /* after which a reply that waits looks at the faults again */
 
 typedef struct Listener {
         struct MHD_Daemon *daemon;
@@ -43,6 +44,8 @@ struct Exchange {
         bool too_large;
         sd_event_source *delay;
         struct MHD_Response *delayed; /* the reply, while it waits */
+        usec_t delayed_since;         /* CLOCK_MONOTONIC */
+        RequestKind kind;
         unsigned status;
         Exchange *next, **link; /* in the server's list while it is suspended */
 };
@@ -105,6 +108,24 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         return run_listener(userdata);
 }
 
+/* --- the files --- */
+
+static void reread_faults(Emulator *emulator) {
+        CLEANUP(freep) char *why = NULL;
+
+        if (faults_refresh(emulator->faults, &why) < 0)
+                log_error("The fault file has a line that is no fault: %s", why ? why : "out of memory");
+}
+
+static void reread_files(Emulator *emulator) {
+        CLEANUP(freep) char *why = NULL;
+
+        if (enrollments_refresh(emulator->enrollments, &why) < 0)
+                log_error("The enrolments file is not usable, the last good one stays in force: %s",
+                          why ? why : "out of memory");
+        reread_faults(emulator);
+}
+
 /* --- replies that wait --- */
 
 static void suspend(Exchange *exchange) {
@@ -125,11 +146,28 @@ static void resume(Exchange *exchange) {
         MHD_resume_connection(exchange->connection);
 }
 
-static int send_delayed(sd_event_source *source, uint64_t usec, void *userdata) {
+/* As the file says now: a reply does not wait for a fault that was taken away. */
+static usec_t delay_left(const Exchange *exchange) {
+        const Fault *slow = faults_use(exchange->server->emulator->faults, FAULT_SLOW, exchange->kind);
+        usec_t whole = slow ? (usec_t) (slow->number * USEC_PER_SEC) : 0,
+               waited = now_usec(CLOCK_MONOTONIC) - exchange->delayed_since;
+
+        return whole > waited ? whole - waited : 0;
+}
+
+static int on_delay(sd_event_source *source, uint64_t usec, void *userdata) {
         Exchange *exchange = userdata;
         Server *server = exchange->server;
+        usec_t left;
         int r = 0;
 
+        reread_faults(server->emulator);
+        left = delay_left(exchange);
+        if (left > 0) {
+                r = sd_event_source_set_time_relative(source,
+                                                      left < SLOW_PAUSE_USEC ? left : SLOW_PAUSE_USEC);
+                return r < 0 ? r : sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+        }
         resume(exchange);
         /* a resumed connection shows at no descriptor */
         for (size_t i = 0; r >= 0 && i < server->n_listeners; i++)
@@ -138,13 +176,15 @@ static int send_delayed(sd_event_source *source, uint64_t usec, void *userdata) 
 }
 
 /* The reply now, or after the delay of the fault `slow`. */
-static enum MHD_Result send_reply(Exchange *exchange, struct MHD_Response *reply, unsigned status,
-                                  const Fault *slow) {
+static enum MHD_Result send_reply(Exchange *exchange, RequestKind kind, struct MHD_Response *reply,
+                                  unsigned status) {
         enum MHD_Result result;
 
-        if (slow && sd_event_add_time_relative(exchange->server->event, &exchange->delay, CLOCK_MONOTONIC,
-                                               (uint64_t) (slow->number * USEC_PER_SEC), 1000, send_delayed,
-                                               exchange) >= 0) {
+        exchange->kind = kind;
+        exchange->delayed_since = now_usec(CLOCK_MONOTONIC);
+        if (delay_left(exchange) > 0 &&
+            sd_event_add_time_relative(exchange->server->event, &exchange->delay, CLOCK_MONOTONIC, 0, 1000,
+                                       on_delay, exchange) >= 0) {
                 exchange->delayed = reply;
                 exchange->status = status;
                 suspend(exchange);
@@ -156,17 +196,6 @@ static enum MHD_Result send_reply(Exchange *exchange, struct MHD_Response *reply
 }
 
 /* --- requests --- */
-
-static void reread_files(Emulator *emulator) {
-        CLEANUP(freep) char *enrollments = NULL, *faults = NULL;
-
-        if (enrollments_refresh(emulator->enrollments, &enrollments) < 0)
-                log_error("The enrolments file is not usable, the last good one stays in force: %s",
-                          enrollments ? enrollments : "out of memory");
-        if (faults_refresh(emulator->faults, &faults) < 0)
-                log_error("The fault file has a line that is no fault: %s",
-                          faults ? faults : "out of memory");
-}
 
 static void answer(Emulator *emulator, const Request *request, const Exchange *exchange,
                    Response *response) {
@@ -208,12 +237,11 @@ static enum MHD_Result handle(Exchange *exchange, Request *request) {
                 else
                         reply = reply_new(server->emulator, request->kind, &response);
         }
-        now = (usec_t) emulator_now(server->emulator) * USEC_PER_SEC +
-              now_usec(CLOCK_REALTIME) % USEC_PER_SEC;
+        /* one look at the clock: two may be on either side of a second's end */
+        now = now_usec(CLOCK_REALTIME) + (usec_t) server->emulator->clock_offset * USEC_PER_SEC;
         request_log_write(server->log, now, connection, request, &response, reply ? response.status : 0);
         if (reply)
-                result = send_reply(exchange, reply, response.status,
-                                    faults_use(faults, FAULT_SLOW, request->kind));
+                result = send_reply(exchange, request->kind, reply, response.status);
         response_deinit(&response);
         return result;
 }

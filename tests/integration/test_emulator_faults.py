@@ -80,6 +80,8 @@ def test_slowness_is_the_one_connections_own(new_service):
         wait_for("the request", lambda: s.requests(kind="register"))
         assert s.ask("GET", "/")[0] == 404
         assert select.select([waiting.sock], [], [], 0)[0] == []
+        s.faults()  # which also ends what waits already
+        assert waiting.getresponse().status == 401
     s.faults("slow:register=0.5")
     start = time.monotonic()
     assert s.ask("PUT", PATH, body(s), **JSON)[0] == 401
@@ -223,4 +225,4 @@ def test_more_connections_than_it_takes(new_service):
                 break
         assert s.emulator.running()
     answers(s)
-    assert len(os.listdir(f"/proc/{s.emulator.process.pid}/fd")) < 100
+    wait_for("the end of the connections", lambda: len(os.listdir(f"/proc/{s.emulator.process.pid}/fd")) < 100)
