@@ -11,9 +11,14 @@ import select
 import shutil
 import socket
 import subprocess
+import sys
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "tests/tools"))
+
+from observe import json_lines  # noqa: E402
+
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
 PROGRAM = BUILD / "cli/dps-provision"
 DEADLINE = 60
@@ -126,8 +131,7 @@ class Gateway:
 
     def commands(self):
         """The TPM's, as dps-provision sent them."""
-        lines = map(json.loads, (self.dir / "tpm.jsonl").read_text().splitlines())
-        return [line["command"] for line in lines if "command" in line]
+        return [line["command"] for line in json_lines(self.dir / "tpm.jsonl") if "command" in line]
 
 
 def tool(*command, **options):

@@ -317,10 +317,17 @@ def test_silence_ends_in_time(world):
         assert world.run(f"GET {server.url}", total_ms=700)["kind"] == "timeout"
 
 
+@contextlib.contextmanager
+def nobody():
+    """A port where nobody listens, and nobody else will meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
 def test_nobody_there(world):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    outcome = world.run(f"GET https://localhost:{port}/")
+    with nobody() as port:
+        outcome = world.run(f"GET https://localhost:{port}/")
     assert outcome["kind"] == "connect" and f"localhost:{port}" in outcome["sentence"], outcome
     outcome = world.run("GET https://no-such-host.invalid/")
     assert outcome["kind"] == "dns" and "no-such-host.invalid" in outcome["sentence"], outcome
@@ -407,11 +414,12 @@ def test_proxies(world):
         with world.server(lambda connection: read_request(connection), tls=False) as mute:
             outcome = world.run(f"GET {server.url}", proxy=f"http://localhost:{mute.port}")
             assert outcome["kind"] == "proxy", outcome
-        for address in ("http://no-such-proxy.invalid:3128", f"http://localhost:{mute.port}"):
-            outcome = world.run(f"GET {server.url}", proxy=address)
-            assert outcome["kind"] == "proxy", outcome
-    outcome = world.run(f"GET {server.url}")
-    assert outcome["kind"] == "connect", outcome
+        with nobody() as port:
+            for address in ("http://no-such-proxy.invalid:3128", f"http://localhost:{port}"):
+                outcome = world.run(f"GET {server.url}", proxy=address)
+                assert outcome["kind"] == "proxy", outcome
+            outcome = world.run(f"GET https://localhost:{port}/x")
+            assert outcome["kind"] == "connect", outcome
 
 
 def main():

@@ -13,11 +13,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "tests/tools"))
+
+from observe import json_lines, listens, reserve_port  # noqa: E402
+
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
 DEADLINE = 120 if "asan" in str(BUILD) else 60
 SCOPE = "0ne00TEST01"
@@ -130,14 +135,6 @@ class Process:
         return status
 
 
-def accepts(path):
-    """A socket is there a moment before its owner listens."""
-    with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
-        sock.connect(str(path))
-        return True
-    return False
-
-
 def own_etc(world, **files):
     """A prefix that gives the command an /etc of its own, in the world's directory; a_b is the file a.b."""
     etc = world.dir / "etc"
@@ -159,9 +156,10 @@ class World:
         self.processes = []
         self.daemon = None
         self.emulator = None
+        self.reserved = []
         self.root = self.dir / "root"
         self.config = {"Provisioning": {"IdScope": SCOPE}, "Tpm": {"Tcti": tcti or f"swtpm:path={self.dir}/tpm"},
-                       "Network": {"ConnectTimeoutSec": 5, "RequestTimeoutSec": 10},
+                       "Network": {},
                        "Retry": {"InitialSec": 1, "MaxSec": 2, "OperatorInitialSec": 60},
                        "HandOff": {"AllowedHubs": "localhost *.localhost"}}
         for section, keys in config.items():
@@ -200,14 +198,15 @@ class World:
         if kind is not None or reports:
             print(self.report())
         text = "\n".join(report.read_text() for report in reports)
+        for sock in self.reserved:
+            sock.close()
         shutil.rmtree(self.dir, ignore_errors=True)
         assert not text, text
 
     def end_helpers(self):
         """The bus starts the helpers, so they are not our children; they leave when the bus is gone."""
         for name in ("dps-tpmd", "dps-handoffd"):
-            for pid in self.helper_pids(name):
-                wait_for(f"the end of {name}", lambda p=pid: not pathlib.Path(f"/proc/{p}").exists())
+            wait_for(f"the end of {name}", lambda n=name: not self.helper_pids(n))
 
     def helper_pids(self, name):
         found = []
@@ -239,7 +238,7 @@ class World:
                                  f"type=unixio,path={self.dir}/swtpm", "--ctrl",
                                  f"type=unixio,path={self.dir}/swtpm.ctrl", "--flags",
                                  "not-need-init,startup-clear"], "swtpm")
-        wait_for("swtpm", lambda: (self.dir / "swtpm.ctrl").exists() and (self.dir / "swtpm").exists())
+        wait_for("swtpm", lambda: listens(self.dir / "swtpm.ctrl") and listens(self.dir / "swtpm"))
         self.proxy = self.start([SOURCE / "tests/tools/tpm-proxy", f"--listen={self.dir}/tpm", f"--tpm={self.dir}/swtpm",
                                  f"--log={self.dir}/tpm.jsonl", f"--faults={self.dir}/tpm-faults.json"], "tpm-proxy")
         self.proxy.wait_for_line("^ready")
@@ -250,9 +249,7 @@ class World:
         temporary.rename(self.dir / "tpm-faults.json")
 
     def tpm_commands(self):
-        path = self.dir / "tpm.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line["command"] for line in lines if "command" in line]
+        return [line["command"] for line in json_lines(self.dir / "tpm.jsonl") if "command" in line]
 
     def tpm2(self, *arguments, check=True):
         """tpm2-tools, past the proxy: nothing of it is counted."""
@@ -278,7 +275,11 @@ class World:
     # --- the service ---
 
     def start_emulator(self, *options, port=None):
-        self.emulator = self.start([BUILD / "tests/emulator/dps-emulator", f"--port={port or 0}", f"--scope={SCOPE}",
+        """On a port that stays this world's, also while the emulator is stopped."""
+        if not port:
+            port, sockets = reserve_port()
+            self.reserved += sockets
+        self.emulator = self.start([BUILD / "tests/emulator/dps-emulator", f"--port={port}", f"--scope={SCOPE}",
                                     f"--enrollments={self.dir}/enrollments.json", f"--state-dir={self.dir}/emulator",
                                     f"--polls={self.polls}", "--retry-after=1", *self.emulator_options, *options],
                                    "emulator")
@@ -309,8 +310,7 @@ class World:
         return {**json.loads(result.stdout), **changes}
 
     def requests(self, **where):
-        path = self.dir / "emulator/requests.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = json_lines(self.dir / "emulator/requests.jsonl")
         return [line for line in lines if all(line.get(k) == v for k, v in where.items())]
 
     def service_requests(self):
@@ -342,7 +342,7 @@ class World:
         (self.dir / "bus.conf").write_text(BUS_CONFIG.format(dir=self.dir))
         self.bus_process = self.start(["dbus-daemon", f"--config-file={self.dir}/bus.conf", "--nofork", "--nopidfile",
                                        "--nosyslog"], "bus")
-        wait_for("the bus", lambda: accepts(self.dir / "bus"))
+        wait_for("the bus", lambda: listens(self.dir / "bus"))
 
     def helpers_environment(self, **variables):
         """The bus starts the helpers; they get these variables from the next time on."""
@@ -395,7 +395,8 @@ class World:
 
     def kill_helper(self, name):
         for pid in self.helper_pids(name):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself since
+                os.kill(pid, signal.SIGKILL)
 
     # --- IoT Edge's stand-ins ---
 
@@ -412,8 +413,7 @@ class World:
         temporary.rename(self.dir / "standin-faults.json")
 
     def standin_events(self, event=None, **where):
-        path = self.dir / "standin.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = json_lines(self.dir / "standin.jsonl")
         return [line for line in lines if event in (None, line["event"]) and
                 all(line.get(k) == v for k, v in where.items())]
 

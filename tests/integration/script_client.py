@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.parse
 
-from harness import DEADLINE, Process, wait_for
+from harness import DEADLINE, Process, listens, wait_for
 
 EK, SRK = "0x81010001", "0x81000001"
 PARTS = ("id_object", "credential_secret", "private", "seed", "public", "data")
@@ -38,7 +38,7 @@ class Tpm:
         self.process = Process(["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={directory}", "--server",
                                 f"type=unixio,path={directory}/tpm", "--ctrl", f"type=unixio,path={directory}/tpm.ctrl",
                                 "--flags", "not-need-init,startup-clear"], "swtpm")
-        wait_for("swtpm", lambda: (directory / "tpm").exists() and (directory / "tpm.ctrl").exists())
+        wait_for("swtpm", lambda: listens(directory / "tpm") and listens(directory / "tpm.ctrl"))
         self.tool("createek", "-c", EK, "-G", "rsa")
         self.tool("createprimary", "-C", "o", "-c", "srk", "-G", "rsa2048:aes128cfb", "-a",
                   "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt")

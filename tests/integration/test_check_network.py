@@ -130,12 +130,11 @@ def test_proxy_refuses(plain, new_proxy):
 
 def test_proxy_is_down(plain):
     w = plain()
-    with socket.socket() as unused:
+    with socket.socket() as unused:  # nobody else gets the port meanwhile, and nobody listens
         unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    w.write_config(Network={"Proxy": f"http://127.0.0.1:{port}"})
-    expect(w, "connect", "fail", "proxy", "Failed to connect to 127.0.0.1", "Check Proxy=", base=NO_TARGET,
-           others=SKIP_AFTER_CONNECT)
+        w.write_config(Network={"Proxy": f"http://127.0.0.1:{unused.getsockname()[1]}"})
+        expect(w, "connect", "fail", "proxy", "Failed to connect to 127.0.0.1", "Check Proxy=", base=NO_TARGET,
+               others=SKIP_AFTER_CONNECT)
 
 
 def test_proxy_of_this_shell_only(plain, new_proxy):
@@ -248,7 +247,7 @@ def test_while_the_service_wants_to_be_left_alone(plain):
 
 def test_while_the_daemon_asks(plain):
     w = plain()
-    w.faults("slow:confirm=30")
+    w.faults("slow:confirm=50")
     w.start_daemon()
     w.wait("confirm", lambda p: p["Step"] == "confirm")
     bad, lines = check(w, "--dps")

@@ -14,10 +14,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "tests/tools"))
+
+from observe import json_lines, listens  # noqa: E402
+
 DEADLINE = 90  # for what takes a second or two on an idle machine
 SCOPE = "0ne00TEST01"
 NAME = "org.dps.Provisioning1"
@@ -144,8 +149,7 @@ class Network:
         temporary.rename(self.dir / "enrollments.json")
 
     def requests(self, **where):
-        path = self.dir / "state/requests.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = json_lines(self.dir / "state/requests.jsonl")
         return [line for line in lines if all(line.get(k) == v for k, v in where.items())]
 
     def registrations(self):
@@ -170,7 +174,7 @@ class Tpm:
                              f"type=unixio,path={self.socket},mode=0660", "--ctrl",
                              f"type=unixio,path={self.socket}.ctrl,mode=0660", "--flags",
                              "not-need-init,startup-clear", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_for("swtpm", lambda: self.socket.exists() and pathlib.Path(f"{self.socket}.ctrl").exists())
+        wait_for("swtpm", lambda: listens(self.socket) and listens(f"{self.socket}.ctrl"))
         for path in (self.socket, f"{self.socket}.ctrl"):
             os.chown(path, 0, group)
 
@@ -352,8 +356,13 @@ class Machine:
     def wait_for_step(self, step):
         return self.wait_for_property("Step", step)
 
+    def sync_journal(self):
+        """What was logged until now is in the files that journalctl reads."""
+        self.run("journalctl", "--sync")
+
     def journal(self, *matches):
         """Entries as dictionaries; none is a failure of journalctl, so its status says nothing."""
+        self.sync_journal()
         result = self.run("journalctl", "--output=json", "--no-pager", *matches, check=False)
         assert not result.stderr.strip(), result.stderr
         return [json.loads(line) for line in result.stdout.splitlines()]
@@ -365,8 +374,12 @@ class Machine:
     def journal_text(self):
         return self.run("journalctl", "--no-pager", "-n", "200", "-o", "short-monotonic", check=False).stdout
 
+    def wait_for_edge_as(self, **device):
+        """aziot-edged has asked identityd whom it is; it does so by itself, when it has been started."""
+        wait_for(f"IoT Edge as {device}", lambda: self.standin_events("edged-device", **device))
+
     def standin_events(self, event=None, **where):
-        lines = [json.loads(line) for line in self.read("/var/log/standins.jsonl").splitlines()]
+        lines = json_lines(self.root / "var/log/standins.jsonl")
         return [line for line in lines if event in (None, line["event"]) and
                 all(line.get(k) == v for k, v in where.items())]
 

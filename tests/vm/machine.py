@@ -11,9 +11,14 @@ import select
 import shutil
 import socket
 import subprocess
+import sys
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "tests/tools"))
+
+from observe import json_lines, listens  # noqa: E402
+
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
 SCOPE = "0ne00VM0001"
 BOOT = 600  # seconds for a boot to the agent, or to a state
@@ -63,8 +68,7 @@ class Service:
         temporary.rename(self.dir / "enrollments.json")
 
     def requests(self, **where):
-        path = self.dir / "requests.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = json_lines(self.dir / "requests.jsonl")
         return [line for line in lines if all(line.get(k) == v for k, v in where.items())]
 
     def registrations(self):
@@ -92,7 +96,7 @@ class Tpm:
         self.process = subprocess.Popen(["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.dir}",
                                          "--ctrl", f"type=unixio,path={self.dir}/server.ctrl", *options],
                                         stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for("swtpm", (self.dir / "server.ctrl").exists)
+        wait_for("swtpm", lambda: listens(self.dir / "server.ctrl"))
         return self.dir / "server.ctrl"
 
     def stop(self):
@@ -106,7 +110,7 @@ class Tpm:
     @contextlib.contextmanager
     def on_the_host(self):
         self.start("--server", f"type=unixio,path={self.dir}/server", "--flags", "not-need-init,startup-clear")
-        wait_for("swtpm", (self.dir / "server").exists)
+        wait_for("swtpm", lambda: listens(self.dir / "server"))
         try:
             yield f"swtpm:path={self.dir}/server"
         finally:
