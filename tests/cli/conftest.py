@@ -1,19 +1,22 @@
+import contextlib
+import pathlib
+import tempfile
+
 import pytest
 from gateway import Gateway
 
 
 @pytest.fixture
-def new_gateway(tmp_path_factory):
-    gateways = []
+def new_gateway():
+    """Not below pytest's directory, which every run of it closes to other users again."""
+    with contextlib.ExitStack() as stack:
+        def make(**options):
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="dps-"))
+            gateway = Gateway(pathlib.Path(directory), **options)
+            stack.callback(gateway.__exit__)
+            return gateway.__enter__()
 
-    def make(**options):
-        gateway = Gateway(tmp_path_factory.mktemp("gateway"), **options)
-        gateways.append(gateway)
-        return gateway.__enter__()
-
-    yield make
-    for gateway in gateways:
-        gateway.__exit__()
+        yield make
 
 
 @pytest.fixture

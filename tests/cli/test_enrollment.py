@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from gateway import DEADLINE, PROGRAM, key_of, manufacture, tool, works
+from gateway import BUILD, DEADLINE, PROGRAM, key_of, manufacture, tool, works
 
 READS = {"GetCapability", "ReadPublic", "CreatePrimary", "FlushContext", "NV_ReadPublic", "NV_Read"}
 
@@ -75,24 +75,22 @@ def test_nothing_is_stored_and_nothing_is_left(gateway, output, persistent):
 
 
 def test_is_done_in_two_seconds(gateway):
-    """The best of three, so that a busy machine does not fail it."""
+    """The best of three, so that a busy machine does not fail it; and nobody is promised it of a sanitizer's build."""
     def once():
         start = time.monotonic()
         gateway.run("--format=json")
         return time.monotonic() - start
-    assert min(once() for _ in range(3)) < 2
+    assert min(once() for _ in range(3)) < (2 if "asan" not in str(BUILD) else 10)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not works("unshare", "-n", "true"),
                     reason="only root can become another user and make a network namespace")
-def test_without_network_daemon_and_root(new_gateway, tmp_path_factory):
+def test_without_network_daemon_and_root(new_gateway):
     """Only membership of the group that owns the device is needed. The socket takes the device's place."""
     gateway = new_gateway()
-    copy = tmp_path_factory.mktemp("bin") / "dps-provision"
+    copy = gateway.dir / "dps-provision"
     shutil.copy(PROGRAM, copy)
-    for path in (copy.parent, gateway.dir, *copy.parents):
-        if pathlib.Path("/tmp") in path.parents:
-            path.chmod(0o755)
+    gateway.dir.chmod(0o755)
     group = 12345
     for name in ("tpm", "tpm.ctrl"):
         os.chown(gateway.dir / name, 0, group)

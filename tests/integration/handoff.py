@@ -67,8 +67,10 @@ def prepared(new_world, text=None, standins=(), **settings):
 
 
 def set_confirm_timeout(world, seconds):
+    """From the next helper on."""
     path = world.dir / "services/org.dps.HandOff1.service"
     path.write_text(path.read_text().replace("--confirm-timeout=20", f"--confirm-timeout={seconds}"))
+    world.reload_bus()
 
 
 def info_path(world):
@@ -186,11 +188,12 @@ class Caller:
 
     def systemd(self, method, *arguments):
         """A job, to its end."""
-        seen = len(self.world.jobs())
+        job = (method.removesuffix("Unit").lower(), arguments[0])  # others may be under way
+        seen = self.world.jobs().count(job)
         reply = self.call(method, "s" * len(arguments) + "s", *arguments, "replace", name="org.freedesktop.systemd1",
                           interface="org.freedesktop.systemd1.Manager")
         assert reply.message_type == dbus_next.MessageType.METHOD_RETURN, reply.body
-        wait_for("the job", lambda: len(self.world.jobs()) > seen)
+        wait_for("the job", lambda: self.world.jobs().count(job) > seen)
 
     def has_owner(self, name=NAME):
         return self.run(self.bus.call(dbus_next.Message(

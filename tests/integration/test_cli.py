@@ -178,12 +178,13 @@ def test_json_is_what_the_manual_says(new_world):
 def test_watch_prints_lines_where_nobody_sits(new_world):
     w = new_world(polls=1, **NO_EDGE)
     w.enroll(w.enrollment())
-    w.faults("slow:confirm=5")
+    w.faults("slow:confirm=50")
     watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
     w.processes.append(watch)
     watch.wait_for_line("daemon does not run")  # it may come later
     w.start_daemon()
     watch.wait_for_line(r"  attesting \(confirm\)$")
+    w.faults()
     watch.wait_for_line(r"  handed-off \(idle\): '.*' on 'localhost")
     assert watch.running() and not any("\033" in line for line in watch.lines)
     texts = [line.split("  ", 1)[-1] for line in watch.lines]

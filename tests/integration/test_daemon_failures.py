@@ -1,5 +1,6 @@
 """Suite "daemon": the machine around it fails: name servers, proxies, disks, clocks, links, the TPM's owner."""
 import asyncio
+import datetime
 import json
 import os
 import re
@@ -35,9 +36,10 @@ async def time_properties(world, going):
 
 
 def assert_answers(times, number):
-    """Within 50 ms; a machine that is busy otherwise may be late at times, a loop that blocks is for seconds."""
+    """Mostly at once. A busy machine may be late for seconds; a loop that blocks is for as long as what it waits for,
+    which is 20 seconds and more here."""
     times.sort()
-    assert len(times) >= number and times[len(times) // 2] < 0.05 and times[-1] < 2, times[-20:]
+    assert len(times) >= number and times[len(times) // 2] < 0.5 and times[-1] < 15, times[-20:]
 
 
 def test_answers_while_a_tpm_command_takes_30_seconds(new_world):
@@ -53,7 +55,7 @@ def test_answers_while_a_tpm_command_takes_30_seconds(new_world):
     times = asyncio.run(time_properties(w, lambda: w.tpm_commands()[-1] == "CreatePrimary" and
                                         time.monotonic() - begun < 60))
     took = time.monotonic() - begun
-    assert 25 < took < 60
+    assert 15 < took < 60
     assert_answers(times, 100)
     assert fed.count(b"WATCHDOG=1") - before >= took / 2
     assert any(b"STATUS=attesting (identity)" in message for message in fed)
@@ -116,17 +118,18 @@ def test_disk_full_in_the_middle(new_world):
     """What is assigned then is not adopted before it can be stored, and costs no second registration soon."""
     w = new_world(polls=1, **NO_EDGE)
     w.enroll(w.enrollment())
-    w.faults("slow:poll=8")
+    w.faults("slow:poll=50")
     w.start_daemon()
     w.wait("the poll", lambda p: p["Step"] == "poll")
     shutil.rmtree(w.dir / "state")
     (w.dir / "state").write_text("")
+    w.faults()
     p = w.wait_for_failure("storage")
     assert p["State"] == "attesting" and w.hub_key() is None
-    assert p["NextAttemptUSec"] > time.time() * 1e6 + 20e6
+    asked = datetime.datetime.fromisoformat(w.requests()[-1]["time"]).timestamp()
+    assert p["NextAttemptUSec"] > (asked + 20) * 1e6
     (w.dir / "state").unlink()
     (w.dir / "state").mkdir()
-    w.faults()
     w.retry()
     w.wait_for_state("handed-off")
 
@@ -399,9 +402,11 @@ def test_many_attempts_leak_nothing(new_world):
     pids = [w.daemon.process.pid, *w.helper_pids("dps-tpmd")]
     before = [resources(pid) for pid in pids]
     asyncio.run(attempt_often(w, int(os.environ.get("DPS_ATTEMPTS", "100"))))
+    # a leak does not go away; what the last attempt has left may be given back at this moment
+    wait_for("as few descriptors and threads", lambda: all(
+        now[0] <= then[0] and now[2] <= then[2] for now, then in zip(map(resources, pids), before)))
     after = [resources(pid) for pid in pids]
     assert pids == [w.daemon.process.pid, *w.helper_pids("dps-tpmd")]
-    for (fds, memory, threads), (more_fds, more_memory, more_threads) in zip(before, after, strict=True):
-        assert more_fds == fds and more_threads <= threads
+    for (_, memory, _), (_, more_memory, _) in zip(before, after, strict=True):
         assert "asan" in str(BUILD) or more_memory < memory + 512, (before, after)
     assert w.loaded() == ""

@@ -35,13 +35,12 @@ STEPS = {
 }
 
 
-def slow_down(world, step, reply=LONG):
-    """reply: seconds that the service takes, because speed_up() has no hold on a reply that is under way."""
+def slow_down(world, step):
     where, how = STEPS[step]
     if where == "tpm":
         world.tpm_faults(rules=how)
     elif where == "service":
-        world.faults(f"{how}={reply}")
+        world.faults(f"{how}={LONG}")
     else:
         world.standin_faults(**how)
 
@@ -58,7 +57,7 @@ def test_killed_in_every_step(new_world, victim, step):
     w = new_world(polls=1)
     w.start_standins()
     w.enroll(edge(w))
-    slow_down(w, step, reply=LONG if victim == "daemon" else 5)
+    slow_down(w, step)
     w.start_daemon()
     w.wait(step, lambda p: p["Step"] == step)
     if victim == "daemon":
@@ -115,7 +114,7 @@ def test_killed_while_iot_edge_is_quiesced(new_world, victim):
     w = new_world(polls=1)
     w.start_gateway()
     hub = w.move()
-    w.faults("slow:confirm=10")
+    w.faults(f"slow:confirm={LONG}")
     w.bus.call("Reprovision")
     w.wait("confirm", lambda p: p["Step"] == "confirm")
     assert (w.root / "var/lib/dps-handoffd/stopped").exists()
@@ -172,7 +171,7 @@ def test_reprovision_in_every_step(new_world, step):
     w = new_world(polls=1)
     w.start_standins()
     w.enroll(edge(w))
-    slow_down(w, step, reply=20)
+    slow_down(w, step)
     w.start_daemon()
     w.daemon.wait_for_line(f"Step {step}$")
     call = w.bus.start("call", NAME, PATH, NAME, "Reprovision")
@@ -241,11 +240,12 @@ def test_reprovision_while_handed_off(new_world):
     """The old hub is told until the new one is proven."""
     w = new_world(polls=1)
     old = w.start_gateway()["AssignedHub"]
-    w.faults("slow:poll=5")
+    w.faults(f"slow:poll={LONG}")
     hub = w.move()
     w.bus.call("Reprovision")
     p = w.bus.properties()
     assert p["State"] == "attesting" and p["AssignedHub"] == old and p["LastSuccessUSec"] > 0
+    w.faults()
     w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
 
 
@@ -274,7 +274,7 @@ def test_reprovision_does_not_wait_for_a_failure(new_world):
 
 def test_reprovision_waits_for_a_429(new_world):
     w = new_world(**NO_EDGE)
-    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "3", "times": 1}]))
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "20", "times": 1}]))
     w.start_daemon()
     due = w.wait_for_failure("http-throttled")["NextAttemptUSec"]
     w.bus.call("Reprovision")
@@ -283,7 +283,7 @@ def test_reprovision_waits_for_a_429(new_world):
     assert abs(p["NextAttemptUSec"] - due) < 0.5e6
     w.wait_for_state("handed-off")
     first, second = (datetime.datetime.fromisoformat(r["time"]) for r in w.requests(kind="register")[:2])
-    assert (second - first).total_seconds() >= 2
+    assert (second - first).total_seconds() >= 20
 
 
 def test_several_callers_are_answered_once_it_attests(new_world):

@@ -55,7 +55,7 @@ def test_assigning_without_end(new_world):
     w.start_emulator("--polls=1000000", "--retry-after=60", port=w.port)
     w.move()
     w.stop_daemon()
-    w.start_daemon(environment={**w.clock(), "CLOCK_SHIM_BOOT_SPEED": "200"})
+    w.start_daemon(environment={**w.clock(), "CLOCK_SHIM_BOOT_SPEED": "60"})
     w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
     w.bus.call("Reprovision")
     p = w.wait_for_failure("timeout")

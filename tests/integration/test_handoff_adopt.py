@@ -11,7 +11,7 @@ import dbus_next
 import pytest
 from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
                      set_confirm_timeout, snapshot, stopped_path)
-from harness import BUILD, wait_for
+from harness import BUILD, DEADLINE, wait_for
 
 UNITS = (IDENTITYD, "aziot-identityd.socket", "aziot-tpmd.service", "aziot-tpmd.socket")
 DEVICE = "POST /identities/device"
@@ -281,7 +281,7 @@ def test_caller_that_is_killed(new_world, number):
             assert quiesced(w, caller, jobs)
         finally:
             process.send_signal(number)
-            process.wait(10)
+            process.wait(DEADLINE)
         all_run(w, caller)
         assert ("restart", EDGED) not in queued(w)[jobs:]
 
@@ -322,7 +322,7 @@ def test_caller_that_leaves_during_an_apply(new_world):
             wait_for("the apply", lambda: ("start", APPLY) in queued(w)[jobs:])
         helper.wait_for_line("has left the bus")
         w.standin_faults()
-        reply = caller.run(asyncio.wait_for(under_way, 30))
+        reply = caller.run(asyncio.wait_for(under_way, DEADLINE))
         assert reply.message_type == dbus_next.MessageType.METHOD_RETURN, reply.body
         assert len([line for line in helper.lines if "has left the bus" in line]) == 1
         all_run(w, caller)
@@ -366,12 +366,12 @@ def test_helper_that_is_told_to_end(new_world, doing):
 
 
 def test_quiesce_ends_after_five_minutes(new_world):
-    """By the clock that goes on while the machine sleeps, here 30 times as fast; each Quiesce begins it anew."""
+    """By the clock that goes on while the machine sleeps, here 15 times as fast; each Quiesce begins it anew."""
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
         caller.start_helper(environment={
-            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "30",
+            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "15",
             "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
         jobs = len(queued(w))
         caller.ask("Quiesce")
@@ -379,7 +379,7 @@ def test_quiesce_ends_after_five_minutes(new_world):
         renewed = time.monotonic()
         caller.ask("Quiesce")
         w.processes[-1].wait_for_line("nobody has renewed the request")
-        assert time.monotonic() - renewed > 9
+        assert time.monotonic() - renewed > 19
         all_run(w, caller)
 
 
@@ -387,6 +387,7 @@ def test_daemon_killed_in_the_middle_of_a_move(new_world):
     w = new_world(polls=3)
     w.start_gateway()
     w.move()
+    w.faults("slow:poll=50")
     jobs = len(queued(w))
     w.bus.call("Reprovision")
     w.wait("the poll", lambda p: p["Step"] == "poll")
@@ -395,6 +396,7 @@ def test_daemon_killed_in_the_middle_of_a_move(new_world):
     with Caller(w) as caller:
         all_run(w, caller)
     assert ("restart", EDGED) not in queued(w)[jobs:]
+    w.faults()
     w.start_daemon()
     w.wait("the move", lambda p: p["State"] == "handed-off" and p["AssignedHub"].startswith("hub-b"))
 

@@ -153,6 +153,7 @@ class Identityd:
             self.drop_clients()
             self.manager.died(SERVICE, restart=0.5)  # "no valid device backup was found", also when there is one
             return
+        self.world.log("identityd-ready")
         self.ready.set()
 
     def read_device_info(self):

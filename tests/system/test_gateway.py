@@ -28,7 +28,7 @@ def test_boots_to_handed_off_with_nobody_logging_in(network, new_machine):
     properties = machine.wait_for_state("handed-off")
     assert properties["LastError"] == ["", "", "", ""] and properties["Warnings"] == []
     assert network.registrations() == before + 1
-    assert machine.standin_events("edged-device", hub=properties["AssignedHub"], device=properties["DeviceId"])
+    machine.wait_for_edge_as(hub=properties["AssignedHub"], device=properties["DeviceId"])
     assert machine.standin_events("hub", status=200) and not machine.standin_events("registers-itself")
     assert machine.output("systemctl", "--failed", "--no-legend", "--plain") == ""
     assert (machine.root / "etc/aziot/config.toml").stat().st_mode & 0o777 == 0o600
@@ -204,6 +204,7 @@ def test_journal_fields(gateway):
 
 
 def test_catalog_explains_a_state(gateway):
+    gateway.sync_journal()
     text = gateway.output("journalctl", "-x", "--no-pager", "--unit=dps-provisiond")
     properties = gateway.properties()
     assert "Subject: Device provisioning: handed-off" in text and "Defined-By: dps-provisiond" in text
@@ -229,4 +230,5 @@ def test_failure_says_what_to_do_in_journal_catalog_and_status(new_machine):
 
 
 def test_status_line_of_the_unit(gateway):
-    assert gateway.properties()["AssignedHub"] in gateway.show("dps-provisiond.service", "StatusText")
+    hub = gateway.properties()["AssignedHub"]
+    wait_for("the status", lambda: hub in gateway.show("dps-provisiond.service", "StatusText"))

@@ -103,7 +103,7 @@ def test_purge_leaves_nothing_but_iot_edges_identity(machine):
     for path in (*OURS, "/run/dps-provisiond", "/etc/systemd/system/multi-user.target.wants/dps-provisiond.service",
                  "/var/lib/systemd/deb-systemd-helper-enabled/dps-provisiond.service.dsh-also"):
         assert not exists(machine, path), path
-    listed = machine.output("sh", "-c", "find / -xdev -name '*dps-provision*' -not -path '/proc/*' "
+    listed = machine.output("sh", "-c", "find / -xdev -ignore_readdir_race -name '*dps-provision*' -not -path '/proc/*' "
                             "-not -path '/etc/aziot/*' -not -path '/usr/lib/dps-provisiond*' "
                             "-not -path '/var/log/*' -not -path '/var/lib/private/*'")
     assert listed == "", listed

@@ -101,7 +101,7 @@ def test_helpers_are_started_by_the_bus_alone_and_end_when_idle(gateway):
 # --- what fails ---
 
 def test_watchdog_restarts_a_hung_daemon(gateway, network):
-    drop_in(gateway, UNIT, "[Service]\nWatchdogSec=5\nTimeoutAbortSec=2\nRestartSec=100ms\n")
+    drop_in(gateway, UNIT, "[Service]\nWatchdogSec=15\nTimeoutAbortSec=2\nRestartSec=100ms\n")
     gateway.run("systemctl", "restart", UNIT)
     gateway.wait_for_state("handed-off")
     before, requests = main_pid(gateway, UNIT), len(network.requests())
@@ -135,7 +135,7 @@ def test_handoff_helper_killed_in_the_middle(new_machine):
     properties = machine.wait_for_state("handed-off")
     wait_for("IoT Edge", lambda: edge_runs(machine))
     assert machine.read("/etc/aziot/config.toml").count("[provisioning]") == 1
-    assert machine.standin_events("edged-device", hub=properties["AssignedHub"])
+    machine.wait_for_edge_as(hub=properties["AssignedHub"])
     assert not (machine.root / "var/lib/dps-handoffd/stopped").exists()
 
 
@@ -188,5 +188,5 @@ def test_unprovisioned_gateway_is_idle_and_healthy(new_machine, network):
     machine.wait_for_state("unprovisioned")
     assert machine.show(UNIT, "ActiveState") == "active" and len(network.requests()) == requests
     assert "set-scope" in machine.run("dps-provision", "status", check=False).stdout
-    assert machine.output("systemctl", "is-system-running", check=False) in ("running", "degraded")
+    assert machine.output("systemctl", "is-system-running", "--wait", check=False) in ("running", "degraded")
     assert machine.show(HANDOFFD, "ActiveState") == "inactive"

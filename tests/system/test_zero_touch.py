@@ -107,7 +107,7 @@ def test_same_image_on_two_machines_gives_two_identities(new_machine, network):
     assert seen[0]["EndorsementKey"] != seen[1]["EndorsementKey"]
     for machine, properties in zip(machines, seen):
         assert properties["DeviceId"] == properties["RegistrationId"]
-        assert machine.standin_events("edged-device", device=properties["DeviceId"])
+        machine.wait_for_edge_as(device=properties["DeviceId"])
         assert re.search(f'registration_id = "{properties["RegistrationId"]}"', machine.read("/etc/aziot/config.toml"))
 
 
@@ -124,4 +124,4 @@ def test_disk_moved_to_another_machine_becomes_another_device(new_machine, netwo
     assert after["RegistrationId"] != before["RegistrationId"]
     first.wait_for_property("DeviceId", after["RegistrationId"])
     first.wait_for_state("handed-off")
-    assert first.standin_events("edged-device", device=after["RegistrationId"])
+    first.wait_for_edge_as(device=after["RegistrationId"])
