@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "project.h"
 
@@ -208,6 +209,8 @@ int verb_check(int argc, char *argv[]) {
         r = parse(&c, &json, argc, argv);
         if (r != GO_ON)
                 return r;
+        if (c.root[0] && access(c.root, X_OK) < 0)
+                return report_errno(errno, "'%s', which --root= names, can't be looked into", c.root);
         r = config_load(&c.config, &c.paths);
         if (r >= 0)
                 r = sd_event_new(&c.event);

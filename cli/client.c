@@ -1,6 +1,7 @@
 /* The daemon's bus interface, from the outside. */
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "bus.h"
 #include "cli.h"
@@ -103,7 +104,10 @@ int client_report_error(sd_bus *bus, const sd_bus_error *error, int r) {
                         "try again.\n",
                         message);
         else
-                (void) fprintf(stderr, "dps-provision: %s\n", message);
+                (void) fprintf(stderr, "dps-provision: %s%s\n", message,
+                               sd_bus_error_has_name(error, SD_BUS_ERROR_ACCESS_DENIED) && geteuid() != 0
+                                       ? ".\nRun it as root."
+                                       : "");
         return r < 0 ? r : -EIO;
 }
 

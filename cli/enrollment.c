@@ -96,9 +96,13 @@ static int check_options(const Options *o, const char *verb, int files) {
         if (o->output && o->format == FORMAT_QR && qr_form_from_path(o->output) < 0)
                 return usage_error(verb, "--output=%s: the name has to end in .svg or .png", o->output);
         if (o->device_id && !enrollment_device_id_valid(o->device_id))
-                return usage_error(verb, "'%s' is not a device ID", o->device_id);
+                return usage_error(verb,
+                                   "'%s' is not a device ID: 1 to 128 letters, digits and any of "
+                                   "-.%%_*?!(),:=@$'",
+                                   o->device_id);
         if (o->hub && !enrollment_hub_valid(o->hub))
-                return usage_error(verb, "'%s' is not the host name of a hub", o->hub);
+                return usage_error(verb, "'%s' is not the host name of a hub, as in NAME.azure-devices.net",
+                                   o->hub);
         return GO_ON;
 }
 
@@ -155,9 +159,12 @@ static int read_certificate(const Options *o, Tpm *tpm, Facts *facts, Failure *r
         }
         r = ek_certificate_examine(&facts->certificate, &facts->certificates, &facts->identity.ek_public,
                                    o->ca_dir);
-        return r < 0 && o->ca_dir
-                       ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read", o->ca_dir)
-                       : r;
+        if (r >= 0 || !o->ca_dir)
+                return r;
+        r = failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read", o->ca_dir);
+        reterr->remedy = "Name the directory that has the manufacturers' certificates, as PEM or DER, with "
+                         "--ca-dir=.";
+        return r;
 }
 
 static bool wants_certificate(const Options *o) {
@@ -270,11 +277,13 @@ static int enroll(const Options *o, const Config *config, const Facts *facts, co
         int r;
 
         if (o->hub && !config_hub_allowed(config, o->hub))
-                (void) fprintf(stderr,
-                               "dps-provision: Warning: this device will refuse the hub '%s', which "
-                               "AllowedHubs= does "
-                               "not name.\n",
-                               o->hub);
+                (void) fprintf(
+                        stderr,
+                        "dps-provision: Warning: this device will refuse the hub '%s', which AllowedHubs= "
+                        "does "
+                        "not name.\nGive the hub's whole host name, as in NAME.azure-devices.net, or add it "
+                        "to AllowedHubs=; see provisiond.conf(5).\n",
+                        o->hub);
         r = hardware_read(&hardware, NULL);
         if (r < 0)
                 return report_errno(r, "What this machine is can't be read");

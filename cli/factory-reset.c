@@ -8,6 +8,7 @@
 /* A hand-off that is under way ends first, and then IoT Edge is stopped and started. */
 #define RESET_TIMEOUT_USEC (1300 * USEC_PER_SEC)
 #define SCOPE_FILES_MAX    64
+#define FILE_MAX           ((size_t) 1024 * 1024)
 
 typedef struct Options {
         ConfigPaths paths;
@@ -41,6 +42,22 @@ static int parse(Options *ret, int argc, char *argv[]) {
                                        {} };
 
         return parse_options(argc, argv, options, 0, print_help);
+}
+
+/* A file that can't be read sets no scope, and the scope would stay where it is. */
+static int check_file(const Options *o) {
+        CLEANUP(freep) char *text = NULL;
+        int r;
+
+        if (!o->paths.file)
+                return EXIT_OK;
+        r = read_file(o->paths.file, FILE_MAX, &text, NULL);
+        if (r >= 0)
+                return EXIT_OK;
+        (void) report_errno(r, "'%s' can't be read", o->paths.file);
+        (void) fputs("Name the configuration with the ID scope, or leave --config= out. Nothing was done.\n",
+                     stderr);
+        return EXIT_FAILED;
 }
 
 /* What can't be removed for good is known before anything is. */
@@ -170,6 +187,9 @@ int verb_factory_reset(int argc, char *argv[]) {
                 (void) fputs("dps-provision: Only root may do this. Nothing was done.\n", stderr);
                 return EXIT_FAILED;
         }
+        r = check_file(&o);
+        if (r != EXIT_OK)
+                return r;
         r = config_load(&config, &o.paths);
         if (r < 0)
                 return report_errno(r, "The configuration can't be read");

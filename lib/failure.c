@@ -25,8 +25,8 @@ static const FailureInfo failures[] = {
         [FAILURE_NONE] = { "", TRANSIENT, 0, 0, "", "", "" },
         [FAILURE_CONFIG] = { "config", OPERATOR, 0, EINVAL, "31f8c22827854f2f8c4ed08c9d48a801",
                              "The configuration has an error",
-                             "Correct the named line in /etc/dps-provisiond; the daemon notices the change "
-                             "by itself." },
+                             "Correct the named line, or the file if it can't be read; the daemon notices "
+                             "the change by itself." },
         [FAILURE_TPM_MISSING] = { "tpm-missing", TRANSIENT, 0, ENODEV, "31f8c22827854f2f8c4ed08c9d48a802",
                                   "No TPM can be reached",
                                   "Enable the TPM 2.0 in the firmware, and check that /dev/tpmrm0 exists "

@@ -73,9 +73,15 @@ static int open_tcti(Tpm *tpm, const char *conf, Failure *reterr) {
                         return r;
         }
         rc = Tss2_TctiLdr_Initialize(conf, &tpm->tcti);
-        if (rc != TSS2_RC_SUCCESS)
-                return tpm_fail(tpm, reterr, rc, "The TPM can't be reached through '%s'", conf);
-        return 0;
+        if (rc == TSS2_RC_SUCCESS)
+                return 0;
+        r = tpm_fail(tpm, reterr, rc, "The TPM can't be reached through '%s'", conf);
+        if (!node && reterr && reterr->kind == FAILURE_TPM_MISSING)
+                reterr->remedy =
+                        "Check the value of Tcti= (or --tcti=): the library of what comes before its "
+                        "colon, libtss2-tcti-…, has to be installed, and what comes after it has to "
+                        "be there.";
+        return r;
 }
 
 int tpm_open(Tpm **ret, const TpmSettings *settings, TpmCache *cache, Failure *reterr) {

@@ -212,6 +212,14 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         return 1;
 }
 
+/* What there is to do where nothing is tried again. */
+static const char *what_else(const Daemon *d) {
+        if (d->machine.step != STEP_IDLE)
+                return "; it is under way";
+        return d->config->id_scope ? "; 'dps-provision reprovision' attests again"
+                                   : "; no ID scope is set: set it with 'dps-provision set-scope ID'";
+}
+
 static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         usec_t now = now_usec(CLOCK_BOOTTIME);
         usec_t allowed;
@@ -220,9 +228,9 @@ static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         struct tm tm;
 
         if (!machine_backing_off(&d->machine))
-                return sd_bus_error_setf(error, ERROR_NOT_WAITING,
-                                         "There is no wait to end: the state is %s, the step %s",
-                                         state_to_string(d->machine.state), daemon_step_text(d));
+                return sd_bus_error_setf(
+                        error, ERROR_NOT_WAITING, "There is no wait to end: the state is %s, the step %s%s",
+                        state_to_string(d->machine.state), daemon_step_text(d), what_else(d));
         allowed = machine_throttled(&d->machine) ? d->wait_ends_usec
                                                  : d->wait_began_usec + d->failure.retry_after_usec;
         if (allowed > now) {

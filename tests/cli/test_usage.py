@@ -61,6 +61,31 @@ def test_wrong_verbs():
     assert "--output= needs a file\n" in run("enrollment", "--output=").stderr
 
 
+@pytest.mark.parametrize("arguments, status, message, remedy", [
+    (("enrollment", "--device-id=a b"), 2, "'a b' is not a device ID: 1 to 128 letters, digits and any of -.%_*?!(),:=@$'", "--help"),
+    (("enrollment", "--hub=https://x"), 2, "'https://x' is not the host name of a hub, as in NAME.azure-devices.net", "--help"),
+    (("enrollment", "--config=/no/such"), 1, "/no/such: the file can't be read: No such file or directory.",
+     "or the file if it can't be read"),
+    (("enrollment", "--config=empty", "--tcti=nonsense"), 1, "The TPM can't be reached through 'nonsense'", "Tcti= (or --tcti=)"),
+    (("enrollment", "--config=empty", "--tcti=swtpm:path=/no"), 1, "can't be reached through 'swtpm:path=/no'", "has to be there"),
+    (("check", "--config=empty", "--root=/no/such"), 1, "'/no/such', which --root= names, can't be looked into: No such", ""),
+])
+def test_what_happened_to_what_and_what_to_do(tmp_path, arguments, status, message, remedy):
+    (tmp_path / "empty").touch()
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == status and result.stdout == "", result
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("dps-provision: ") and message in lines[0] and remedy in lines[-1], result
+
+
+def test_values_that_the_device_does_not_like(gateway):
+    """A hub is a warning only: what the device is told may change."""
+    gateway.run("--format=json", "--hub=contoso")
+    assert "'contoso', which AllowedHubs= does not name.\nGive the hub's whole host name" in gateway.stderr
+    gateway.run("--ca-dir=/no/such", status=1)
+    assert "'/no/such' can't be read" in gateway.stderr and "with --ca-dir=." in gateway.stderr
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("check", "--help"), ("config", "--config=empty"),
                                        ("check", "--no-network", "--config=empty"),
                                        ("check", "--no-network", "--config=empty", "--json")])

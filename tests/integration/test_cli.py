@@ -11,6 +11,7 @@ import time
 
 import dbus_next.aio
 import pytest
+from checking import NOBODY
 from harness import BUILD, DEADLINE, NAME, SCOPE, SOURCE, Process, Timeout, own_etc, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
@@ -228,6 +229,34 @@ def test_no_color(new_world):
 
 
 # --- retry and reprovision ---
+
+def test_nothing_to_retry(new_world):
+    """It says what there is to do instead."""
+    w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("unprovisioned")
+    result = cli(w, "retry")
+    assert result.returncode == 1 and "no ID scope is set: set it with 'dps-provision set-scope ID'" in result.stderr, result
+    w.faults("slow:confirm=5")
+    w.write_config(Provisioning={"IdScope": SCOPE})
+    w.wait("the service", lambda p: p["Step"] == "confirm")
+    result = cli(w, "retry")
+    assert result.returncode == 1 and "step confirm; it is under way" in result.stderr, result
+    w.wait("the end", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    result = cli(w, "retry")
+    assert result.returncode == 1 and "'dps-provision reprovision' attests again" in result.stderr, result
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("verb", ["retry", "reprovision"])
+def test_only_root_may(new_world, verb):
+    w = new_world(**NO_EDGE)
+    w.dir.chmod(0o755)
+    w.start_daemon()
+    result = cli(w, verb, prefix=NOBODY)
+    assert result.returncode == 1 and "Only root" in result.stderr and result.stderr.endswith("\nRun it as root.\n"), result
+
 
 def test_what_goes_on_after_it(new_world):
     w = new_world(**NO_EDGE)

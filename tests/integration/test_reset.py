@@ -176,6 +176,18 @@ def test_without_the_daemon_nothing_is_touched(new_world):
     assert "IdScope" in w.config_path.read_text()
 
 
+def test_a_configuration_that_can_not_be_read_sets_no_scope(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    for path in ("/no/such", w.dir):
+        result = cli(w, "factory-reset", "--yes", f"--config={path}")
+        assert result.returncode == 1 and result.stdout == "" and f"'{path}' can't be read" in result.stderr, result
+        assert "Nothing was done" in result.stderr and "credential" not in result.stderr
+    assert w.bus.properties()["State"] == "handed-off"
+
+
 def test_target_none_needs_no_systemd(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
