@@ -54,6 +54,8 @@ static void add_line(Check *c, CheckResult result, FailureKind kind, const char 
         *line = (CheckLine){ .id = c->probe->id, .title = c->probe->title, .result = result, .kind = kind };
         if (vasprintf(&line->text, format, ap) < 0)
                 line->text = NULL;
+        else
+                make_showable(line->text);
         if (result != CHECK_OK)
                 line->remedy = strdup(remedy ? remedy : failure_remedy(kind));
         c->line_count++;

@@ -113,6 +113,20 @@ int find_credential(const ConfigPaths *paths, const char *name, const char **ret
         return closed ? -EACCES : 0;
 }
 
+void make_showable(char *text) {
+        while (*text) {
+                size_t length = utf8_length(text);
+                bool control = length == 1 ? (unsigned char) *text < ' ' || *text == 0x7f
+                               : length == 2
+                                       ? (unsigned char) text[0] == 0xc2 && (unsigned char) text[1] < 0xa0
+                                       : length == 0;
+
+                if (control)
+                        memset(text, '?', length > 0 ? length : 1);
+                text += length > 0 ? length : 1;
+        }
+}
+
 const char *colour(const char *code) {
         const char *no_color = getenv("NO_COLOR");
 

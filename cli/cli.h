@@ -55,6 +55,9 @@ int report_errno(int error, const char *format, ...) PRINTF_LIKE(2, 3);
  * 1; 0: nowhere; -EACCES: what this user can't see. */
 int find_credential(const ConfigPaths *paths, const char *name, const char **ret_directory);
 
+/* Control characters and what is no UTF-8 become question marks: a terminal obeys what it is shown. */
+void make_showable(char *text);
+
 /* An escape sequence where standard output is a terminal that shall have colours, else "". */
 const char *colour(const char *code);
 

@@ -86,9 +86,19 @@ static bool is_silence(const sd_bus_error *error) {
                (error->name && strncmp(error->name, "System.Error.", strlen("System.Error.")) == 0);
 }
 
-int client_report_error(sd_bus *bus, const sd_bus_error *error, int r) {
-        const char *message = error->message ? error->message : strerror(-r);
+/* The daemon speaks with the network, and who asks it may be root. */
+static int keep_text(char **target, const char *value) {
+        int r = string_replace(target, value);
 
+        if (r >= 0)
+                make_showable(*target);
+        return r;
+}
+
+int client_report_error(sd_bus *bus, const sd_bus_error *error, int r) {
+        CLEANUP(freep) char *message = NULL;
+
+        (void) keep_text(&message, error->message ? error->message : strerror(-r));
         if (sd_bus_error_has_name(error, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
             sd_bus_error_has_name(error, SD_BUS_ERROR_NAME_HAS_NO_OWNER)) {
                 DaemonDown down = client_why_down(bus);
@@ -102,9 +112,9 @@ int client_report_error(sd_bus *bus, const sd_bus_error *error, int r) {
                         "dps-provision: The daemon did not answer: %s\n"
                         "See 'systemctl status dps-provisiond' and 'journalctl -u dps-provisiond', then "
                         "try again.\n",
-                        message);
+                        message ? message : "?");
         else
-                (void) fprintf(stderr, "dps-provision: %s%s\n", message,
+                (void) fprintf(stderr, "dps-provision: %s%s\n", message ? message : "?",
                                sd_bus_error_has_name(error, SD_BUS_ERROR_ACCESS_DENIED) && geteuid() != 0
                                        ? ".\nRun it as root."
                                        : "");
@@ -134,7 +144,7 @@ static int read_texts(sd_bus_message *m, const char *key, Status *s) {
                 if (streq(texts[i].key, key)) {
                         r = sd_bus_message_read(m, "v", "s", &value);
                         if (r >= 0)
-                                r = string_replace(texts[i].target, value);
+                                r = keep_text(texts[i].target, value);
                         return r < 0 ? r : 1;
                 }
         return 0;
@@ -152,7 +162,7 @@ static int read_last_error(sd_bus_message *m, Status *s) {
         s->failure = (Failure){};
         if (k > FAILURE_NONE)
                 (void) failure_set(&s->failure, k, code, "%s", sentence);
-        return string_replace(&s->remedy, remedy);
+        return keep_text(&s->remedy, remedy);
 }
 
 static int add_warning(Status *s, const char *kind, const char *sentence, const char *remedy) {
@@ -164,10 +174,10 @@ static int add_warning(Status *s, const char *kind, const char *sentence, const 
         s->warnings = w;
         w += s->warning_count++;
         *w = (struct StatusWarning){};
-        r = string_replace(&w->kind, kind);
+        r = keep_text(&w->kind, kind);
         if (r >= 0)
-                r = string_replace(&w->sentence, sentence);
-        return r < 0 ? r : string_replace(&w->remedy, remedy);
+                r = keep_text(&w->sentence, sentence);
+        return r < 0 ? r : keep_text(&w->remedy, remedy);
 }
 
 static int read_warnings(sd_bus_message *m, Status *s) {

@@ -164,8 +164,14 @@ static int forget(const Options *o, sd_bus *bus) {
                 return EXIT_FAILED;
         }
         r = sd_bus_message_enter_container(reply, 'a', "s");
-        while (r >= 0 && (r = sd_bus_message_read(reply, "s", &note)) > 0)
-                (void) printf("%s.\n", note);
+        while (r >= 0 && (r = sd_bus_message_read(reply, "s", &note)) > 0) {
+                CLEANUP(freep) char *shown = strdup(note);
+
+                if (!shown)
+                        break;
+                make_showable(shown);
+                (void) printf("%s.\n", shown);
+        }
         (void) puts(o->keep_scope
                             ? "This device is unprovisioned. It attests again at the daemon's next start."
                             : "This device is unprovisioned.");

@@ -169,12 +169,14 @@ static void print_json(const Status *s) {
 /* For a log: one line for each state, step or failure; other properties change as well. */
 static void print_line(const Status *s, char *last, size_t size) {
         char when[64], span[32], line[LINE_SIZE];
-        int n = snprintf(line, sizeof(line), "%s (%s)", s->state, s->step);
 
         if (s->failure.kind != FAILURE_NONE)
-                (void) snprintf(line + n, sizeof(line) - (size_t) n, ": %s", s->failure.sentence);
+                (void) snprintf(line, sizeof(line), "%s (%s): %s", s->state, s->step, s->failure.sentence);
         else if (streq(s->state, "handed-off"))
-                (void) snprintf(line + n, sizeof(line) - (size_t) n, ": '%s' on '%s'", s->device_id, s->hub);
+                (void) snprintf(line, sizeof(line), "%s (%s): '%s' on '%s'", s->state, s->step, s->device_id,
+                                s->hub);
+        else
+                (void) snprintf(line, sizeof(line), "%s (%s)", s->state, s->step);
         if (streq(line, last))
                 return;
         (void) snprintf(last, size, "%s", line);
@@ -220,7 +222,8 @@ static int refresh(Watch *w) {
         status_deinit(&w->status);
         w->known = r >= 0;
         if (r < 0)
-                return r == -EHOSTDOWN ? 0 : r; /* it may come back */
+                return r == -EHOSTDOWN || r == -ETIMEDOUT ? 0
+                                                          : r; /* it may come back, or has died over it */
         w->status = status;
         status = (Status){};
         show(w->options, &w->status, w->last);

@@ -126,6 +126,59 @@ def test_the_daemon_dies_while_it_is_asked(new_world):
                                                    r"See 'systemctl status dps-provisiond'.*\n", result.stderr), result
 
 
+async def false_daemon(world, answer):
+    """Has the daemon's name, and answers each call with what answer(call) returns."""
+    bus = await dbus_next.aio.MessageBus(bus_address=world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
+    bus.add_message_handler(lambda m: answer(bus, m) if m.message_type == dbus_next.MessageType.METHOD_CALL else None)
+    await bus.request_name(NAME)
+    return bus
+
+
+def test_nothing_that_the_daemon_says_commands_the_terminal(new_world):
+    """It speaks with the network; root may be the one who asks it."""
+    w = new_world(**NO_EDGE)
+    evil = "\033]0;x\a\u009b31m\r\n"
+    long = "handed-off" * 1000 + evil
+    properties = {name: dbus_next.Variant("s", long) for name in ("State", "Step", "AssignedHub", "DeviceId", "Version")}
+    properties["LastError"] = dbus_next.Variant("(ssss)", ["connect", evil, evil, evil])
+    properties["Warnings"] = dbus_next.Variant("a(sss)", [["data-moved", evil, evil]])
+
+    def answer(_, call):
+        if call.member == "GetAll":
+            return dbus_next.Message.new_method_return(call, "a{sv}", [properties])
+        return dbus_next.Message.new_error(call, f"{NAME}.Error.Failed", evil)
+
+    async def ask_everything():
+        await false_daemon(w, answer)
+        loop = asyncio.get_running_loop()
+        for verb in (["status"], ["status", "--json"], ["retry"], ["reprovision", "--yes"],
+                     ["check", "--no-network", f"--config={w.config_path}", f"--root={w.root}"]):
+            result = await loop.run_in_executor(None, cli, w, *verb)
+            text = result.stdout + result.stderr
+            assert result.returncode in (1, 3) and "?]0;x???31m" in text, result
+            assert not any(c < " " and c != "\n" or "\x7f" <= c < "\xa0" for c in text), result
+        watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
+        w.processes.append(watch)
+        await loop.run_in_executor(None, watch.wait_for_line, r"  (handed-off){90}")
+        assert watch.running()
+    asyncio.run(ask_everything())
+
+
+def test_watch_outlives_a_daemon_that_dies_while_it_is_asked(new_world):
+    w = new_world(**NO_EDGE)
+
+    async def die_when_called():
+        await false_daemon(w, lambda bus, _: bus.disconnect())
+        watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
+        w.processes.append(watch)
+        await asyncio.get_running_loop().run_in_executor(None, watch.wait_for_line, "did not answer")
+        return watch
+    watch = asyncio.run(die_when_called())
+    w.start_daemon()
+    watch.wait_for_line(r"  attesting \(")
+    assert watch.running()
+
+
 # --- status ---
 
 def test_status_says_it_all(new_world):
