@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "integration"))
 
-from harness import BUILD, SCOPE, World  # noqa: E402
+from harness import BUILD, SCOPE, World, wait_for  # noqa: E402
 
 BOLD, GREEN, DIM, PLAIN = ("\033[1m", "\033[32m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
 
@@ -86,6 +86,7 @@ def first_assignment(world):
     verified("the hub accepted a token signed with the adopted key", hub_took_adopted_key(world, hub))
     verified("the assignment took one registration, and IoT Edge made none of its own",
              len(world.requests(kind="confirm", status=202)) == 1 and not world.standin_events("registers-itself"))
+    wait_for("IoT Edge's question who it is", lambda: world.standin_events("edged-device"))
     verified("IoT Edge runs as the assigned device", world.standin_events("edged-device", hub=hub))
 
 

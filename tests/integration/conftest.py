@@ -69,7 +69,7 @@ def hub_ports():
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("127.0.0.1", port))
-        listener.listen(16)
+        listener.listen(128)  # nobody takes the connections, and those of other tests come here, too
         listeners.append(listener)
     yield
     for listener in listeners:

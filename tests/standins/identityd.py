@@ -205,7 +205,7 @@ class Identityd:
     def connect(self, host):
         name, _, port = host.partition(":")
         context = ssl.create_default_context(cafile=self.world.hub_ca)
-        connection = http.client.HTTPSConnection(name, int(port or 443), timeout=10, context=context)
+        connection = http.client.HTTPSConnection(name, int(port or 443), timeout=60, context=context)
         # any name below localhost is this machine, whatever the resolver says
         connection._create_connection = lambda address, *rest: socket.create_connection(
             ("127.0.0.1" if address[0].endswith("localhost") else address[0], address[1]), *rest)

@@ -32,6 +32,7 @@ def image():
     assert can_watch_files(), ("Root's other programs have used up fs.inotify.max_user_instances; "
                                "raise it: sysctl fs.inotify.max_user_instances=1024")
     path = SOURCE / f".cache/system-image-{os.getpid()}"
+    shutil.rmtree(path, ignore_errors=True)  # of a killed run, whose ID this one has now
     subprocess.run([SOURCE / "tests/system/rootfs", "build", path, *packages()], check=True)
     try:
         subprocess.run([SOURCE / "tests/standins/install", path], check=True)
