@@ -72,7 +72,7 @@ static int check_scope(const Options *o, char **ret_file) {
         if (!*ret_file || scope_file_is_ours(*ret_file, &o->paths))
                 return EXIT_OK;
         (void) fprintf(stderr,
-                       "dps-provision: The ID scope comes from '%s', which this command does not change.\n"
+                       "dps-provision: The ID scope is set by '%s', which this command does not change.\n"
                        "Remove it there first, or let it stay with --keep-scope. Nothing was done.\n",
                        *ret_file);
         return EXIT_FAILED;
@@ -80,7 +80,20 @@ static int check_scope(const Options *o, char **ret_file) {
 
 /* One that only the daemon is given would come back with its next start. */
 static int check_credential(const Options *o, const Status *s, const char *file) {
-        if (o->keep_scope || file || !s->id_scope || !s->id_scope[0] || client_wait_for_scope("") != 0)
+        const char *directory = NULL;
+
+        if (o->keep_scope)
+                return EXIT_OK;
+        if (find_credential(&o->paths, "dps.id_scope", &directory) > 0) {
+                (void) fprintf(stderr,
+                               "dps-provision: Without the files the ID scope would be that of the "
+                               "credential dps.id_scope in '%s', which this command does not change.\n"
+                               "Remove that first, or let the scope stay with --keep-scope. Nothing was "
+                               "done.\n",
+                               directory);
+                return EXIT_FAILED;
+        }
+        if (file || !s->id_scope || !s->id_scope[0] || client_wait_for_scope("") != 0)
                 return EXIT_OK;
         (void) fprintf(stderr,
                        "dps-provision: No file sets the ID scope '%s' that the daemon has: it is given the "

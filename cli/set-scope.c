@@ -23,7 +23,9 @@ static int set_in_dropin(const char *scope) {
 
         for (const char *const *dir = (const char *const[]){ "/etc/" CONFIG_DIR, SCOPE_DROPIN_DIR, NULL };
              *dir; dir++)
-                if (mkdir(*dir, 0755) < 0 && errno != EEXIST)
+                if (mkdir(*dir, 0755) == 0)
+                        (void) chmod(*dir, 0755); /* the daemon's user looks in, whatever root's umask is */
+                else if (errno != EEXIST)
                         return report_errno(errno, "'%s' can't be made", *dir);
         if (asprintf(&text, "# Written by 'dps-provision set-scope'.\n[Provisioning]\nIdScope=%s\n", scope) <
             0) {

@@ -365,6 +365,28 @@ def test_set_scope_writes_a_drop_in(new_world):
     assert "0ne00NEW" in dropin.read_text()
 
 
+@pytest.mark.namespaces
+def test_set_scope_makes_directories_that_the_daemon_may_read(new_world):
+    w = new_world(**NO_EDGE)
+    result = cli(w, "set-scope", SCOPE, prefix=("sh", "-c", 'umask 077 && exec "$@"', "sh", *own_etc(w)))
+    assert result.returncode == 0, result
+    for name in ("", "provisiond.conf.d"):
+        assert (w.dir / "etc/dps-provisiond" / name).stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("text", ["[Provisioning]\r\nIdScope=0ne00OLD\r\n", "\ufeff[Provisioning]\nIdScope=0ne00OLD\n",
+                                  "[Provisioning]\nIdScope : 0ne00OLD\n", "  [Provisioning] \n\tIdScope = 0ne00OLD"])
+def test_set_scope_finds_the_line_however_it_is_written(new_world, text):
+    """And behind a link, which stays."""
+    w = new_world(**NO_EDGE)
+    (w.dir / "scope.txt").write_bytes(text.encode())
+    (link := w.dir / "scope.conf").symlink_to("scope.txt")
+    result = cli(w, "set-scope", "0ne00NEW", f"--config={link}")
+    assert result.returncode == 0 and "overrides" not in result.stdout, result
+    assert link.is_symlink() and "OLD" not in (w.dir / "scope.txt").read_text()
+    assert "IdScope=0ne00NEW\n" in cli(w, "config", f"--config={link}").stdout
+
+
 def test_set_scope_reaches_the_daemon(new_world):
     w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
     w.enroll(w.enrollment())

@@ -1,5 +1,6 @@
 """Suite "cli": factory-reset with real processes: what goes, what stays, and what a kill in between leaves."""
 import json
+import pathlib
 import re
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import subprocess
 import dbus_next
 import pytest
 from handoff import Caller, Gateway, applied_path, stopped_path, temporary_files
-from harness import BUILD, DEADLINE, NAME, PATH, SCOPE, BusError, wait_for
+from harness import BUILD, DEADLINE, NAME, PATH, SCOPE, BusError, own_etc, wait_for
 
 pytestmark = pytest.mark.root  # factory-reset is root's
 NO_EDGE = {"HandOff": {"Target": "none"}}
@@ -142,6 +143,50 @@ def test_what_is_not_ours_stays(new_world):
     assert applied_path(w).read_text() == applied
     assert w.jobs()[-1] == ("start", "aziot-edged.service")  # it runs on as whom it was
     assert w.bus.properties()["State"] == "unprovisioned"
+
+
+VENDOR = pathlib.Path("/usr/lib/dps-provisiond")
+
+
+@pytest.fixture
+def vendor_directory():
+    """To be mounted on."""
+    existed = VENDOR.exists()
+    VENDOR.mkdir(exist_ok=True)
+    yield
+    if not existed:
+        VENDOR.rmdir()
+
+
+@pytest.mark.namespaces
+@pytest.mark.usefixtures("vendor_directory")
+def test_a_scope_that_is_only_overridden_comes_back(new_world):
+    """A package's under ours, a credential under both: nothing is done. One that ours hides stays hidden."""
+    w = new_world(**NO_EDGE)
+    w.start_daemon()
+    (own := w.dir / "etc/dps-provisiond/provisiond.conf.d").mkdir(parents=True)
+    (vendor := w.dir / "vendor/provisiond.conf.d").mkdir(parents=True)
+    prefix = own_etc(w)
+    prefix = (*prefix[:-2], f"mount --bind {w.dir}/vendor {VENDOR} && {prefix[-2]}", prefix[-1])
+
+    def ask(*arguments):
+        return cli(w, "factory-reset", "--yes", *arguments, prefix=prefix)
+    ours = "[Provisioning]\nIdScope=0ne00OURS\n"
+    (own / "50-scope.conf").write_text(ours)
+    (vendor / "10-vendor.conf").write_text("[Provisioning]\nIdScope=0ne00VENDOR\n")
+    result = ask()
+    assert (own / "50-scope.conf").read_text() == ours, result
+    assert result.returncode == 1 and re.search(rf"set by '{VENDOR}/.*/10-vendor.conf'.*\n.*Nothing was done", result.stderr)
+    (vendor / "10-vendor.conf").rename(vendor / "50-scope.conf")
+    (w.dir / "etc/credstore").mkdir()
+    (w.dir / "etc/credstore/dps.id_scope").write_text("0ne00CRED")
+    result = ask()
+    assert (own / "50-scope.conf").read_text() == ours, result
+    assert result.returncode == 1 and re.search("dps.id_scope in '/etc/credstore'.*\n.*Nothing was done", result.stderr), result
+    (w.dir / "etc/credstore/dps.id_scope").unlink()
+    ask()
+    assert "IdScope" not in (own / "50-scope.conf").read_text()
+    assert "#IdScope=\n" in cli(w, "config", prefix=prefix).stdout
 
 
 def test_root_only(new_world):
