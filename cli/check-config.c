@@ -95,7 +95,23 @@ static char *source_of(const Config *config, const char *name) {
         return NULL;
 }
 
-bool check_key_refused(Check *c, const char *key) {
+/* Somebody who may not read a file knows nothing of what it sets, and the default is no answer. */
+bool check_key_hidden(Check *c, const char *key) {
+        CLEANUP(freep) char *source = source_of(c->config, key);
+
+        for (size_t i = 0; !source && i < c->config->problem_count; i++) {
+                const ConfigProblem *p = &c->config->problems[i];
+
+                if (!is_closed(p))
+                        continue;
+                check_skip(c, CHECK_AS_ROOT, "%s= may be set in '%s', which this user can't read", key,
+                           p->file);
+                return true;
+        }
+        return false;
+}
+
+static bool key_refused(Check *c, const char *key) {
         size_t length = strlen(key);
 
         for (size_t i = 0; i < c->config->problem_count; i++) {
@@ -110,11 +126,15 @@ bool check_key_refused(Check *c, const char *key) {
         return false;
 }
 
+bool check_key_refused(Check *c, const char *key) {
+        return key_refused(c, key) || check_key_hidden(c, key);
+}
+
 static void probe_scope(Check *c) {
         CLEANUP(freep) char *source = source_of(c->config, "IdScope");
         const char *credential = NULL;
 
-        if (check_key_refused(c, "IdScope"))
+        if (key_refused(c, "IdScope"))
                 return;
         if (c->config->id_scope) {
                 c->id_scope = c->config->id_scope;
@@ -122,7 +142,9 @@ static void probe_scope(Check *c) {
         } else if (c->daemon_runs && c->status.id_scope && c->status.id_scope[0]) {
                 c->id_scope = c->status.id_scope;
                 check_ok(c, "%s (as the daemon has it, from a credential)", c->id_scope);
-        } else if (!c->daemon_runs && find_credential(&c->paths, "dps.id_scope", &credential) != 0)
+        } else if (!c->daemon_runs && check_key_hidden(c, "IdScope"))
+                return;
+        else if (!c->daemon_runs && find_credential(&c->paths, "dps.id_scope", &credential) != 0)
                 check_skip(c, credential ? "Start the daemon, which is given it" : CHECK_AS_ROOT,
                            credential ? "In no file; the credential dps.id_scope is in '%s'"
                                       : "In no file; whether there is a credential only root can see",

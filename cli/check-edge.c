@@ -26,7 +26,7 @@ struct CheckEdge {
 
 static bool no_target(Check *c) {
         if (c->config->target != TARGET_NONE)
-                return false;
+                return check_key_hidden(c, "Target");
         check_skip(c, "Nothing to do", "Target=none: there is nothing to hand over to");
         return true;
 }

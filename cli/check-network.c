@@ -47,6 +47,19 @@ static bool is_exempt(const char *host) {
         return false;
 }
 
+/* With Proxy= the daemon goes through it, whatever this shell exempts. */
+static void tell_exempt(Check *c) {
+        if (c->config->proxy)
+                check_bad(c, CHECK_WARN, FAILURE_NONE,
+                          "Check again without no_proxy in the environment, unless the daemon's unit has "
+                          "it, too",
+                          "Proxy= is not used for '%s', by no_proxy of this shell, which the daemon does "
+                          "not have",
+                          c->host);
+        else
+                check_ok(c, "Not for '%s', by no_proxy", c->host);
+}
+
 static void probe_proxy(Check *c) {
         const char *from_environment = environment("https_proxy", "HTTPS_PROXY"), *proxy = c->config->proxy;
         CLEANUP(freep) char *shown = NULL;
@@ -58,8 +71,12 @@ static void probe_proxy(Check *c) {
                 from_environment = environment("all_proxy", "ALL_PROXY");
         if (!proxy)
                 proxy = from_environment;
-        if (!proxy || is_exempt(c->host)) {
-                check_ok(c, proxy ? "Not for '%s', by no_proxy" : "None, straight to '%s'", c->host);
+        if (!proxy) {
+                check_ok(c, "None, straight to '%s'", c->host);
+                return;
+        }
+        if (is_exempt(c->host)) {
+                tell_exempt(c);
                 return;
         }
         (void) string_replace(&c->proxy, proxy);

@@ -90,9 +90,10 @@ void check_failure(Check *check, const Failure *failure); /* fail, as it says it
 bool check_is_provisioned(const Check *check);
 bool check_is_handed_off(const Check *check);
 
-/* Was the value that the configuration gives the key refused? Then what is in force is not what was meant,
- * and it has said so. */
+/* Was the value that the configuration gives the key refused, or can't this user see it? Then what is in
+ * force is not what was meant, and it has said so. */
 bool check_key_refused(Check *check, const char *key);
+bool check_key_hidden(Check *check, const char *key); /* only the latter */
 
 int check_edge_new(CheckEdge **ret);
 CheckEdge *check_edge_free(CheckEdge *edge);

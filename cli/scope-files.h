@@ -15,8 +15,8 @@ int scope_set(const char *path, const char *scope);
 /* Removes it from the file; one that says nothing else, and hides none further down, goes as a whole. */
 int scope_unset(const char *path);
 
-/* The file whose IdScope= counts, without the line, or one that would count without it and is not ours; NULL:
- * none does. "credential …" is one, too. */
+/* The file whose IdScope= counts, without the line, or one that would count without it and is not ours;
+ * NULL: none does. "credential …" is one, too. */
 int scope_file(char **ret, const ConfigPaths *paths);
 
 /* The daemon may write neither; what a package or the boot loader brought comes back with them. */

@@ -151,6 +151,19 @@ def test_a_file_that_is_closed_to_the_daemon(plain, name):
            prefix=prefix)
 
 
+def test_a_configuration_that_is_closed_to_this_user(plain):
+    """What it says is not known; the defaults in its place are not judged."""
+    w = plain()
+    w.dir.chmod(0o755)
+    w.config_path.parent.chmod(0o755)
+    w.config_path.chmod(0o600)
+    bad, lines = check(w, prefix=NOBODY)
+    assert bad.pop("daemon") == ("warn", None) and not {x["result"] for x in lines} & {"fail"}, lines
+    assert set(bad.values()) == {("skip", None)} and {"scope", "proxy", "iotedge", "config-files"} <= set(bad), lines
+    if "tpm-device" in bad:  # where there is no /dev/tpmrm0
+        assert "Tcti= may be set in" in line(lines, "tpm-device")["message"]
+
+
 def test_files_that_are_missing(plain):
     w = plain(Provisioning={"Payload": "/nowhere/payload.json"})
     expect(w, "payload", "fail", "config", "Payload=/nowhere/payload.json can't be read", "Correct", base=NO_TARGET)

@@ -120,6 +120,14 @@ def test_through_a_proxy(plain, new_proxy):
     assert proxy.asked and "secret" not in json.dumps(lines)
 
 
+def test_a_proxy_that_this_shell_exempts_but_the_daemon_does_not(plain, new_proxy):
+    w, proxy = plain(), new_proxy()
+    w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}"})
+    expect(w, "proxy", "warn", None, "no_proxy of this shell", "without no_proxy", base=NO_TARGET,
+           environment={"no_proxy": "localhost"})
+    assert not proxy.asked
+
+
 def test_proxy_refuses(plain, new_proxy):
     w, proxy = plain(), new_proxy(status=403)
     w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}"})

@@ -128,6 +128,13 @@ def test_owner_authorization_without_iotedge(plain):
     assert bad == NO_TARGET, lines
 
 
+def test_a_tpm_below_what_is_no_directory(plain):
+    w = plain()
+    w.write_config(Tpm={"Tcti": "device:/etc/passwd/tpm"})
+    bad, lines = check(w)
+    assert bad["tpm-device"] == ("fail", "tpm-missing"), lines
+
+
 def test_endorsement_authorization(plain):
     w = plain()
     w.tpm2("changeauth", "-c", "endorsement", "secret")
