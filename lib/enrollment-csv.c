@@ -45,15 +45,26 @@ static const char *without_apostrophe(const char *value) {
         return value[0] == '\'' && needs_apostrophe(value + 1) ? value + 1 : value;
 }
 
+/* Writes one character and returns what follows it. Firmware that nobody filled in has bytes that are no
+ * UTF-8, and a table with one such byte is not read at all. */
+static const char *write_character(FILE *f, const char *at) {
+        size_t length = utf8_length(at);
+
+        if (length == 0)
+                (void) fputc('?', f);
+        else if (length == 1 && ((unsigned char) *at < ' ' || *at == 0x7f))
+                (void) fputc(' ', f);
+        else
+                (void) fprintf(f, "%s%.*s", *at == '"' ? "\"" : "", (int) length, at);
+        return at + (length > 0 ? length : 1);
+}
+
 static void write_field(FILE *f, const char *value) {
         (void) fputc('"', f);
         if (value && needs_apostrophe(value))
                 (void) fputc('\'', f);
-        for (const char *p = value ? value : ""; *p; p++) {
-                if (*p == '"')
-                        (void) fputc('"', f);
-                (void) fputc((unsigned char) *p < ' ' || *p == 0x7f ? ' ' : *p, f);
-        }
+        for (const char *at = value ? value : ""; *at;)
+                at = write_character(f, at);
         (void) fputc('"', f);
 }
 

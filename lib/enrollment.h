@@ -47,8 +47,8 @@ int enrollment_to_bulk(char **ret, const Enrollment *enrollment);
 int enrollment_to_az(char **ret, const Enrollment *enrollment);
 
 /* Comma-separated values (RFC 4180 with line feeds): one row of a table, without and with its header. Every
- * field is in quotes; control characters become blanks; an apostrophe comes before what a spreadsheet would
- * take for a formula. */
+ * field is in quotes; control characters become blanks, what is no UTF-8 question marks; an apostrophe comes
+ * before what a spreadsheet would take for a formula. */
 int enrollment_to_csv_row(char **ret, const Enrollment *enrollment);
 int enrollment_to_csv(char **ret, const Enrollment *enrollment);
 

@@ -68,10 +68,12 @@ static void csv_quotes_everything_and_defuses_formulas(void **state) {
 
         e.serial_number = "a \"b\", c\nd";
         e.asset = "=HYPERLINK(1)";
+        e.host_name = "\xff\xc3\xa9\xc3";
         assert_int_equal(enrollment_to_csv(&text, &e), 0);
-        assert_string_equal(text,
-                            HEADER "\"gw-7\",\"\",\"AToAAQ==\",\"true\",\"\",\"a \"\"b\"\", c d\",\"\",\"\","
-                                   "\"'=HYPERLINK(1)\",\"\"\n");
+        assert_string_equal(
+                text,
+                HEADER "\"gw-7\",\"\",\"AToAAQ==\",\"true\",\"\",\"a \"\"b\"\", c d\",\"\",\"?\xc3\xa9?\","
+                       "\"'=HYPERLINK(1)\",\"\"\n");
 }
 
 static void a_table_is_looked_through(void **state) {
