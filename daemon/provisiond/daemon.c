@@ -161,7 +161,7 @@ static void run_step(Daemon *d) {
         };
         static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
 
-        d->wait_began_usec = d->wait_ends_usec = 0;
+        d->wait_began_usec = d->wait_ends_usec = d->missed = 0;
         machine_begin(&d->machine);
         daemon_publish(d);
         log_debug("Step %s", step_to_string(d->machine.step));
@@ -281,6 +281,17 @@ static void tell_failure(Daemon *d, Step step) {
                 publish_failure(d, step);
 }
 
+/* The link came up while a name was resolved, the proxy was corrected while the old one was asked: what has
+ * failed began too early to profit from it. */
+static void use_missed(Daemon *d) {
+        const unsigned missed = d->missed;
+
+        d->missed = 0;
+        for (unsigned event = 0; missed >> event; event++)
+                if (missed & 1u << event)
+                        daemon_shorten_wait(d, (RetryEvent) event);
+}
+
 void daemon_clock_set(Daemon *d) {
         if (d->machine.state == STATE_HANDED_OFF && d->machine.target_none)
                 warn_about_clock(d);
@@ -310,8 +321,10 @@ void daemon_feed(Daemon *d, const Event *event) {
         act(d, &action);
         if (machine_throttled(&d->machine))
                 d->throttled_until_usec = d->wait_ends_usec;
-        if (event->type == EVENT_FAILED)
+        if (event->type == EVENT_FAILED) {
                 tell_failure(d, step);
+                use_missed(d);
+        }
         if (d->machine.state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
                 (void) daemon_config_usable(d, &d->failure); /* why it is not provisioned */
         daemon_publish(d);
@@ -330,7 +343,11 @@ void daemon_failed(Daemon *d, const Failure *failure) {
 void daemon_shorten_wait(Daemon *d, RetryEvent event) {
         usec_t now = now_usec(CLOCK_BOOTTIME), left, shorter;
 
-        if (!machine_backing_off(&d->machine) || d->wait_ends_usec <= now)
+        if (!machine_backing_off(&d->machine)) {
+                d->missed |= 1u << event;
+                return;
+        }
+        if (d->wait_ends_usec <= now)
                 return;
         left = d->wait_ends_usec - now;
         shorter = retry_shorten(&d->machine.retry, &d->failure, event, left, now - d->wait_began_usec, now,

@@ -40,6 +40,7 @@ typedef struct Daemon {
         /* the wait */
         sd_event_source *timer;
         usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
+        unsigned missed;             /* a bit for each RetryEvent that came while a step was under way */
         usec_t throttled_until_usec; /* CLOCK_BOOTTIME; nothing that happens on the device makes it earlier
                                       */
 

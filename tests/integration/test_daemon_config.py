@@ -2,6 +2,7 @@
 import re
 import shutil
 import signal
+import socket
 import threading
 
 import pytest
@@ -148,6 +149,22 @@ def test_target_changed_while_attesting(new_world):
     assert not w.requests()
     w.write_config(**NO_EDGE)
     w.wait_for_state("handed-off")
+
+
+def test_the_cure_comes_while_it_fails(new_world):
+    """A proxy that does not answer is taken out of the configuration before its time is over."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        w = new_world(Retry={"InitialSec": 600, "MaxSec": 600},
+                      Network={"Proxy": f"http://127.0.0.1:{silent.getsockname()[1]}"}, **NO_EDGE)
+        w.enroll(w.enrollment())
+        w.start_daemon()
+        connection, _ = silent.accept()
+        w.write_config(Network={"Proxy": None})
+        w.daemon.wait_for_line("The configuration has changed")
+        connection.close()
+        w.daemon.wait_for_line("Next attempt in")
+        w.daemon.wait_for_line("brought forward: somebody acted")
+        w.wait_for_state("handed-off")
 
 
 def test_a_mistake_during_a_call_of_a_helper(new_world):

@@ -177,6 +177,20 @@ def test_a_link_that_comes_up_shortens_the_wait(new_world):
     w.wait("another attempt", lambda p: p["Attempts"] == 2)
 
 
+@pytest.mark.namespaces
+def test_a_link_that_comes_up_too_late_for_the_attempt(new_world):
+    """The name is being asked for then, and that still fails: the next attempt is not for much later."""
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, Network={"ConnectTimeoutSec": 8}, **NO_EDGE)
+    w.config["Provisioning"]["GlobalEndpoint"] = "https://service.invalid"
+    w.write_config()
+    w.start_daemon(prefix=["unshare", "-n"], environment=slow_resolver(30))
+    w.daemon.wait_for_line("Step register$")
+    subprocess.run(["nsenter", "-t", str(w.daemon.process.pid), "-n", sys.executable, "-c", LINK_UP], check=True)
+    w.daemon.wait_for_line("Next attempt in")
+    w.daemon.wait_for_line("brought forward: the network has changed")
+    w.wait("another attempt", lambda p: p["Step"] == "register" and p["Attempts"] == 1)
+
+
 def test_next_attempt_follows_the_clock(new_world):
     w = new_world(**NO_EDGE)
     w.set_clock(0)
