@@ -169,10 +169,11 @@ static void act_on_change(Daemon *d, const Config *old) {
 }
 
 void daemon_reload(Daemon *d, bool asked) {
-        CLEANUP(config_freep) Config *old = NULL;
+        CLEANUP(config_freep) Config *old = NULL, *before = NULL;
         uint8_t hash[SHA256_SIZE];
         Config *fresh = NULL;
         Failure failure;
+        bool usable;
         int r;
 
         watch_update(d->watch); /* first: what changes from here on is noticed */
@@ -195,15 +196,21 @@ void daemon_reload(Daemon *d, bool asked) {
 
         daemon_unwarn(d, FAILURE_CONFIG);
         daemon_tell_config(d);
+        usable = daemon_config_usable(d, &failure);
+        if (usable)
+                before = TAKE(d->config_before);
         if (d->machine.reset) /* it may be the cure; it means no more until then */
                 daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
-        else if (daemon_config_usable(d, &failure)) {
-                act_on_change(d, old);
+        else if (usable) {
+                act_on_change(d, before ? before : old);
                 /* whatever it was: it may be the cure, but for too many requests */
                 if (!machine_throttled(&d->machine))
                         retry_reset(&d->machine.retry);
                 daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
         } else {
+                /* a helper's call may outlast it, and what that belongs to began with this one */
+                if (!d->config_before)
+                        d->config_before = TAKE(old);
                 daemon_tell_unusable(d, &failure);
                 daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
         }

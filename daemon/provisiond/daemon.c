@@ -421,6 +421,7 @@ Daemon *daemon_free(Daemon *d) {
                 free(d->published[i]);
         record_deinit(&d->record);
         d->config = config_free(d->config);
+        d->config_before = config_free(d->config_before);
         free(d);
         return NULL;
 }

@@ -32,6 +32,7 @@ typedef struct Daemon {
         Watch *watch;
 
         Config *config;
+        Config *config_before; /* the last one that was usable, while config is not */
         uint8_t config_hash[SHA256_SIZE];
         Machine machine;
         Record record;

@@ -12,6 +12,13 @@ NO_EDGE = {"HandOff": {"Target": "none"}}
 SLOW_IDENTITY = [{"command": "GetCapability", "delay": 50}]
 
 
+def change(world, **changes):
+    """Writes the configuration and waits until the daemon has read it."""
+    seen = len(world.daemon.lines)
+    world.write_config(**changes)
+    world.daemon.wait_for_line("The configuration has changed", start=seen)
+
+
 def write_credentials(world, **credentials):
     """A credentials directory as systemd makes it; returns the environment to start the daemon with."""
     directory = world.dir / "credentials"
@@ -181,6 +188,48 @@ def test_a_mistake_during_a_call_of_a_helper(new_world):
     assert p["LastError"][0] == "config" and p["Step"] == "idle"
     w.write_config(Network={"RequestTimeoutSec": 10})
     assert w.wait_for_state("handed-off")["LastError"][0] == ""
+
+
+def test_another_scope_by_way_of_a_mistake_during_a_call_of_a_helper(new_world):
+    """What is compared is what the attempt began with, and not the mistake."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": "ActivateCredential", "nth": 2, "delay": 50}])
+    w.start_daemon()
+    w.wait("the import", lambda p: p["Step"] == "import")
+    change(w, Provisioning={"IdScope": "0ne00OTHER1"}, Network={"RequestTimeoutSec": "soon"})
+    change(w, Network={"RequestTimeoutSec": 10})
+    w.tpm_faults()
+    p = w.wait_for_failure("scope-unknown")
+    assert p["State"] == "attesting" and p["AssignedHub"] == ""
+
+
+def test_a_scope_that_goes_and_comes_during_a_call_of_a_helper(new_world):
+    """Is no change, so what the service has just assigned is not asked for twice."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": "ActivateCredential", "nth": 2, "delay": 50}])
+    w.start_daemon()
+    w.wait("the import", lambda p: p["Step"] == "import")
+    change(w, Provisioning={"IdScope": None})
+    change(w, Provisioning={"IdScope": SCOPE})
+    w.tpm_faults()
+    assert w.wait_for_state("handed-off")["LastError"][0] == ""
+    assert w.registrations() == 1
+
+
+def test_another_handle_by_way_of_a_mistake_during_a_call_of_a_helper(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": "EvictControl", "nth": 3, "delay": 50}])
+    w.start_daemon()
+    wait_for("the key to be made persistent", lambda: w.tpm_commands().count("EvictControl") == 3)
+    change(w, Tpm={"HubKeyHandle": "0x81000105"}, Network={"RequestTimeoutSec": "soon"})
+    change(w, Network={"RequestTimeoutSec": 10})
+    w.tpm_faults()
+    wait_for("the key at the other handle", lambda: w.hub_key("0x81000105"))
+    w.wait_for_state("handed-off")
+    assert w.registrations() == 1
 
 
 def test_scope_removed_while_reprovision_waits(new_world):
