@@ -458,7 +458,7 @@ int daemon_start(Daemon *d) {
         ready = daemon_config_usable(d, &failure);
         d->machine.target_none = d->config->target == TARGET_NONE;
         d->machine.adopt = daemon_adopts(d);
-        if (state == STATE_HANDED_OFF && daemon_retargeted(d))
+        if (state == STATE_HANDED_OFF && ready && daemon_retargeted(d))
                 state = STATE_ASSIGNED;
 
         restore_throttling(d);

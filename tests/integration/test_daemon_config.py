@@ -287,6 +287,21 @@ def test_a_typing_error_does_not_cost_a_registration(new_world):
     assert w.registrations() == 1
 
 
+def test_a_typing_error_while_switched_off(new_world):
+    """The value that counts in its place is no other one to hand off with."""
+    w = new_world(HandOff={"Identity": "register"})
+    w.start_gateway()
+    jobs = w.jobs()
+    w.stop_daemon()
+    w.write_config(HandOff={"Identity": "registers"})
+    w.start_daemon()
+    p = w.wait("a warning", lambda p: p["Warnings"])
+    assert p["State"] == "handed-off" and p["Warnings"][0][0] == "config" and p["LastError"][0] == ""
+    w.write_config(HandOff={"Identity": "register"})
+    w.wait("no warning", lambda p: not p["Warnings"] and p["Step"] == "idle" and p["EndorsementKey"])
+    assert w.bus.properties()["State"] == "handed-off" and w.jobs() == jobs
+
+
 def test_another_scope_while_switched_off(new_world):
     """The last proven hub is told until another one is."""
     w = new_world(**NO_EDGE)
