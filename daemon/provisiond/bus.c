@@ -12,6 +12,7 @@
 #define ERROR_NOT_WAITING  PROVISIONING_NAME ".NotWaiting"
 #define ERROR_TOO_EARLY    PROVISIONING_NAME ".TooEarly"
 #define ERROR_RESETTING    PROVISIONING_NAME ".Resetting"
+#define RESETTING          "A factory reset is under way"
 #define POLKIT_NAME        "org.freedesktop.PolicyKit1"
 #define POLKIT_PATH        "/org/freedesktop/PolicyKit1/Authority"
 #define POLKIT_INTERFACE   "org.freedesktop.PolicyKit1.Authority"
@@ -182,6 +183,8 @@ void bus_answer_reprovision(Daemon *d) {
 
                 if (d->machine.state == STATE_ATTESTING)
                         (void) sd_bus_reply_method_return(call, NULL);
+                else if (d->machine.reset)
+                        (void) sd_bus_reply_method_errorf(call, ERROR_RESETTING, RESETTING);
                 else /* it had to wait for a helper's call, and meanwhile the configuration went */
                         (void) sd_bus_reply_method_errorf(call, ERROR_NO_SCOPE, "%s",
                                                           d->failure.kind != FAILURE_NONE
@@ -195,7 +198,7 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         Failure failure;
 
         if (d->machine.reset)
-                return sd_bus_error_setf(error, ERROR_RESETTING, "A factory reset is under way");
+                return sd_bus_error_setf(error, ERROR_RESETTING, RESETTING);
         if (config_failure(d->config, &failure))
                 return bus_error_set_failure(error, &failure);
         if (!d->config->id_scope)

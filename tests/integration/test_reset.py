@@ -252,6 +252,24 @@ def test_while_it_attests(new_world):
     assert w.bus.properties()["State"] == "unprovisioned" and w.hub_key() is None
 
 
+def test_it_outruns_a_reprovision_that_waits(new_world):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": "GetCapability", "delay": 50}])
+    w.start_daemon()
+    w.wait("the step", lambda p: p["Step"] == "identity")
+    call = ["busctl", "--system", f"--timeout={DEADLINE}", "call", NAME, PATH, NAME]
+    with subprocess.Popen([*call, "Reprovision"], env=w.environment, stderr=subprocess.PIPE, text=True) as reprovision:
+        w.daemon.wait_for_line("Reprovisioning was asked for")
+        with w.bus.start(*call[3:], "FactoryReset", "b", "false") as first:
+            w.daemon.wait_for_line("A factory reset was asked for")
+            w.tpm_faults()
+            assert first.wait(DEADLINE) == 0
+        assert "factory reset is under way" in reprovision.communicate(timeout=DEADLINE)[1]
+    assert_everything_is_gone(w)
+    assert not w.requests()
+
+
 def test_a_failure_is_told_and_mended_by_the_daemon(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
