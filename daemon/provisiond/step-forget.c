@@ -7,6 +7,9 @@
 #include "bus.h"
 #include "daemon.h"
 
+#define ALG_SHA256 0x0b
+#define NAME_SIZE  (2 + SHA256_SIZE)
+
 static void forget_state(Daemon *d) {
         Record *rec = &d->record;
 
@@ -25,30 +28,70 @@ static void forget_state(Daemon *d) {
         bus_answer_reset(d, NULL);
 }
 
-static int build_forget_key(Daemon *d, sd_bus_message *m) {
-        return sd_bus_message_append_array(m, 'y', d->record.key_name.data, d->record.key_name.size);
-}
-
 static int on_key_forgotten(Daemon *d, sd_bus_message *reply) {
         forget_state(d);
         return 0;
 }
 
-/* Somebody else's object sits where our key was. */
-static bool on_key_failed(Daemon *d, const Failure *failure) {
+/* The name of the key that was wrapped last: nameAlg and the digest of TPMT_PUBLIC (TPM 2.0 part 1, 16),
+ * which comes after two bytes of size and two of type. */
+static int wrapped_name(const Daemon *d, uint8_t ret[static NAME_SIZE]) {
+        const Bytes *public = &d->record.key_public;
+
+        if (public->size <= 6 || public->data[4] != 0 || public->data[5] != ALG_SHA256)
+                return -ENOENT;
+        ret[0] = 0;
+        ret[1] = ALG_SHA256;
+        return sha256(public->data + 2, public->size - 2, ret + 2);
+}
+
+static int build_forget_wrapped(Daemon *d, sd_bus_message *m) {
+        uint8_t name[NAME_SIZE];
+        int r = wrapped_name(d, name);
+
+        return r < 0 ? r : sd_bus_message_append_array(m, 'y', name, sizeof(name));
+}
+
+/* Somebody else's object sits where our key was, or was to be. */
+static bool on_wrapped_failed(Daemon *d, const Failure *failure) {
         if (failure->kind != FAILURE_TPM_HANDLE_TAKEN)
                 return false;
-        daemon_note_reset(d, "%s; it stays", failure->sentence);
+        if (d->record.key_name.size > 0)
+                daemon_note_reset(d, "%s; it stays", failure->sentence);
         forget_state(d);
+        return true;
+}
+
+/* What ended the making persistent of a key may have kept its name from us, and not the key from its handle.
+ */
+static void forget_wrapped(Daemon *d) {
+        helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_wrapped, on_key_forgotten,
+                       on_wrapped_failed);
+}
+
+static int build_forget_known(Daemon *d, sd_bus_message *m) {
+        return sd_bus_message_append_array(m, 'y', d->record.key_name.data, d->record.key_name.size);
+}
+
+static bool on_known_failed(Daemon *d, const Failure *failure) {
+        uint8_t name[NAME_SIZE];
+
+        if (failure->kind != FAILURE_TPM_HANDLE_TAKEN || wrapped_name(d, name) < 0)
+                return on_wrapped_failed(d, failure);
+        forget_wrapped(d);
         return true;
 }
 
 /* Comes last: IoT Edge that finds its key gone, and still has an identity, would register by itself at once.
  */
 static void forget_key(Daemon *d) {
+        uint8_t name[NAME_SIZE];
+
         if (d->record.key_name.size > 0)
-                helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_key, on_key_forgotten,
-                               on_key_failed);
+                helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_known, on_key_forgotten,
+                               on_known_failed);
+        else if (wrapped_name(d, name) >= 0)
+                forget_wrapped(d);
         else
                 forget_state(d);
 }

@@ -270,6 +270,28 @@ def test_it_outruns_a_reprovision_that_waits(new_world):
     assert not w.requests()
 
 
+@pytest.mark.parametrize("other", [False, True], ids=["first", "other"])
+def test_a_key_whose_name_was_never_told(new_world, other):
+    """Power was cut after the key was made persistent, and what comes next is a factory reset."""
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, **NO_EDGE)
+    w.enroll(w.enrollment())
+    cut = {"command": "EvictControl", "nth": 2 if other else 3, "cut": "after", "startup": True}
+    if other:
+        w.start_daemon()
+        w.wait_for_state("handed-off")
+        w.enroll(w.enrollment(iotHubHostName=f"hub-b.localhost:{w.port}"))
+        w.tpm_faults(rules=[cut])
+        w.bus.call("Reprovision")
+    else:
+        w.tpm_faults(rules=[cut])
+        w.start_daemon()
+    w.wait("the failure", lambda p: p["State"] == "assigned" and p["Step"] == "wait")
+    assert w.hub_key() not in (None, json.loads((w.dir / "state/state.json").read_text()).get("keyName"))
+    result = reset(w)
+    assert result.returncode == 0 and "stays" not in result.stdout + result.stderr, result
+    assert_everything_is_gone(w)
+
+
 def test_a_failure_is_told_and_mended_by_the_daemon(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
