@@ -298,6 +298,7 @@ static int factory_reset(Daemon *d, sd_bus_message *call, bool provisioning, sd_
         if (r < 0) {
                 d->record.reset = d->machine.reset;
                 d->record.reset_provisioning = before;
+                daemon_publish(d); /* it may be on the disk all the same, and must not be */
                 return bus_error_set_failure(error, &failure);
         }
         bus_answer_reset(d, &failure);

@@ -224,6 +224,7 @@ int record_save(const Record *record, const char *path, char **last, Failure *re
                         r = -ENOMEM;
         }
         if (r >= 0 && (!*last || !streq(*last, text))) {
+                free(TAKE(*last)); /* a write that fails may have come as far as the rename */
                 r = store_write(path, text, strlen(text), 0600);
                 if (r >= 0)
                         r = string_replace(last, text);

@@ -270,6 +270,24 @@ def test_it_outruns_a_reprovision_that_waits(new_world):
     assert not w.requests()
 
 
+def test_one_that_was_refused_does_not_happen_later(new_world):
+    """The disk fails when the file has been replaced already: it may be there after a restart, or not."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    tracer = w.start(["strace", "-o", w.dir / "strace", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=2",
+                      "-p", w.daemon.process.pid], "strace")
+    tracer.wait_for_line("attached")
+    with pytest.raises(BusError, match="can't be written"):
+        w.bus.call("FactoryReset", "b", "false")
+    tracer.kill(signal.SIGTERM)
+    assert "INJECTED" in (w.dir / "strace").read_text()
+    w.restart_daemon(signal.SIGKILL)
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert w.hub_key() and w.bus.properties()["Warnings"] == []
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["first", "other"])
 def test_a_key_whose_name_was_never_told(new_world, other):
     """Power was cut after the key was made persistent, and what comes next is a factory reset."""
