@@ -402,6 +402,7 @@ Daemon *daemon_free(Daemon *d) {
         forget_attempt(d);
         d->watch = watch_free(d->watch);
         (void) sd_event_source_disable_unref(d->renewal);
+        (void) sd_event_source_disable_unref(d->save_again);
         (void) sd_bus_slot_unref(d->call);
         while (d->reprovision_count > 0)
                 (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);

@@ -71,6 +71,7 @@ typedef struct Daemon {
         char *published[PROPERTIES_MAX];
         char *status;
         bool save_failed;
+        sd_event_source *save_again;
         State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;

@@ -8,7 +8,8 @@
 
 #include "daemon.h"
 
-#define FIELDS_MAX 12
+#define FIELDS_MAX      12
+#define SAVE_AGAIN_USEC (60 * USEC_PER_SEC)
 
 typedef struct Fields {
         char *list[FIELDS_MAX + 1];
@@ -133,6 +134,18 @@ int daemon_save(Daemon *d, Failure *reterr) {
         return record_save(&d->record, d->record_path, &d->record_on_disk, reterr);
 }
 
+static int on_save_again(sd_event_source *source, uint64_t usec, void *userdata) {
+        daemon_publish(userdata);
+        return 0;
+}
+
+/* At rest nothing else would ever write what a full disk has kept from it. */
+static void save_later(Daemon *d) {
+        d->save_again = sd_event_source_disable_unref(d->save_again);
+        (void) sd_event_add_time_relative(d->event, &d->save_again, CLOCK_BOOTTIME, SAVE_AGAIN_USEC,
+                                          USEC_PER_SEC, on_save_again, d);
+}
+
 void daemon_publish(Daemon *d) {
         Failure failure;
 
@@ -146,6 +159,7 @@ void daemon_publish(Daemon *d) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);
                 d->save_failed = true;
+                save_later(d);
         } else if (d->save_failed) {
                 daemon_unwarn(d, FAILURE_STORAGE);
                 d->save_failed = false;

@@ -138,6 +138,24 @@ def test_disk_full_in_the_middle(new_world):
     w.wait_for_state("handed-off")
 
 
+def test_disk_full_until_everything_is_done(new_world):
+    """What could not be written is written when there is room, though nothing happens any more. Its minute is short."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm_faults(rules=[{"command": "EvictControl", "nth": 3, "delay": 50}])
+    w.start_daemon(environment={**w.clock(), "CLOCK_SHIM_BOOT_SPEED": "30"})
+    w.wait("the adoption", lambda p: p["Step"] == "adopt")
+    shutil.rmtree(w.dir / "state")
+    (w.dir / "state").write_text("")
+    w.tpm_faults()
+    p = w.wait("the end", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert [warning[0] for warning in p["Warnings"]] == ["storage"]
+    (w.dir / "state").unlink()
+    (w.dir / "state").mkdir()
+    w.wait("no warning", lambda p: not p["Warnings"])
+    assert json.loads((w.dir / "state/state.json").read_text())["state"] == "handed-off"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 2, "state": "handed-off", "new": {}}',
                                      '{"version": 1, "state": "handed-off"}',
                                      '{"version": 1, "state": "attesting", "keyPrivate": "%"}'])
