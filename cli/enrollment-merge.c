@@ -11,9 +11,12 @@ typedef struct Count {
 } Count;
 
 static void note(void *userdata, bool refused, const char *sentence) {
+        CLEANUP(freep) char *shown = strdup(sentence);
         Count *count = userdata;
 
-        (void) fprintf(stderr, "dps-provision: %s\n", sentence);
+        if (shown)
+                make_showable(shown);
+        (void) fprintf(stderr, "dps-provision: %s\n", shown ? shown : "Out of memory");
         if (refused)
                 count->refused++;
 }
@@ -25,7 +28,10 @@ static int add_file(EnrollmentMerge *merge, const char *path, Count *count) {
 
         r = read_file(path, FILE_MAX, &text, &size);
         if (r < 0) {
-                (void) report_errno(r, "'%s' can't be read", path);
+                if (r == -EBADF)
+                        (void) fprintf(stderr, "dps-provision: '%s' is not a regular file.\n", path);
+                else
+                        (void) report_errno(r, "'%s' can't be read", path);
                 count->refused++;
                 return 0;
         }

@@ -249,14 +249,14 @@ static int read_rows(Reader *reader, Row *row, int (*found)(void *userdata, cons
         }
 }
 
-static size_t byte_order_mark_size(const char *text, size_t size) {
+size_t enrollment_mark_size(const char *text, size_t size) {
         size_t n = strlen(BYTE_ORDER_MARK);
 
         return size >= n && memcmp(text, BYTE_ORDER_MARK, n) == 0 ? n : 0;
 }
 
 bool enrollment_is_csv(const char *text, size_t size) {
-        size_t at = byte_order_mark_size(text, size), length = strlen(columns[0]);
+        size_t at = enrollment_mark_size(text, size), length = strlen(columns[0]);
 
         at += at < size && text[at] == '"';
         return size - at >= length && memcmp(text + at, columns[0], length) == 0;
@@ -265,7 +265,7 @@ bool enrollment_is_csv(const char *text, size_t size) {
 int enrollment_csv_each(const char *table, size_t size,
                         int (*found)(void *userdata, const EnrollmentRow *row), void *userdata,
                         size_t *ret_end, size_t *ret_line, const char **ret_why) {
-        Reader reader = { .at = table + byte_order_mark_size(table, size), .end = table + size, .line = 1 };
+        Reader reader = { .at = table + enrollment_mark_size(table, size), .end = table + size, .line = 1 };
         CLEANUP(freep) char *buffer = NULL;
         Row row = {};
         int r;

@@ -16,5 +16,8 @@ int enrollment_csv_each(const char *table, size_t size,
                         int (*found)(void *userdata, const EnrollmentRow *row), void *userdata,
                         size_t *ret_end, size_t *ret_line, const char **ret_why);
 
+/* Of a byte order mark at the beginning, which programs on Windows write; 0: none. */
+size_t enrollment_mark_size(const char *text, size_t size);
+
 /* Does it begin like a table? */
 bool enrollment_is_csv(const char *text, size_t size);

@@ -303,10 +303,11 @@ static int merge_one(EnrollmentMerge *m, json_object *e, const Report *report) {
 
 static int merge_json(EnrollmentMerge *m, const char *text, size_t size, const Report *report) {
         CLEANUP(json_putp) json_object *value = NULL;
+        size_t mark = enrollment_mark_size(text, size);
         json_object *list;
         int r;
 
-        r = dps_json_parse(&value, text, size);
+        r = dps_json_parse(&value, text + mark, size - mark);
         if (r == -EBADMSG)
                 return say(report, true, "%s is neither one value of JSON nor a table of --station",
                            report->source);

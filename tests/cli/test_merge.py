@@ -159,3 +159,16 @@ def test_merge_warns_of_a_missing_edge_flag(gateway):
     [body] = bodies(gateway.run("--format=bulk", "--merge", *files))
     assert len(body["enrollments"]) == 3
     assert gateway.stderr.count("will not be an IoT Edge device") == 2
+
+
+def test_merge_takes_files_that_were_written_on_windows(gateway):
+    path = gateway.dir / "device.json"
+    path.write_text(gateway.run("--format=json"), encoding="utf-8-sig", newline="\r\n")
+    assert len(bodies(gateway.run("--merge", path))) == 1
+
+
+def test_merge_tells_what_it_refuses_without_commanding_the_terminal(gateway):
+    (path := gateway.dir / "device.json").write_text(json.dumps({**gateway.json(), "registrationId": "\033[2Ja\u009b2J"}))
+    gateway.run("--merge", path, "/dev/null", status=1)
+    assert "'?[2Ja??2J' is refused" in gateway.stderr and "'/dev/null' is not a regular file" in gateway.stderr
+    assert "\033" not in gateway.stderr
