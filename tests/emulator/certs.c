@@ -197,6 +197,18 @@ static int save_authority(const Authority *authority, const char *cert_path, con
         return r;
 }
 
+/* A kill between writing the two leaves a key that is not the certificate's. */
+static bool belong_together(const Authority *authority) {
+        uint8_t of_key[SHA256_SIZE], of_cert[SHA256_SIZE];
+        size_t key_size = sizeof(of_key), cert_size = sizeof(of_cert);
+
+        return gnutls_x509_privkey_get_key_id(authority->key, GNUTLS_KEYID_USE_SHA256, of_key, &key_size) ==
+                       0 &&
+               gnutls_x509_crt_get_key_id(authority->cert, GNUTLS_KEYID_USE_SHA256, of_cert, &cert_size) ==
+                       0 &&
+               key_size == cert_size && memcmp(of_key, of_cert, key_size) == 0;
+}
+
 /* -ENOENT: there is none, or none that can be used. */
 static int load_authority(Authority *ret, const char *cert_path, const char *key_path) {
         CLEANUP(secret_freep) char *key = NULL;
@@ -219,7 +231,7 @@ static int load_authority(Authority *ret, const char *cert_path, const char *key
                 datum = (gnutls_datum_t){ (unsigned char *) cert, (unsigned) cert_size };
                 r = gnutls_x509_crt_import(ret->cert, &datum, GNUTLS_X509_FMT_PEM);
         }
-        return r == 0 ? 0 : -ENOENT;
+        return r == 0 && belong_together(ret) ? 0 : -ENOENT;
 }
 
 static void authority_deinit(Authority *authority) {

@@ -316,6 +316,8 @@ int main(int argc, char *argv[]) {
 
         log_init("dps-emulator", LOG_TARGET_STDERR, LOG_INFO);
         r = parse_options(&options, argc, argv);
+        if (r > 0 && fflush(stdout) != 0)
+                return fail(-errno, "standard output") < 0;
         if (r != 0)
                 return r < 0 ? 2 : 0;
         r = start(&program, &options);

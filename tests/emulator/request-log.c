@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LOG_TEXT_MAX 512
@@ -44,6 +45,18 @@ static void add_text(json_object *entry, const char *name, const char *text) {
         json_add_string(entry, name, clean);
 }
 
+/* Half a line would spoil the next one as well. */
+static void write_line(RequestLog *log, const char *line, size_t size) {
+        ssize_t n = write(log->fd, line, size);
+        struct stat st;
+
+        if (n == (ssize_t) size)
+                return;
+        (void) fprintf(stderr, "dps-emulator: the request log can't be written\n");
+        if (n > 0 && fstat(log->fd, &st) == 0)
+                (void) !ftruncate(log->fd, st.st_size - n);
+}
+
 void request_log_write(RequestLog *log, usec_t when, unsigned connection, const Request *request,
                        const Response *response, unsigned status) {
         json_object *entry = json_object_new_object();
@@ -71,7 +84,7 @@ void request_log_write(RequestLog *log, usec_t when, unsigned connection, const 
         size = asprintf(&line, "%s\n", json_object_to_json_string_ext(entry, JSON_C_TO_STRING_PLAIN));
         if (size < 0)
                 line = NULL;
-        else if (write(log->fd, line, (size_t) size) != size)
-                (void) fprintf(stderr, "dps-emulator: the request log can't be written\n");
+        else
+                write_line(log, line, (size_t) size);
         json_object_put(entry);
 }

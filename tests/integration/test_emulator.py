@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import socket
 import ssl
 import subprocess
@@ -356,6 +357,8 @@ def test_wrong_usage_is_told(tmp_path):
                          (start(no_such_option=1), "no-such-option"), (run("x"), "x")):
         assert result.returncode == 2 and says in result.stderr, result
     assert "--fault" in run("--help").stdout and re.match(r"dps-emulator \d", run("--version").stdout)
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert subprocess.run([EMULATOR, "--help"], stdout=full, stderr=subprocess.DEVNULL, check=False).returncode == 1
     (tmp_path / "file").write_text("")
     result = start(state_dir=tmp_path / "file")
     assert result.returncode == 1 and "file" in result.stderr, result
@@ -391,3 +394,24 @@ def test_every_name_that_a_client_asks_for_is_certified(new_service):
         with context.wrap_socket(socket.create_connection(("127.0.0.1", s.port), DEADLINE), server_hostname=name) as peer:
             names = [value for kind, value in peer.getpeercert()["subjectAltName"] if kind == "DNS"]
             assert name.lower() in [n.lower() for n in names] and "localhost" in names
+
+
+def test_half_an_authority_is_made_anew(tpm):
+    """As a kill between its two files leaves it."""
+    with Service(tpm) as other, Service(tpm) as s:
+        s.stop()
+        (s.dir / "emulator/ca-key.pem").write_bytes((other.dir / "emulator/ca-key.pem").read_bytes())
+        s.start_emulator()
+        assert s.ask("GET", "/")[0] == 404
+
+
+def test_a_full_disk_leaves_no_half_line_in_the_log(tpm):
+    """A limit on the size of files does the same to a write."""
+    with Service(tpm) as s:
+        log = s.dir / "emulator/requests.jsonl"
+        assert s.ask("GET", "/")[0] == 404
+        resource.prlimit(s.emulator.process.pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 20, resource.RLIM_INFINITY))
+        assert s.ask("GET", "/")[0] == 404
+        resource.prlimit(s.emulator.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert s.ask("GET", "/")[0] == 404
+        assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == [404, 404]
