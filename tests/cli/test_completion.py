@@ -72,7 +72,9 @@ def test_verbs_are_completed(complete):
 def test_options_are_completed(complete):
     assert "enrollment" in verbs()
     for verb in verbs():
-        assert complete(["dps-provision", verb, "--"]) == options(verb)
+        found = complete(["dps-provision", verb, "--"])
+        assert found == options(verb)
+        assert not {f"{option}=" for option in found} & found, "what takes a value is nothing without"
 
 
 def test_values_are_completed(complete, tmp_path):
