@@ -62,7 +62,7 @@ async def polkit(world, questions):
 
     async def ask():
         return await asyncio.create_subprocess_exec(
-            "setpriv", "--reuid=65534", "--clear-groups", "busctl", "--system", "--timeout=60", "call", NAME, PATH, NAME,
+            "setpriv", "--reuid=65534", "--clear-groups", "busctl", "--system", "--timeout=250", "call", NAME, PATH, NAME,
             "Reprovision", env=world.environment, stderr=asyncio.subprocess.PIPE)
 
     callers = [await ask() for _ in range(questions)]
