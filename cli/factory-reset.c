@@ -132,6 +132,10 @@ static void announce(const Options *o, const Status *s, const char *scope, Targe
 }
 
 static bool may_go_on(void) {
+        if (ferror(stdout)) { /* nobody knows what the question is about */
+                (void) fputs("dps-provision: What will go can't be shown. Nothing was done.\n", stderr);
+                return false;
+        }
         if (isatty(STDIN_FILENO))
                 return confirmed("Go on?");
         (void) fputs("dps-provision: Nobody can be asked; say --yes. Nothing was done.\n", stderr);

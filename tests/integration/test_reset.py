@@ -211,6 +211,10 @@ def test_asks_first(new_world):
     w.start_daemon()
     result = cli(w, "factory-reset", f"--config={w.config_path}", stdin=subprocess.DEVNULL)
     assert result.returncode == 1 and "--yes" in result.stderr and "This will go" in result.stdout, result
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        result = subprocess.run([BUILD / "cli/dps-provision", "factory-reset", f"--config={w.config_path}"], text=True,
+                                env=w.environment, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert result.returncode == 1 and "can't be shown. Nothing was done" in result.stderr and "[y/N]" not in result.stderr
     assert "IdScope" in w.config_path.read_text()
 
 
