@@ -218,7 +218,7 @@ int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
         if (streq(member, "Forget"))
                 return begin_forget(h, m);
         if (streq(member, "Quiesce"))
-                return begin(h, m, "Quiesce", quiesce_steps, resume_steps, NULL, NULL);
+                return begin(h, m, "Quiesce", quiesce_steps, quiesce_recovery_steps, NULL, NULL);
         if (streq(member, "Resume"))
                 return begin(h, m, "Resume", resume_steps, NULL, NULL, NULL);
         return begin(h, m, "Verify", verify_steps, NULL, NULL, NULL);

@@ -128,7 +128,7 @@ int step_restore_config(Operation *op);                                         
 int operation_write(Operation *op, const char *path, const char *text, size_t size); /* in /etc/aziot */
 
 extern const FlowStep check_steps[], verify_steps[], apply_steps[], apply_recovery_steps[], quiesce_steps[],
-        resume_steps[], forget_steps[];
+        quiesce_recovery_steps[], resume_steps[], forget_steps[];
 
 int operation_reply(Operation *op);                            /* bus.c */
 int handoffd_begin_call(Handoffd *h, sd_bus_message *message); /* bus.c: what was queued */

@@ -273,7 +273,16 @@ static int step_quiesced(Operation *op) {
         return 0;
 }
 
+/* A renewal that fails takes nothing back: who asked for it goes by what was promised before. */
+static int step_let_go(Operation *op) {
+        const Handoffd *h = op->h;
+
+        return h->quiesced && h->caller && h->expiry ? 0 : step_start_stopped(op);
+}
+
 const FlowStep quiesce_steps[] = { step_hold, step_quiesce, step_quiesced, NULL };
+
+const FlowStep quiesce_recovery_steps[] = { step_let_go, NULL };
 
 /* --- one at a time --- */
 

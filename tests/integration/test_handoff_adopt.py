@@ -254,6 +254,25 @@ def test_quiesce_and_resume(new_world):
     assert not w.standin_events("registers-itself")
 
 
+def test_renewal_that_fails(new_world):
+    """systemd has no time to answer, as while it reloads: who asked for it goes by what was promised before."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        jobs = len(queued(w))
+        caller.ask("Quiesce")
+        assert quiesced(w, caller, jobs)
+        jobs = len(queued(w))
+        w.standin_faults(slow=60)
+        assert caller.refused("Quiesce")[0] == "restart-failed"
+        w.standin_faults()
+        caller.ask("Quiesce")
+        assert not queued(w)[jobs:] and stopped_path(w).exists()
+        assert not any(runs(caller, unit) for unit in UNITS)
+        caller.ask("Resume")
+        all_run(w, caller)
+
+
 CALLER = textwrap.dedent("""\
     import asyncio, sys
     import dbus_next, dbus_next.aio
