@@ -86,7 +86,8 @@ static Action go(Machine *m, State state, Step step) {
 static Action rest(Machine *m, State state) {
         m->failure = FAILURE_NONE;
         m->fresh = m->live = m->quiesced = false;
-        m->forced = m->forced && m->restart; /* asked for just now: not answered by this success */
+        /* asked for just now: not answered by this success */
+        m->forced = m->forced && m->restart && m->configured;
         retry_reset(&m->retry);
         return go(m, state, STEP_IDLE);
 }

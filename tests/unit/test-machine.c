@@ -446,6 +446,7 @@ static void nothing_attests_without_a_configuration(void **state) {
         (void) feed(&m, (Event){ .type = EVENT_UNCONFIGURED });
         (void) done(&m);
         assert_at(m, STATE_HANDED_OFF, STEP_IDLE);
+        assert_false(m.forced); /* who asked was told no; a later attempt is not theirs */
 
         /* a dead hub key, another TPM: only attesting would help */
         m = machine_at(STATE_ASSIGNED, STEP_ADOPT);
