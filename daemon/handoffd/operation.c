@@ -230,6 +230,8 @@ static int step_hold(Operation *op) {
 
         h->caller = sd_bus_track_unref(h->caller);
         h->expiry = sd_event_source_disable_unref(h->expiry);
+        /* what could not be started before is to stand still now */
+        h->again = sd_event_source_disable_unref(h->again);
         r = sd_bus_track_new(h->bus, &h->caller, on_caller_gone, h);
         if (r >= 0)
                 r = sd_bus_track_add_sender(h->caller, op->message);

@@ -273,6 +273,26 @@ def test_renewal_that_fails(new_world):
         all_run(w, caller)
 
 
+def test_quiesce_while_a_start_is_to_be_tried_again(new_world):
+    """What could not be started is not started in the middle of the next Quiesce. Its clock is 20 times as fast."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        helper = caller.start_helper(environment={
+            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "20",
+            "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
+        caller.ask("Quiesce")
+        w.standin_faults(units={"aziot-tpmd.service": {"start": "fail"}})
+        assert caller.refused("Resume")[0] == "restart-failed"
+        w.standin_faults()
+        caller.ask("Quiesce")
+        seen = len(helper.lines)
+        assert not any(runs(caller, unit) for unit in UNITS)
+        helper.wait_for_line("nobody has renewed the request", start=seen)
+        assert not [line for line in helper.lines[seen:] if "could not be done before" in line]
+        all_run(w, caller)
+
+
 CALLER = textwrap.dedent("""\
     import asyncio, sys
     import dbus_next, dbus_next.aio
