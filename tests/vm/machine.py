@@ -21,7 +21,7 @@ from observe import json_lines, listens  # noqa: E402
 
 BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
 SCOPE = "0ne00VM0001"
-BOOT = 600  # seconds for a boot to the agent, or to a state
+BOOT = 1800  # seconds for a boot to the agent, or to a state; ten minutes were too few beside other work
 
 DAEMON, TPMD, HANDOFFD = "dps-provisiond", "dps-tpmd", "dps-handoffd"
 NAME, PATH = "org.dps.Provisioning1", "/org/dps/Provisioning1"
