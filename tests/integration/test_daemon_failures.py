@@ -67,16 +67,16 @@ def test_answers_while_a_tpm_command_takes_30_seconds(new_world):
     w.wait_for_state("handed-off")
 
 
-def slow_resolver(seconds):
-    return {"LD_PRELOAD": str(BUILD / "tests/tools/slow-resolver.so"), "SLOW_RESOLVER_SEC": str(seconds)}
+def slow_resolver(world, seconds):
+    return {"LD_PRELOAD": str(BUILD / "tests/tools/slow-resolver.so"), "SLOW_RESOLVER_SEC": str(seconds),
+            "ASAN_OPTIONS": world.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
 
 
 def test_answers_while_no_name_server_does(new_world):
     w = new_world(Network={"ConnectTimeoutSec": 2}, **NO_EDGE)
     w.config["Provisioning"]["GlobalEndpoint"] = "https://service.invalid"
     w.write_config()
-    w.start_daemon(environment={**slow_resolver(20),
-                                "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
+    w.start_daemon(environment=slow_resolver(w, 20))
     begun = time.monotonic()
     times = asyncio.run(time_properties(w, lambda: time.monotonic() - begun < 10))
     assert_answers(times, 50)
@@ -201,7 +201,7 @@ def test_a_link_that_comes_up_too_late_for_the_attempt(new_world):
     w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, Network={"ConnectTimeoutSec": 8}, **NO_EDGE)
     w.config["Provisioning"]["GlobalEndpoint"] = "https://service.invalid"
     w.write_config()
-    w.start_daemon(prefix=["unshare", "-n"], environment=slow_resolver(30))
+    w.start_daemon(prefix=["unshare", "-n"], environment=slow_resolver(w, 30))
     w.daemon.wait_for_line("Step register$")
     subprocess.run(["nsenter", "-t", str(w.daemon.process.pid), "-n", sys.executable, "-c", LINK_UP], check=True)
     w.daemon.wait_for_line("Next attempt in")
