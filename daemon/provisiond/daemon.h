@@ -70,8 +70,8 @@ typedef struct Daemon {
         /* what was published last */
         char *published[PROPERTIES_MAX];
         char *status;
-        bool save_failed;
         sd_event_source *save_again;
+        bool save_failed;
         State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;
