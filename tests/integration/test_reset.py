@@ -1,6 +1,5 @@
 """Suite "cli": factory-reset with real processes: what goes, what stays, and what a kill in between leaves."""
 import json
-import pathlib
 import re
 import signal
 import subprocess
@@ -145,29 +144,15 @@ def test_what_is_not_ours_stays(new_world):
     assert w.bus.properties()["State"] == "unprovisioned"
 
 
-VENDOR = pathlib.Path("/usr/lib/dps-provisiond")
-
-
-@pytest.fixture
-def vendor_directory():
-    """To be mounted on."""
-    existed = VENDOR.exists()
-    VENDOR.mkdir(exist_ok=True)
-    yield
-    if not existed:
-        VENDOR.rmdir()
-
-
 @pytest.mark.namespaces
-@pytest.mark.usefixtures("vendor_directory")
 def test_a_scope_that_is_only_overridden_comes_back(new_world):
     """A package's under ours, a credential under both: nothing is done. One that ours hides stays hidden."""
     w = new_world(**NO_EDGE)
     w.start_daemon()
     (own := w.dir / "etc/dps-provisiond/provisiond.conf.d").mkdir(parents=True)
-    (vendor := w.dir / "vendor/provisiond.conf.d").mkdir(parents=True)
+    (vendor := w.dir / "lib/dps-provisiond/provisiond.conf.d").mkdir(parents=True)
     prefix = own_etc(w)
-    prefix = (*prefix[:-2], f"mount --bind {w.dir}/vendor {VENDOR} && {prefix[-2]}", prefix[-1])
+    prefix = (*prefix[:-2], f"mount -t overlay -o lowerdir={w.dir}/lib:/usr/lib none /usr/lib && {prefix[-2]}", prefix[-1])
 
     def ask(*arguments):
         return cli(w, "factory-reset", "--yes", *arguments, prefix=prefix)
@@ -176,7 +161,7 @@ def test_a_scope_that_is_only_overridden_comes_back(new_world):
     (vendor / "10-vendor.conf").write_text("[Provisioning]\nIdScope=0ne00VENDOR\n")
     result = ask()
     assert (own / "50-scope.conf").read_text() == ours, result
-    assert result.returncode == 1 and re.search(rf"set by '{VENDOR}/.*/10-vendor.conf'.*\n.*Nothing was done", result.stderr)
+    assert result.returncode == 1 and re.search(r"set by '/usr/lib/dps-provisiond/.*/10-vendor.conf'.*\n.*Nothing was done", result.stderr)
     (vendor / "10-vendor.conf").rename(vendor / "50-scope.conf")
     (w.dir / "etc/credstore").mkdir()
     (w.dir / "etc/credstore/dps.id_scope").write_text("0ne00CRED")
