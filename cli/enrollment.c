@@ -81,6 +81,13 @@ static int parse_format(Options *o, const char *verb, const char *name) {
                            name);
 }
 
+static bool is_same_file(const char *a, const char *b) {
+        struct stat first, second;
+
+        return streq(a, b) || (stat(a, &first) == 0 && stat(b, &second) == 0 &&
+                               first.st_ino == second.st_ino && first.st_dev == second.st_dev);
+}
+
 static int check_options(const Options *o, const char *verb, int files) {
         if (o->merge && o->format_given && o->format != FORMAT_BULK)
                 return usage_error(verb, "--merge is for --format=bulk");
@@ -92,6 +99,9 @@ static int check_options(const Options *o, const char *verb, int files) {
                 return usage_error(verb, "only --merge takes the names of files");
         if (o->station && o->format == FORMAT_PEM)
                 return usage_error(verb, "--station prints no certificates; call it again for them");
+        if (o->station && o->output && is_same_file(o->station, o->output))
+                return usage_error(verb, "--output=%s would replace --station's table; give another file",
+                                   o->output);
         if (o->full && o->format != FORMAT_QR)
                 return usage_error(verb, "--full is for --format=qr");
         if (o->output && o->format == FORMAT_QR && qr_form_from_path(o->output) < 0)

@@ -30,6 +30,18 @@ def test_station_prints_what_is_asked_for_as_well(gateway):
     assert "Registration ID" in (gateway.dir / "text").read_text()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_station_is_not_replaced_by_output(gateway, there):
+    path, alias = gateway.dir / "line.csv", gateway.dir / "alias.csv"
+    if there:
+        gateway.run(f"--station={path}")
+        alias.symlink_to(path)
+    before = path.read_text() if there else None
+    for output in (path, alias) if there else (path,):
+        assert gateway.run(f"--station={path}", "--format=csv", f"--output={output}", status=2) == ""
+    assert (path.read_text() if path.exists() else None) == before
+
+
 def test_station_refuses_duplicates_and_names_the_line(new_gateway):
     one, other = new_gateway(), new_gateway()
     path = one.dir / "line.csv"
