@@ -273,8 +273,9 @@ class Machine:
     # --- what it says ---
 
     def wait_for_journal(self, *matches, deadline=BOOT):
-        """The first entry of this boot with these fields; the journal announces it."""
-        result = self.run(f"exec 3< <(exec journalctl -b -q -f -n all -o json {' '.join(matches)})\n"
+        """The first entry of this boot with these fields; the journal announces it. What journalctl has to say of files
+        that a power cut has left is not one."""
+        result = self.run(f"exec 3< <(exec journalctl -b -q -f -n all -o json {' '.join(matches)} 2>/dev/null)\n"
                           f"IFS= read -r -t {deadline} -u 3 line; status=$?\nkill $!\n"
                           "printf %s \"$line\"; exit $status", deadline + 60)
         if result.status != 0:
