@@ -9,7 +9,7 @@ import shutil
 
 import dbus_next
 import dbus_next.aio
-from harness import SCOPE, Process, wait_for
+from harness import BUILD, SCOPE, Process, wait_for
 
 NAME = "org.dps.HandOff1"
 EDGED = "aziot-edged.service"
@@ -220,6 +220,12 @@ class Caller:
         self.world.processes.append(helper)
         wait_for("the helper on the bus", lambda: self.has_owner() or not helper.running())
         return helper
+
+    def start_fast_helper(self, speed):
+        """One for which time since boot goes by so many times as fast, and so do its timers on it."""
+        return self.start_helper(environment={
+            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": str(speed),
+            "ASAN_OPTIONS": self.world.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
 
     def stop_helper(self):
         for pid in self.world.helper_pids("dps-handoffd"):

@@ -278,9 +278,7 @@ def test_quiesce_while_a_start_is_to_be_tried_again(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        helper = caller.start_helper(environment={
-            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "20",
-            "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
+        helper = caller.start_fast_helper(20)
         caller.ask("Quiesce")
         w.standin_faults(units={"aziot-tpmd.service": {"start": "fail"}})
         assert caller.refused("Resume")[0] == "restart-failed"
@@ -407,9 +405,7 @@ def test_quiesce_ends_after_five_minutes(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        caller.start_helper(environment={
-            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "15",
-            "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
+        caller.start_fast_helper(15)
         jobs = len(queued(w))
         caller.ask("Quiesce")
         assert quiesced(w, caller, jobs)

@@ -121,9 +121,7 @@ def test_jobs_of_others_do_not_keep_the_helper(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        helper = caller.start_helper(environment={
-            "LD_PRELOAD": str(BUILD / "tests/tools/clock-shim.so"), "CLOCK_SHIM_BOOT_SPEED": "60",
-            "ASAN_OPTIONS": w.environment["ASAN_OPTIONS"] + ":verify_asan_link_order=0"})
+        helper = caller.start_fast_helper(60)
         caller.ask("Verify")
 
         def ended():
