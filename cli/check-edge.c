@@ -378,8 +378,7 @@ static void probe_hub_allowed(Check *c) {
                 check_bad(
                         c, CHECK_WARN, FAILURE_HUB_NOT_ALLOWED,
                         "Add it to AllowedHubs= if it is right; else let the enrolment name another one, "
-                        "and "
-                        "run 'dps-provision reprovision'",
+                        "and run 'dps-provision reprovision'",
                         "The assigned hub '%s' matches none of AllowedHubs=: it is used as before, but the "
                         "next hand-off is refused",
                         hub);
