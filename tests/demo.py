@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "integration"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "fixture"))
 
 from harness import BUILD, SCOPE, World, wait_for  # noqa: E402
 

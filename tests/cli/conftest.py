@@ -3,7 +3,7 @@ import pathlib
 import tempfile
 
 import pytest
-from gateway import Gateway
+from enrollment_tool import Gateway
 
 
 @pytest.fixture

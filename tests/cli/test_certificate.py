@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from gateway import DEADLINE, manufacture
+from enrollment_tool import DEADLINE, manufacture
 
 INDEX = "0x1c00002"
 ATTRIBUTES = "ownerread|ownerwrite|authread|authwrite|no_da"

@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from gateway import DEADLINE, PROGRAM, SOURCE
+from enrollment_tool import DEADLINE, PROGRAM, SOURCE
 
 COMPLETIONS = SOURCE / "cli/completions"
 ENVIRONMENT = {**os.environ, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}

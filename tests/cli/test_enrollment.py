@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from gateway import BUILD, DEADLINE, PROGRAM, key_of, manufacture, tool, works
+from enrollment_tool import BUILD, DEADLINE, PROGRAM, key_of, manufacture, tool, works
 
 READS = {"GetCapability", "ReadPublic", "CreatePrimary", "FlushContext", "NV_ReadPublic", "NV_Read"}
 

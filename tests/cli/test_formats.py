@@ -10,7 +10,7 @@ import subprocess
 
 import jsonschema
 import pytest
-from gateway import DEADLINE, HUB, key_of, table, tool
+from enrollment_tool import DEADLINE, HUB, key_of, table, tool
 from schema import BULK_OPERATION, INDIVIDUAL_ENROLLMENT
 
 # Characters that IoT Hub allows in a device ID and a shell, or a CSV parser, cares about.

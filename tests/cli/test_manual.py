@@ -4,7 +4,7 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from gateway import BUILD, DEADLINE, SOURCE
+from enrollment_tool import BUILD, DEADLINE, SOURCE
 
 PROGRAMS = {
     "dps-provisiond": ("daemon/provisiond/dps-provisiond", "dps-provisiond.8.in"),

@@ -6,7 +6,7 @@ import json
 
 import jsonschema
 import pytest
-from gateway import HUB, key_of
+from enrollment_tool import HUB, key_of
 from schema import BULK_OPERATION
 
 

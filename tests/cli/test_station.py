@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from gateway import COLUMNS, DEADLINE, table, works
+from enrollment_tool import COLUMNS, DEADLINE, table, works
 
 
 def test_station_keeps_one_table(new_gateway):

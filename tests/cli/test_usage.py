@@ -8,7 +8,7 @@ import subprocess
 import termios
 
 import pytest
-from gateway import DEADLINE, PROGRAM, SOURCE
+from enrollment_tool import DEADLINE, PROGRAM, SOURCE
 
 VERBS = ("enrollment", "status", "check", "reprovision", "retry", "set-scope", "config", "factory-reset")
 EMPTY = ("serial", "asset", "root")  # a column that is left empty; the machine itself

@@ -19,7 +19,7 @@ import tempfile
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(SOURCE / "tests/tools"))
+sys.path.insert(0, str(SOURCE / "tests/fixture"))
 
 from observe import json_lines, listens  # noqa: E402
 

@@ -15,7 +15,7 @@ import sys
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(SOURCE / "tests/tools"))
+sys.path.insert(0, str(SOURCE / "tests/fixture"))
 
 from observe import json_lines, listens  # noqa: E402
 

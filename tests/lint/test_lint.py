@@ -1,10 +1,10 @@
-"""The static checks see what they are for: tests/lint on a project of one file."""
+"""The static checks find what they look for: tests/lint/run on a project of one file."""
 import os
 import shutil
 import subprocess
 
 import pytest
-from gateway import DEADLINE, SOURCE
+from enrollment_tool import DEADLINE, SOURCE
 
 TOOLS = ("meson", "ninja", "gcc", "clang", "clang-tidy", "git")
 GOOD = "int add(int a, int b);\n\nint add(int a, int b) {\n        return a + b;\n}\n"
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="what 
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "tests").mkdir()
-    shutil.copy(SOURCE / "tests/lint", tmp_path / "tests")
+    (tmp_path / "tests/lint").mkdir(parents=True)
+    shutil.copy(SOURCE / "tests/lint/run", tmp_path / "tests/lint")
     shutil.copy(SOURCE / ".clang-tidy", tmp_path)
     (tmp_path / "meson.build").write_text("project('x', 'c')\nstatic_library('x', 'x.c')\n")
     (tmp_path / "meson_options.txt").write_text("option('emulator', type : 'feature')\n")
@@ -30,7 +30,7 @@ def lint(project, text, *steps):
     path.write_text(text)
     made = [file.stat().st_mtime for file in project.rglob("*") if file.is_file()]
     os.utime(path, (max(made) + 1, max(made) + 1))
-    result = subprocess.run([project / "tests/lint", *steps], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    result = subprocess.run([project / "tests/lint/run", *steps], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert result.stderr == "", result
     return result
 

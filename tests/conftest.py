@@ -11,11 +11,6 @@ from harness import World
 from script_client import Tpm
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "root: becomes another user, gives it a file, or does what only root may")
-    config.addinivalue_line("markers", "namespaces: mounts something, or has no network, for one process")
-
-
 def pytest_runtest_setup(item):
     if os.geteuid() != 0 and any(item.iter_markers("root")):
         pytest.skip("only root can do this")
