@@ -33,8 +33,9 @@ static const struct {
         [FAULT_SLOW] = { "slow", ARGUMENT_NUMBER, true, 0, 86400 },
         [FAULT_STATUS] = { "status", ARGUMENT_NUMBER, true, 300, 599 },
         [FAULT_WRONG_EK_CHALLENGE] = { "wrong-ek-challenge", ARGUMENT_NONE },
-        [FAULT_NO_HUB_KEY] = { "no-hub-key", ARGUMENT_NONE },
+        [FAULT_NO_HUB_KEY] = { "no-hub-key", ARGUMENT_COUNT },
         [FAULT_BAD_HUB_KEY] = { "bad-hub-key", ARGUMENT_WORD },
+        [FAULT_KEEP_OLD_DEVICE] = { "keep-old-device", ARGUMENT_NONE },
         [FAULT_2XX_FIRST] = { "2xx-first", ARGUMENT_NONE },
 };
 static_assert(ARRAY_SIZE(table) == _FAULT_MAX, "every fault is in the table");
@@ -56,6 +57,26 @@ static int refuse(const char **ret_why, const char *why) {
         return -EINVAL;
 }
 
+/* HOW[/N] */
+static int parse_word(Fault *fault, const char *text, const char **ret_why) {
+        static const char *const words[] = {
+                "other-ek", "garbage", "not-base64", "fixed", "long", "lockout"
+        };
+        size_t size = strcspn(text, "/");
+
+        if (text[size] == '/') {
+                fault->limited = true;
+                if (parse_uint(text + size + 1, UINT32_MAX, &fault->left) < 0)
+                        return refuse(ret_why, "what follows the / is not a count");
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+                if (strlen(words[i]) == size && strncmp(text, words[i], size) == 0) {
+                        (void) snprintf(fault->text, sizeof(fault->text), "%s", words[i]);
+                        return 0;
+                }
+        return refuse(ret_why, "the argument is not other-ek, garbage, not-base64, fixed, long or lockout");
+}
+
 static int parse_argument(Fault *fault, const char *text, const char **ret_why) {
         char *end;
 
@@ -74,10 +95,7 @@ static int parse_argument(Fault *fault, const char *text, const char **ret_why) 
                         return refuse(ret_why, "the argument is not a number in its range");
                 return 0;
         case ARGUMENT_WORD:
-                if (!streq(text, "other-ek") && !streq(text, "garbage") && !streq(text, "not-base64"))
-                        return refuse(ret_why, "the argument is not other-ek, garbage or not-base64");
-                (void) snprintf(fault->text, sizeof(fault->text), "%s", text);
-                return 0;
+                return parse_word(fault, text, ret_why);
         }
         return -EINVAL;
 }

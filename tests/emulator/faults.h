@@ -20,8 +20,9 @@ typedef enum FaultType {
         FAULT_SLOW,            /* =SECONDS before the reply, or until it is gone */
         FAULT_STATUS,          /* =STATUS instead of an answer */
         FAULT_WRONG_EK_CHALLENGE,
-        FAULT_NO_HUB_KEY,
-        FAULT_BAD_HUB_KEY, /* =other-ek (default), garbage, not-base64 */
+        FAULT_NO_HUB_KEY,      /* =N: the first N */
+        FAULT_BAD_HUB_KEY,     /* =other-ek (default), garbage, not-base64, fixed, long, lockout; each /N */
+        FAULT_KEEP_OLD_DEVICE, /* a device that moves stays at its old hub as well */
         FAULT_2XX_FIRST,
         _FAULT_MAX,
         _FAULT_INVALID = -22,

@@ -299,7 +299,42 @@ static int begin(Device *device, const Enrollment *enrollment, time_t now) {
         return 0;
 }
 
-int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotate, time_t now,
+/* The device as it is, a second time and behind itself: registry_find() does not find this one, its hub
+ * does. */
+static int leave_behind(Registry *registry, const Device *device) {
+        CLEANUP(device_freep)
+        Device *old = device_new(device->registration_id, device->device_id, device->hub);
+
+        if (!old)
+                return -ENOMEM;
+        json_object_put(old->modules);
+        old->modules = json_object_get(device->modules);
+        memcpy(old->key, device->key, sizeof(old->key));
+        memcpy(old->created, device->created, sizeof(old->created));
+        memcpy(old->updated, device->updated, sizeof(old->updated));
+        memcpy(old->etag, device->etag, sizeof(old->etag));
+        memcpy(old->generation, device->generation, sizeof(old->generation));
+        old->substatus = device->substatus;
+        return device_add(registry, &old);
+}
+
+/* What it left behind at the hub that it has come back to. */
+static void forget_left_behind(Registry *registry, const Device *device) {
+        size_t kept = 0;
+
+        for (size_t i = 0; i < registry->n; i++) {
+                Device *other = registry->devices[i];
+
+                if (other != device && strcasecmp(other->registration_id, device->registration_id) == 0 &&
+                    host_equal(other->hub, device->hub) && streq(other->device_id, device->device_id))
+                        device_free(other);
+                else
+                        registry->devices[kept++] = other;
+        }
+        registry->n = kept;
+}
+
+int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotate, bool keep_old, time_t now,
                     Device **ret) {
         CLEANUP(device_freep) Device *new = NULL;
         Device *device = registry_find(registry, enrollment->registration_id);
@@ -319,7 +354,11 @@ int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotat
                         r = tpm_crypto_random(device->key, sizeof(device->key));
         } else {
                 device->substatus = enrollment->migrate_data ? "deviceDataMigrated" : "deviceDataReset";
-                r = begin(device, enrollment, now);
+                if (keep_old)
+                        r = leave_behind(registry, device);
+                if (r == 0)
+                        r = begin(device, enrollment, now);
+                forget_left_behind(registry, device);
         }
         if (r == 0)
                 r = tpm_crypto_random(etag, sizeof(etag));

@@ -30,8 +30,9 @@ Device *registry_next_at_hub(Registry *registry, const char *hub, const char *de
 
 /* What DPS does when a registration ends well: a new device gets a key; one that stays at its hub keeps it
  * unless rotate; one whose enrolment names another hub moves there (unless its policy forbids it), which
- * deletes it at the old one. Saved before it returns. */
-int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotate, time_t now, Device **ret);
+ * deletes it at the old one unless keep_old. Saved before it returns. */
+int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotate, bool keep_old, time_t now,
+                    Device **ret);
 
 /* A module as the hub shows it; symmetric keys are made up when authentication is NULL. Takes
  * authentication. */

@@ -6,7 +6,8 @@
 #include "emulator.h"
 #include "sas.h"
 
-#define API_VERSION_MAX 32
+#define API_VERSION_MAX   32
+#define TOO_LONG_KEY_SIZE 72 /* a TPM takes 64 bytes, the block size of SHA-256 */
 
 /* The service's codes begin with the HTTP status; which ones it uses beyond these is not published. */
 #define ERROR_UNAUTHORIZED         401002
@@ -132,12 +133,12 @@ static int parse_keys(const Enrollment *enrollment, json_object *body, TpmStorag
 }
 
 static int add_blob(json_object *object, const char *name, const TpmStorageKey *ek, const TpmStorageKey *srk,
-                    const uint8_t key[static TPM_CRYPTO_KEY_SIZE]) {
+                    const TpmHmacKey *key) {
         CLEANUP(bytes_deinit) Bytes blob = {};
         CLEANUP(secret_freep) char *text = NULL;
         int r;
 
-        r = tpm_crypto_wrap(&blob, ek, srk, key);
+        r = tpm_crypto_wrap_key(&blob, ek, srk, key);
         if (r == 0)
                 r = base64_encode(&text, blob.data, blob.size);
         if (r == 0)
@@ -172,7 +173,8 @@ static void answer_challenge(Emulator *emulator, const Request *request, const E
         body = json_object_new_object();
         json_add_string(body, "message", "Authorization required, resend request using supplied key");
         if (r == 0)
-                r = add_blob(body, "authenticationKey", &target, &srk, attempt->key);
+                r = add_blob(body, "authenticationKey", &target, &srk,
+                             &(TpmHmacKey){ attempt->key, sizeof(attempt->key), TPM_CRYPTO_ATTRIBUTES });
         json_add(body, "unencryptedAuthenticationKey", NULL);
         json_add_string(body, "keyName", "registration");
         if (r < 0) {
@@ -300,22 +302,32 @@ static void answer_confirm(Emulator *emulator, const Request *request, const Enr
 static int add_hub_key(Emulator *emulator, const Attempt *attempt, const Device *device,
                        json_object *state) {
         const Fault *bad = faults_use(emulator->faults, FAULT_BAD_HUB_KEY, REQUEST_POLL);
+        uint8_t bytes[TOO_LONG_KEY_SIZE] = {};
+        TpmHmacKey key = { device->key, sizeof(device->key), TPM_CRYPTO_ATTRIBUTES };
         TpmStorageKey ek = attempt->ek;
         json_object *tpm;
         int r = 0;
 
         if (faults_use(emulator->faults, FAULT_NO_HUB_KEY, REQUEST_POLL))
                 return 0;
+        if (bad && streq(bad->text, "fixed"))
+                key.attributes |= TPM_CRYPTO_FIXED_TPM;
+        else if (bad && streq(bad->text, "lockout"))
+                key.attributes &= ~TPM_CRYPTO_NO_DA;
+        else if (bad && streq(bad->text, "long")) {
+                key.data = memcpy(bytes, device->key, sizeof(device->key));
+                key.size = sizeof(bytes);
+        }
         tpm = json_object_new_object();
         if (bad && streq(bad->text, "garbage"))
                 json_add_string(tpm, "authenticationKey", "bm90IGEga2V5");
         else if (bad && streq(bad->text, "not-base64"))
                 json_add_string(tpm, "authenticationKey", "!not base64!");
         else {
-                if (bad)
+                if (bad && (streq(bad->text, "") || streq(bad->text, "other-ek")))
                         r = tpm_storage_key_random(&ek);
                 if (r == 0)
-                        r = add_blob(tpm, "authenticationKey", &ek, &attempt->srk, device->key);
+                        r = add_blob(tpm, "authenticationKey", &ek, &attempt->srk, &key);
         }
         json_add(state, "tpm", tpm);
         return r;
@@ -346,6 +358,7 @@ static int finish(Emulator *emulator, const Enrollment *enrollment, Attempt *att
         timestamp(now, emulator_now(emulator));
         if (outcome == OUTCOME_ASSIGNED) {
                 r = registry_assign(emulator->registry, enrollment, emulator->rotate_keys,
+                                    faults_use(emulator->faults, FAULT_KEEP_OLD_DEVICE, REQUEST_POLL),
                                     emulator_now(emulator), &device);
                 if (r < 0)
                         return r;

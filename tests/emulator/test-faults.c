@@ -32,6 +32,10 @@ static void names_kinds_and_arguments_are_read(void **state) {
                 { "status:hub=503", FAULT_STATUS, REQUEST_HUB, 503, -1, "" },
                 { "bad-hub-key", FAULT_BAD_HUB_KEY, _REQUEST_KIND_INVALID, 0, -1, "" },
                 { "bad-hub-key=not-base64", FAULT_BAD_HUB_KEY, _REQUEST_KIND_INVALID, 0, -1, "not-base64" },
+                { "bad-hub-key=fixed/2", FAULT_BAD_HUB_KEY, _REQUEST_KIND_INVALID, 0, 2, "fixed" },
+                { "bad-hub-key:poll=long", FAULT_BAD_HUB_KEY, REQUEST_POLL, 0, -1, "long" },
+                { "no-hub-key=1", FAULT_NO_HUB_KEY, _REQUEST_KIND_INVALID, 0, 1, "" },
+                { "keep-old-device", FAULT_KEEP_OLD_DEVICE, _REQUEST_KIND_INVALID, 0, -1, "" },
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -73,6 +77,11 @@ static void what_is_no_fault_is_told(void **state) {
                 "drop-connection=x",
                 "drop-connection=-1",
                 "bad-hub-key=wrong",
+                "bad-hub-key=fix",
+                "bad-hub-key=fixed/",
+                "bad-hub-key=fixed/x",
+                "bad-hub-key=/1",
+                "keep-old-device=1",
                 "garbage-body=1",
                 "oversized-body=0",
         };

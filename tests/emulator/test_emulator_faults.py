@@ -11,7 +11,7 @@ import time
 
 import pytest
 from harness import DEADLINE, SCOPE, wait_for
-from script_client import API, TpmRefused
+from script_client import API, TpmRefused, split
 
 PATH = f"/{SCOPE}/registrations/GW-1/register?{API}"
 JSON = {"Content-Type": "application/json"}
@@ -94,15 +94,29 @@ def test_faults_of_keys(new_service):
     script = s.script()
     with pytest.raises(TpmRefused):
         script.registration_token(script.challenge())
-    s.faults("no-hub-key")
+    s.faults("no-hub-key=1")
     state = script.register()[-1].body["registrationState"]
     assert state["status"] == "assigned" and "tpm" not in state
+    assert "tpm" in script.register()[-1].body["registrationState"]
     for fault, error in (("bad-hub-key", TpmRefused), ("bad-hub-key=garbage", ValueError),
-                         ("bad-hub-key=not-base64", ValueError)):
+                         ("bad-hub-key=not-base64", ValueError), ("bad-hub-key=fixed", TpmRefused),
+                         ("bad-hub-key=long", TpmRefused)):
         s.faults(fault)
         state = script.register()[-1].body["registrationState"]
         with pytest.raises((error, AssertionError) if error is ValueError else error):
             script.tpm.activate(state["tpm"]["authenticationKey"])
+
+
+def test_hub_key_without_noda(new_service):
+    """A TPM takes it, and the hub accepts what it signs."""
+    s = new_service("--fault=bad-hub-key=lockout/1")
+    s.enroll(s.enrollment())
+    script = s.script()
+    for attributes in ("00040040", "00040440"):  # the second one is as usual
+        state = script.register()[-1].body["registrationState"]
+        blob = state["tpm"]["authenticationKey"]
+        assert split(blob)["public"][6:10].hex() == attributes
+        assert script.modules(state["assignedHub"], "GW-1", script.tpm.activate(blob)).status == 200
 
 
 def test_faults_of_the_hub(new_service):

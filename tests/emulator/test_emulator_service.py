@@ -216,6 +216,24 @@ def test_moving_to_another_hub_and_back(new_service):
     assert (hub, substatus) == (a, "deviceDataReset")
 
 
+def test_device_that_stays_at_its_old_hub(new_service):
+    s = new_service("--fault=keep-old-device")
+    a, b = (f"hub-{name}.localhost:{s.port}" for name in "ab")
+    script, keys = s.script(), {}
+    for hub in (a, b):
+        s.enroll(s.enrollment(iotHubHostName=hub))
+        *_, key = assigned(script)
+        keys[hub] = key.rename(key.with_name(f"key-{len(keys)}"))
+    for _ in range(2):
+        assert [script.modules(hub, "GW-1", keys[key]).status for hub in (a, b) for key in (a, b)] == [200, 401, 401, 200]
+        s.stop()  # it remembers both
+        s.start_emulator(port=s.port)
+    s.enroll(s.enrollment(iotHubHostName=a))
+    *_, substatus, key = assigned(script)  # it comes back, and gets a new key
+    assert substatus == "deviceDataMigrated"
+    assert script.modules(a, "GW-1", key).status == 200 and script.modules(a, "GW-1", keys[a]).status == 401
+
+
 def test_a_new_hub_key_at_every_registration(new_service):
     s = new_service("--rotate-keys")
     s.enroll(s.enrollment())

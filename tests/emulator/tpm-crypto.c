@@ -19,27 +19,25 @@
 #define ALG_NULL      0x0010u
 #define ALG_CFB       0x0043u
 
-#define ATTRIBUTE_USER_WITH_AUTH 0x00000040u
-#define ATTRIBUTE_NO_DA          0x00000400u
-#define ATTRIBUTE_RESTRICTED     0x00010000u
-#define ATTRIBUTE_DECRYPT        0x00020000u
-#define ATTRIBUTE_SIGN           0x00040000u
-#define ATTRIBUTES_STORAGE_KEY   (ATTRIBUTE_RESTRICTED | ATTRIBUTE_DECRYPT)
+#define ATTRIBUTE_RESTRICTED   0x00010000u
+#define ATTRIBUTE_DECRYPT      0x00020000u
+#define ATTRIBUTES_STORAGE_KEY (ATTRIBUTE_RESTRICTED | ATTRIBUTE_DECRYPT)
 
-#define AES_KEY_SIZE           16u
-#define DEFAULT_EXPONENT       65537u
-#define PRIVATE_SIZE           142u
-#define PUBLIC_SIZE            48u
-#define TRAILER_SIZE           154u
-#define SENSITIVE_SIZE         74u /* TPM2B_SENSITIVE of a 32-byte key with a 32-byte seed */
-#define PRIVATE_SENSITIVE_SIZE (2 + SHA256_SIZE + SENSITIVE_SIZE)
+#define AES_KEY_SIZE     16u
+#define DEFAULT_EXPONENT 65537u
+#define PUBLIC_SIZE      48u
+#define TRAILER_SIZE     154u
 
-static_assert(2 + SHA256_SIZE + PRIVATE_SENSITIVE_SIZE == PRIVATE_SIZE,
-              "outer integrity, wrapped sensitive");
-static_assert(6 * 2 + TPM_CRYPTO_ID_OBJECT_SIZE + 2 * TPM_CRYPTO_RSA_SIZE + PRIVATE_SIZE + PUBLIC_SIZE +
-                              TRAILER_SIZE ==
-                      TPM_CRYPTO_BLOB_SIZE,
-              "the parts make up the blob");
+/* of a key of so many bytes: TPM2B_SENSITIVE with a 32-byte seed, its inner wrapping, TPM2B_PRIVATE */
+#define SENSITIVE_SIZE(key_size)         (2 + 2 + 2 + 2 + SHA256_SIZE + 2 + (key_size))
+#define PRIVATE_SENSITIVE_SIZE(key_size) (2 + SHA256_SIZE + SENSITIVE_SIZE(key_size))
+#define PRIVATE_SIZE(key_size)           (2 + SHA256_SIZE + PRIVATE_SENSITIVE_SIZE(key_size))
+#define PRIVATE_MAX                      PRIVATE_SIZE(TPM_CRYPTO_HMAC_KEY_MAX)
+#define BLOB_SIZE(key_size)                                                                                 \
+        (6 * 2 + TPM_CRYPTO_ID_OBJECT_SIZE + 2 * TPM_CRYPTO_RSA_SIZE + PRIVATE_SIZE(key_size) +             \
+         PUBLIC_SIZE + TRAILER_SIZE)
+
+static_assert(BLOB_SIZE(TPM_CRYPTO_KEY_SIZE) == TPM_CRYPTO_BLOB_SIZE, "the parts make up the blob");
 
 /* Big-endian reading with bounds: past the end everything reads as 0 and bad is set. */
 typedef struct Reader {
@@ -150,7 +148,7 @@ static int encrypt(const uint8_t key[static AES_KEY_SIZE], uint8_t *data, size_t
 static int wrap_outer(const uint8_t seed[static SHA256_SIZE],
                       const uint8_t name[static TPM_CRYPTO_NAME_SIZE], uint8_t *data, size_t size,
                       uint8_t integrity[static SHA256_SIZE]) {
-        uint8_t key[AES_KEY_SIZE], hmac_key[SHA256_SIZE], message[256];
+        uint8_t key[AES_KEY_SIZE], hmac_key[SHA256_SIZE], message[PRIVATE_MAX + TPM_CRYPTO_NAME_SIZE];
         int r;
 
         if (size + TPM_CRYPTO_NAME_SIZE > sizeof(message))
@@ -261,7 +259,7 @@ int tpm_storage_key_parse(TpmStorageKey *ret, const void *data, size_t size, con
         attributes = read_number(&r, 4);
         if (type != ALG_RSA || name_alg != ALG_SHA256)
                 return set_why(ret_why, -EOPNOTSUPP, "is not an RSA key with nameAlg SHA-256");
-        if ((attributes & (ATTRIBUTES_STORAGE_KEY | ATTRIBUTE_SIGN)) != ATTRIBUTES_STORAGE_KEY)
+        if ((attributes & (ATTRIBUTES_STORAGE_KEY | TPM_CRYPTO_SIGN)) != ATTRIBUTES_STORAGE_KEY)
                 return set_why(ret_why, -EOPNOTSUPP, "is not a restricted decryption key");
 
         (void) read_bytes(&r, read_number(&r, 2)); /* authPolicy */
@@ -333,22 +331,21 @@ int tpm_crypto_make_credential(uint8_t id_object[static TPM_CRYPTO_ID_OBJECT_SIZ
 }
 
 /* TPMT_PUBLIC of the key and its name. */
-static int make_public(const uint8_t key[static TPM_CRYPTO_KEY_SIZE],
-                       const uint8_t obfuscation[static SHA256_SIZE], uint8_t ret[static PUBLIC_SIZE],
-                       uint8_t ret_name[static TPM_CRYPTO_NAME_SIZE]) {
-        uint8_t secret[SHA256_SIZE + TPM_CRYPTO_KEY_SIZE], unique[SHA256_SIZE], *at = ret;
+static int make_public(const TpmHmacKey *key, const uint8_t obfuscation[static SHA256_SIZE],
+                       uint8_t ret[static PUBLIC_SIZE], uint8_t ret_name[static TPM_CRYPTO_NAME_SIZE]) {
+        uint8_t secret[SHA256_SIZE + TPM_CRYPTO_HMAC_KEY_MAX], unique[SHA256_SIZE], *at = ret;
         int r;
 
         /* part 1, section 27.5.3.2: unique = H(seedValue || sensitive) */
-        (void) put(put(secret, obfuscation, SHA256_SIZE), key, TPM_CRYPTO_KEY_SIZE);
-        r = sha256(secret, sizeof(secret), unique);
+        (void) put(put(secret, obfuscation, SHA256_SIZE), key->data, key->size);
+        r = sha256(secret, SHA256_SIZE + key->size, unique);
         explicit_bzero(secret, sizeof(secret));
         if (r < 0)
                 return r;
 
         at = put_number(at, ALG_KEYEDHASH, 2);
         at = put_number(at, ALG_SHA256, 2);
-        at = put_number(at, ATTRIBUTE_SIGN | ATTRIBUTE_USER_WITH_AUTH | ATTRIBUTE_NO_DA, 4);
+        at = put_number(at, key->attributes, 4);
         at = put_number(at, 0, 2); /* authPolicy */
         at = put_number(at, ALG_HMAC, 2);
         at = put_number(at, ALG_SHA256, 2);
@@ -360,33 +357,32 @@ static int make_public(const uint8_t key[static TPM_CRYPTO_KEY_SIZE],
 
 /* The inner wrapping of a duplicate (part 1, section 23.3.2.3): integrity of sensitive and name, then both
  * encrypted with the inner key. */
-static int make_sensitive(const uint8_t key[static TPM_CRYPTO_KEY_SIZE],
-                          const uint8_t obfuscation[static SHA256_SIZE],
+static int make_sensitive(const TpmHmacKey *key, const uint8_t obfuscation[static SHA256_SIZE],
                           const uint8_t name[static TPM_CRYPTO_NAME_SIZE],
-                          const uint8_t inner_key[static AES_KEY_SIZE],
-                          uint8_t ret[static PRIVATE_SENSITIVE_SIZE]) {
+                          const uint8_t inner_key[static AES_KEY_SIZE], uint8_t *ret) {
         uint8_t *integrity = put_number(ret, SHA256_SIZE, 2), *sensitive = integrity + SHA256_SIZE;
-        uint8_t message[SENSITIVE_SIZE + TPM_CRYPTO_NAME_SIZE], *at = sensitive;
+        uint8_t message[SENSITIVE_SIZE(TPM_CRYPTO_HMAC_KEY_MAX) + TPM_CRYPTO_NAME_SIZE], *at = sensitive;
+        size_t size = SENSITIVE_SIZE(key->size);
         int r;
 
-        at = put_number(at, SENSITIVE_SIZE - 2, 2);
+        at = put_number(at, (uint32_t) size - 2, 2);
         at = put_number(at, ALG_KEYEDHASH, 2);
         at = put_number(at, 0, 2); /* authValue */
         at = put_sized(at, obfuscation, SHA256_SIZE);
-        (void) put_sized(at, key, TPM_CRYPTO_KEY_SIZE);
+        (void) put_sized(at, key->data, key->size);
 
-        (void) put(put(message, sensitive, SENSITIVE_SIZE), name, TPM_CRYPTO_NAME_SIZE);
-        r = sha256(message, sizeof(message), integrity);
+        (void) put(put(message, sensitive, size), name, TPM_CRYPTO_NAME_SIZE);
+        r = sha256(message, size + TPM_CRYPTO_NAME_SIZE, integrity);
         explicit_bzero(message, sizeof(message));
         if (r < 0)
                 return r;
-        return encrypt(inner_key, ret, PRIVATE_SENSITIVE_SIZE);
+        return encrypt(inner_key, ret, PRIVATE_SENSITIVE_SIZE(key->size));
 }
 
-/* The whole duplicate for the SRK. private gets PRIVATE_SIZE bytes: the outer integrity and what it covers.
- */
-static int make_duplicate(const TpmStorageKey *srk, const uint8_t key[static TPM_CRYPTO_KEY_SIZE],
-                          const uint8_t inner_key[static AES_KEY_SIZE], uint8_t private[static PRIVATE_SIZE],
+/* The whole duplicate for the SRK. private gets PRIVATE_SIZE(key->size) bytes: the outer integrity and what
+ * it covers. */
+static int make_duplicate(const TpmStorageKey *srk, const TpmHmacKey *key,
+                          const uint8_t inner_key[static AES_KEY_SIZE], uint8_t *private,
                           uint8_t secret[static TPM_CRYPTO_RSA_SIZE], uint8_t public[static PUBLIC_SIZE]) {
         struct {
                 uint8_t obfuscation[SHA256_SIZE], seed[SHA256_SIZE];
@@ -402,26 +398,27 @@ static int make_duplicate(const TpmStorageKey *srk, const uint8_t key[static TPM
         if (r == 0)
                 r = make_sensitive(key, random.obfuscation, name, inner_key, sensitive);
         if (r == 0)
-                r = wrap_outer(random.seed, name, sensitive, PRIVATE_SENSITIVE_SIZE, integrity);
+                r = wrap_outer(random.seed, name, sensitive, PRIVATE_SENSITIVE_SIZE(key->size), integrity);
         if (r == 0)
                 r = encrypt_seed(srk, "DUPLICATE", random.seed, secret);
         explicit_bzero(&random, sizeof(random));
         return r;
 }
 
-int tpm_crypto_wrap(Bytes *ret_blob, const TpmStorageKey *ek, const TpmStorageKey *srk,
-                    const uint8_t key[static TPM_CRYPTO_KEY_SIZE]) {
-        CLEANUP(bytes_deinit)
-        Bytes blob = { .data = malloc(TPM_CRYPTO_BLOB_SIZE), .size = TPM_CRYPTO_BLOB_SIZE };
+int tpm_crypto_wrap_key(Bytes *ret_blob, const TpmStorageKey *ek, const TpmStorageKey *srk,
+                        const TpmHmacKey *key) {
+        CLEANUP(bytes_deinit) Bytes blob = {};
         uint8_t id_object[TPM_CRYPTO_ID_OBJECT_SIZE], secret[TPM_CRYPTO_RSA_SIZE], seed[TPM_CRYPTO_RSA_SIZE];
-        uint8_t private[PRIVATE_SIZE], public[PUBLIC_SIZE], trailer[TRAILER_SIZE];
-        uint8_t inner_key[AES_KEY_SIZE], *at = blob.data;
+        uint8_t private[PRIVATE_MAX], public[PUBLIC_SIZE], trailer[TRAILER_SIZE];
+        uint8_t inner_key[AES_KEY_SIZE], *at;
         int r;
 
-        if (!blob.data) {
-                blob.size = 0;
+        if (key->size > TPM_CRYPTO_HMAC_KEY_MAX)
+                return -EINVAL;
+        blob.data = malloc(BLOB_SIZE(key->size));
+        if (!blob.data)
                 return -ENOMEM;
-        }
+        blob.size = BLOB_SIZE(key->size);
         r = tpm_crypto_random(inner_key, sizeof(inner_key));
         if (r == 0)
                 r = tpm_crypto_random(trailer, sizeof(trailer));
@@ -433,15 +430,21 @@ int tpm_crypto_wrap(Bytes *ret_blob, const TpmStorageKey *ek, const TpmStorageKe
         if (r < 0)
                 return r;
 
-        at = put_sized(at, id_object, sizeof(id_object));
+        at = put_sized(blob.data, id_object, sizeof(id_object));
         at = put_sized(at, secret, sizeof(secret));
-        at = put_sized(at, private, sizeof(private));
+        at = put_sized(at, private, PRIVATE_SIZE(key->size));
         at = put_sized(at, seed, sizeof(seed));
         at = put_sized(at, public, sizeof(public));
         (void) put_sized(at, trailer, sizeof(trailer));
         *ret_blob = blob;
         blob = (Bytes){};
         return 0;
+}
+
+int tpm_crypto_wrap(Bytes *ret_blob, const TpmStorageKey *ek, const TpmStorageKey *srk,
+                    const uint8_t key[static TPM_CRYPTO_KEY_SIZE]) {
+        return tpm_crypto_wrap_key(ret_blob, ek, srk,
+                                   &(TpmHmacKey){ key, TPM_CRYPTO_KEY_SIZE, TPM_CRYPTO_ATTRIBUTES });
 }
 
 int tpm_crypto_wrap_for(Bytes *ret_blob, const Bytes *ek_public, const Bytes *srk_public,

@@ -38,6 +38,24 @@ int tpm_storage_key_parse(TpmStorageKey *ret, const void *data, size_t size, con
 /* A key of the right form that no TPM has the private half of: for challenges that nobody can answer. */
 int tpm_storage_key_random(TpmStorageKey *ret);
 
+/* An HMAC key as it is wrapped. What the real service sends has TPM_CRYPTO_KEY_SIZE bytes and
+ * TPM_CRYPTO_ATTRIBUTES. */
+#define TPM_CRYPTO_HMAC_KEY_MAX ((size_t) 128)
+#define TPM_CRYPTO_FIXED_TPM    0x00000002u
+#define TPM_CRYPTO_WITH_AUTH    0x00000040u
+#define TPM_CRYPTO_NO_DA        0x00000400u
+#define TPM_CRYPTO_SIGN         0x00040000u
+#define TPM_CRYPTO_ATTRIBUTES   (TPM_CRYPTO_SIGN | TPM_CRYPTO_WITH_AUTH | TPM_CRYPTO_NO_DA)
+typedef struct TpmHmacKey {
+        const uint8_t *data;
+        size_t size;
+        uint32_t attributes; /* TPMA_OBJECT */
+} TpmHmacKey;
+
+/* Wraps any key, also one that a TPM refuses. -EINVAL: longer than TPM_CRYPTO_HMAC_KEY_MAX. */
+int tpm_crypto_wrap_key(Bytes *ret_blob, const TpmStorageKey *ek, const TpmStorageKey *srk,
+                        const TpmHmacKey *key);
+
 /* Wraps an HMAC key as above: TPM_CRYPTO_BLOB_SIZE bytes. Each call gives other bytes, the public area's
  * `unique` included: two blobs of the same key can't be recognised as such. */
 int tpm_crypto_wrap(Bytes *ret_blob, const TpmStorageKey *ek, const TpmStorageKey *srk,

@@ -68,7 +68,8 @@ def super_config(world):
     endpoint = provisioning["global_endpoint"]
     return {"source": "dps", "global_endpoint": endpoint if endpoint.endswith("/") else endpoint + "/",
             "scope_id": provisioning["id_scope"], "payload": provisioning.get("payload"),
-            "attestation": {"method": "tpm", "registration_id": provisioning["attestation"]["registration_id"]}}
+            "attestation": {"method": "tpm", "registration_id": provisioning["attestation"]["registration_id"]},
+            "hierarchy_authorization": config.get("tpm", {}).get("hierarchy_authorization")}
 
 
 def identityd_toml(provisioning):
@@ -84,11 +85,17 @@ def identityd_toml(provisioning):
     return "\n".join(lines) + "\n"
 
 
+def tpmd_toml(provisioning):
+    owner = (provisioning.get("hierarchy_authorization") or {}).get("owner")
+    return "# auto-generated\n" + (f"[hierarchy_authorization]\nowner = {json.dumps(owner)}\n" if owner else "")
+
+
 def write_applied(world, provisioning):
     """Five files of five users: removed, written, and then given away. A power cut may leave any of it."""
     for service, user in OWNERS.items():
         path = world.path(f"/etc/aziot/{service}/config.d/00-super.toml")
         path.unlink(missing_ok=True)
-        path.write_text(identityd_toml(provisioning) if service == "identityd" else "# auto-generated\n")
+        path.write_text(identityd_toml(provisioning) if service == "identityd" else
+                        tpmd_toml(provisioning) if service == "tpmd" else "# auto-generated\n")
         path.chmod(0o600)
         world.own(path, user)

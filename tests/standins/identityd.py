@@ -32,11 +32,22 @@ class Tpmd:
     def __init__(self, world):
         self.world = world
         self.has_key = False
+        self.owner_auth = ""
 
     def tpm(self):
-        return ESAPI(self.world.tcti)
+        tpm = ESAPI(self.world.tcti)
+        if self.owner_auth:
+            tpm.tr_set_auth(ESYS_TR.OWNER, self.owner_auth)
+        return tpm
+
+    def configured_owner_auth(self):
+        path = self.world.path("/etc/aziot/tpmd/config.d/00-super.toml")
+        config = tomllib.loads(path.read_text()) if path.exists() else {}
+        return config.get("hierarchy_authorization", {}).get("owner", "")
 
     async def start(self):
+        self.owner_auth = self.configured_owner_auth()
+
         def look():
             with self.tpm() as tpm:
                 _, capability = tpm.get_capability(TPM2_CAP.HANDLES, HUB_KEY, 1)
