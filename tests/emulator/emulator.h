@@ -13,7 +13,7 @@
 typedef struct Emulator {
         const char *scope, *retry_after; /* borrowed */
         unsigned polls;                  /* how many GETs say `assigning` first */
-        bool rotate_keys;
+        HubKeys hub_keys;
         int64_t clock_offset; /* seconds */
         char base_url[64];    /* https://localhost:PORT */
         Enrollments *enrollments;

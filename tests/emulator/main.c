@@ -20,7 +20,7 @@ typedef struct Options {
         size_t n_hosts, n_faults;
         uint16_t port;
         unsigned polls;
-        bool rotate_keys;
+        HubKeys hub_keys;
         int64_t clock_offset;
 } Options;
 
@@ -48,6 +48,7 @@ static void print_help(void) {
                 "  --polls=N            say `assigning` to N polls before `assigned` (default 1)\n"
                 "  --retry-after=S      what 202 replies ask for (default 3; 0: nothing; +N: as a date)\n"
                 "  --rotate-keys        a new hub key at every registration\n"
+                "  --keep-keys          the same hub key for ever, also at another hub\n"
                 "  --clock-offset=S     this much off the machine's clock\n"
                 "  --host=NAME          a further name or address in the certificate (repeatable)\n"
                 "  --fault=FAULT        do something wrong: NAME[:KIND][=ARG] (repeatable), of\n"
@@ -86,6 +87,7 @@ enum {
         OPTION_POLLS,
         OPTION_RETRY_AFTER,
         OPTION_ROTATE_KEYS,
+        OPTION_KEEP_KEYS,
         OPTION_CLOCK_OFFSET,
         OPTION_HOST,
         OPTION_FAULT,
@@ -102,6 +104,7 @@ static const struct option long_options[] = {
         { "polls", required_argument, NULL, OPTION_POLLS },
         { "retry-after", required_argument, NULL, OPTION_RETRY_AFTER },
         { "rotate-keys", no_argument, NULL, OPTION_ROTATE_KEYS },
+        { "keep-keys", no_argument, NULL, OPTION_KEEP_KEYS },
         { "clock-offset", required_argument, NULL, OPTION_CLOCK_OFFSET },
         { "host", required_argument, NULL, OPTION_HOST },
         { "fault", required_argument, NULL, OPTION_FAULT },
@@ -143,7 +146,10 @@ static int parse_option(Options *options, int option, const char *value) {
                 options->retry_after = streq(value, "0") ? NULL : value;
                 return 0;
         case OPTION_ROTATE_KEYS:
-                options->rotate_keys = true;
+                options->hub_keys = HUB_KEYS_ROTATE;
+                return 0;
+        case OPTION_KEEP_KEYS:
+                options->hub_keys = HUB_KEYS_KEEP;
                 return 0;
         case OPTION_CLOCK_OFFSET:
                 return parse_offset(value, &options->clock_offset) < 0
@@ -273,7 +279,7 @@ static int start(Program *program, const Options *options) {
         emulator->scope = options->scope;
         emulator->retry_after = options->retry_after;
         emulator->polls = options->polls;
-        emulator->rotate_keys = options->rotate_keys;
+        emulator->hub_keys = options->hub_keys;
         emulator->clock_offset = options->clock_offset;
         r = open_state(program, options);
         if (r < 0)

@@ -276,7 +276,7 @@ static void add_system_modules(Device *device) {
 }
 
 /* The identity begins anew: another hub, another device ID, or the first time. */
-static int begin(Device *device, const Enrollment *enrollment, time_t now) {
+static int begin(Device *device, const Enrollment *enrollment, bool keep_key, time_t now) {
         json_object *modules = json_object_new_object();
         int r;
 
@@ -285,7 +285,7 @@ static int begin(Device *device, const Enrollment *enrollment, time_t now) {
         r = string_replace(&device->hub, enrollment->hub);
         if (r == 0)
                 r = string_replace(&device->device_id, enrollment->device_id);
-        if (r == 0)
+        if (r == 0 && !keep_key)
                 r = tpm_crypto_random(device->key, sizeof(device->key));
         if (r < 0) {
                 json_object_put(modules);
@@ -334,8 +334,8 @@ static void forget_left_behind(Registry *registry, const Device *device) {
         registry->n = kept;
 }
 
-int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotate, bool keep_old, time_t now,
-                    Device **ret) {
+int registry_assign(Registry *registry, const Enrollment *enrollment, HubKeys keys, bool keep_old,
+                    time_t now, Device **ret) {
         CLEANUP(device_freep) Device *new = NULL;
         Device *device = registry_find(registry, enrollment->registration_id);
         uint32_t etag[2] = {};
@@ -346,18 +346,18 @@ int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotat
                         device_new(enrollment->registration_id, enrollment->device_id, enrollment->hub);
                 if (!new)
                         return -ENOMEM;
-                r = begin(device, enrollment, now);
+                r = begin(device, enrollment, false, now);
         } else if (streq(device->device_id, enrollment->device_id) &&
                    (streq(device->hub, enrollment->hub) || !enrollment->update_hub)) {
                 device->substatus = "reprovisionedToInitialAssignment";
-                if (rotate)
+                if (keys == HUB_KEYS_ROTATE)
                         r = tpm_crypto_random(device->key, sizeof(device->key));
         } else {
                 device->substatus = enrollment->migrate_data ? "deviceDataMigrated" : "deviceDataReset";
                 if (keep_old)
                         r = leave_behind(registry, device);
                 if (r == 0)
-                        r = begin(device, enrollment, now);
+                        r = begin(device, enrollment, keys == HUB_KEYS_KEEP, now);
                 forget_left_behind(registry, device);
         }
         if (r == 0)

@@ -28,11 +28,18 @@ Device *registry_find(Registry *registry, const char *registration_id);
 Device *registry_next_at_hub(Registry *registry, const char *hub, const char *device_id,
                              const Device *after);
 
-/* What DPS does when a registration ends well: a new device gets a key; one that stays at its hub keeps it
- * unless rotate; one whose enrolment names another hub moves there (unless its policy forbids it), which
- * deletes it at the old one unless keep_old. Saved before it returns. */
-int registry_assign(Registry *registry, const Enrollment *enrollment, bool rotate, bool keep_old, time_t now,
-                    Device **ret);
+/* What becomes of a device's hub key when the device registers again. */
+typedef enum HubKeys {
+        HUB_KEYS_PER_HUB, /* it stays while the device stays at its hub */
+        HUB_KEYS_ROTATE,  /* a new one each time */
+        HUB_KEYS_KEEP,    /* it stays for ever, also when the device moves */
+} HubKeys;
+
+/* What DPS does when a registration ends well: a new device gets a key; one whose enrolment names another
+ * hub moves there (unless its policy forbids it), which deletes it at the old one unless keep_old. Saved
+ * before it returns. */
+int registry_assign(Registry *registry, const Enrollment *enrollment, HubKeys keys, bool keep_old,
+                    time_t now, Device **ret);
 
 /* A module as the hub shows it; symmetric keys are made up when authentication is NULL. Takes
  * authentication. */

@@ -357,7 +357,7 @@ static int finish(Emulator *emulator, const Enrollment *enrollment, Attempt *att
 
         timestamp(now, emulator_now(emulator));
         if (outcome == OUTCOME_ASSIGNED) {
-                r = registry_assign(emulator->registry, enrollment, emulator->rotate_keys,
+                r = registry_assign(emulator->registry, enrollment, emulator->hub_keys,
                                     faults_use(emulator->faults, FAULT_KEEP_OLD_DEVICE, REQUEST_POLL),
                                     emulator_now(emulator), &device);
                 if (r < 0)

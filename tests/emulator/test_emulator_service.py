@@ -245,6 +245,19 @@ def test_a_new_hub_key_at_every_registration(new_service):
     assert script.modules(hub, device, key).status == 200
 
 
+def test_one_hub_key_for_ever(new_service):
+    s = new_service("--keep-keys")
+    script = s.script()
+    signatures = set()
+    for hub in (f"localhost:{s.port}", f"hub-b.localhost:{s.port}", f"localhost:{s.port}"):
+        s.enroll(s.enrollment(iotHubHostName=hub))
+        assigned_hub, device, _, key = assigned(script)
+        assert assigned_hub == hub and script.modules(hub, device, key).status == 200
+        signatures.add(signature(script, key))
+    assert len(signatures) == 1
+    assert script.modules(f"hub-b.localhost:{s.port}", device, key).status == 401  # it has moved away
+
+
 def test_modules_are_kept(new_service):
     s = new_service()
     s.enroll(s.enrollment(capabilities={"iotEdge": False}), s.enrollment("gw-2"))

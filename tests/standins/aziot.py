@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stand-ins for systemd and for Azure IoT Edge on a private bus, for the demo and the tests.
 
-    aziot.py --root=DIR --log=FILE [--faults=FILE] [--tcti=TCTI] [--hub-ca=FILE] [--configured]
+    aziot.py --root=DIR --log=FILE [--faults=FILE] [--tcti=TCTI] [--hub-ca=FILE] [--configured|--boot]
 
 NONE OF THIS IS THE REAL THING. One process owns org.freedesktop.systemd1 on the bus of DBUS_SYSTEM_BUS_ADDRESS and
 plays the units aziot-edged, aziot-identityd, aziot-keyd, aziot-certd and aziot-tpmd with their sockets, and
@@ -114,7 +114,9 @@ async def main():
     parser.add_argument("--faults")
     parser.add_argument("--tcti", default="swtpm")
     parser.add_argument("--hub-ca")
-    parser.add_argument("--configured", action="store_true", help="apply config.toml and start everything first")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--configured", action="store_true", help="apply config.toml and start everything first")
+    how.add_argument("--boot", action="store_true", help="start what a boot starts: the sockets, and aziot-edged")
     options = parser.parse_args()
     world = World(options)
     make_directories(world)
@@ -126,7 +128,7 @@ async def main():
         write_applied(world, super_config(world))
     for name in SOCKETS:
         await manager.run("start", f"{name}.socket")
-    if options.configured:
+    if options.configured or options.boot:
         await manager.run("start", "aziot-edged.service")
     await manager.serve(os.environ["DBUS_SYSTEM_BUS_ADDRESS"])
     print("ready", flush=True)
