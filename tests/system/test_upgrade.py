@@ -1,0 +1,142 @@
+"""Upgrade from the packages of an older commit, and downgrade to them.
+
+The older packages are built from the history by that commit's own "./dev deb", once: they stay in a directory of their
+own beside the current ones.
+"""
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+from conftest import DEBS, packages
+from machine import SCOPE, SOURCE, wait_for
+
+UNIT = "dps-provisiond.service"
+COMMIT = "d4a037971b978b5518d2602c5eee77231269e1de"  # the last one whose state file has version 1
+APPLY_FAILS = """[Unit]
+StartLimitIntervalSec=0
+[Service]
+ExecStartPre=/usr/bin/test -e /run/apply
+"""
+
+
+def old_package():
+    """Builds it if need be. Skips the test where the clone has no such commit."""
+    directory = DEBS / f"of-{COMMIT[:12]}"
+    if not (directory / "complete").exists():
+        if subprocess.run(["git", "-C", SOURCE, "cat-file", "-e", f"{COMMIT}^{{commit}}"], capture_output=True,
+                          check=False).returncode != 0:
+            pytest.skip(f"the commit {COMMIT[:12]} is not in this clone; 'git fetch --unshallow' brings it")
+        with tempfile.TemporaryDirectory(prefix="dps-old-") as stage:
+            for command in (["git", "clone", "-q", "--shared", "--no-checkout", SOURCE, stage],
+                            ["git", "-C", stage, "checkout", "-q", COMMIT], [f"{stage}/dev", "deb", directory]):
+                result = subprocess.run(command, text=True, capture_output=True, check=False)
+                assert result.returncode == 0, (command, result.stdout, result.stderr)
+        (directory / "complete").touch()
+    return next(directory.glob("dps-provisiond_*.deb"))
+
+
+@pytest.fixture(scope="module")
+def debs(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("debs")
+    shutil.copy(old_package(), directory / "old.deb")
+    shutil.copy(packages()[0], directory / "current.deb")
+    return directory
+
+
+@pytest.fixture
+def old_machine(new_machine, debs):
+    """Runs the older package, and has no scope yet."""
+    machine = new_machine(scope=None)
+    machine.start(f"--bind-ro={debs}:/mnt/debs")
+    install(machine, "old")
+    return machine
+
+
+def install(machine, name):
+    """Returns the process ID of the daemon."""
+    before = machine.show(UNIT, "MainPID")
+    machine.run("dpkg", "-i", f"/mnt/debs/{name}.deb")
+    return wait_for("the other daemon", lambda: {machine.show(UNIT, "MainPID")} - {"0", before}).pop()
+
+
+def states(machine, pid):
+    """Every State that this daemon has logged."""
+    return {entry["DPS_STATE"] for entry in machine.journal(f"_PID={pid}") if "DPS_STATE" in entry}
+
+
+def handed_off(machine):
+    """The properties, once the daemon is through with what it does at its start."""
+    properties = machine.wait_for_step("idle")
+    assert properties["State"] == "handed-off" and properties["LastError"] == ["", "", "", ""]
+    return {name: properties[name] for name in ("State", "AssignedHub", "DeviceId", "RegistrationId")}
+
+
+def hold_at_assigned(machine):
+    """'iotedge config apply' fails until release()."""
+    directory = "/etc/systemd/system/dps-iotedge-apply.service.d"
+    machine.run("sh", "-ec", f"mkdir {directory}; cat >{directory}/50-test.conf; systemctl daemon-reload",
+                text=APPLY_FAILS)
+
+
+def release(machine):
+    machine.run("touch", "/run/apply")
+    machine.run("dps-provision", "retry", check=False)  # unless it is at work just now
+    machine.wait_for_state("handed-off")
+
+
+def test_a_handed_off_gateway_is_upgraded_and_downgraded(old_machine, network):
+    registrations = network.registrations()
+    old_machine.run("dps-provision", "set-scope", SCOPE)
+    old_machine.wait_for_state("handed-off")
+    before = handed_off(old_machine)
+    old_machine.wait_for_edge_as(hub=before["AssignedHub"])
+    starts = len(old_machine.standin_events("edged-start"))
+    config = old_machine.read("/etc/aziot/config.toml")
+
+    def unchanged():
+        return (handed_off(old_machine) == before and old_machine.read("/etc/aziot/config.toml") == config
+                and len(old_machine.standin_events("edged-start")) == starts
+                and not old_machine.standin_events("registers-itself"))
+
+    pid = install(old_machine, "current")
+    assert unchanged() and states(old_machine, pid) == {"handed-off"}
+    assert network.registrations() == registrations + 1
+
+    install(old_machine, "old")
+    assert unchanged()
+    downgraded = network.registrations()
+    assert downgraded <= registrations + 2, "one, if the older daemon sets a newer state aside"
+
+    pid = install(old_machine, "current")
+    assert unchanged() and states(old_machine, pid) == {"handed-off"}
+    assert network.registrations() == downgraded
+
+
+def test_an_assigned_gateway_is_upgraded(old_machine, network):
+    registrations = network.registrations()
+    hold_at_assigned(old_machine)
+    old_machine.run("dps-provision", "set-scope", SCOPE)
+    old_machine.wait_for_entry("DPS_FAILURE=apply-failed")
+
+    pid = install(old_machine, "current")
+    old_machine.wait_for_entry("DPS_FAILURE=apply-failed", f"_PID={pid}")
+    assert states(old_machine, pid) == {"assigned"}
+    assert not old_machine.standin_events("edged-start")
+    release(old_machine)
+    assert network.registrations() == registrations + 1
+    assert not old_machine.standin_events("registers-itself")
+
+
+def test_an_assigned_gateway_is_downgraded(old_machine, network):
+    registrations = network.registrations()
+    hold_at_assigned(old_machine)
+    pid = install(old_machine, "current")
+    old_machine.run("dps-provision", "set-scope", SCOPE)
+    old_machine.wait_for_entry("DPS_FAILURE=apply-failed", f"_PID={pid}")
+    pid = install(old_machine, "old")
+    old_machine.wait_for_entry("DPS_FAILURE=apply-failed", "DPS_STATE=assigned", f"_PID={pid}")
+    assert not old_machine.standin_events("edged-start")
+    release(old_machine)
+    assert network.registrations() <= registrations + 2, "one, if the older daemon sets a newer state aside"
+    assert not old_machine.standin_events("registers-itself")
