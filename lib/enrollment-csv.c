@@ -277,8 +277,11 @@ int enrollment_csv_each(const char *table, size_t size,
         row.buffer = buffer;
         *ret_line = 1;
         r = read_header(&reader, &row, ret_why);
-        if (r > 0)
-                r = read_rows(&reader, &row, found, userdata, ret_line, ret_why);
+        if (r == 0)
+                *ret_end = 0; /* a byte order mark alone needs the header behind it, like an empty file */
+        if (r <= 0)
+                return r;
+        r = read_rows(&reader, &row, found, userdata, ret_line, ret_why);
         if (r >= 0)
                 *ret_end = (size_t) (reader.at - table);
         return r;

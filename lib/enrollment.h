@@ -52,10 +52,10 @@ int enrollment_to_az(char **ret, const Enrollment *enrollment);
 int enrollment_to_csv_row(char **ret, const Enrollment *enrollment);
 int enrollment_to_csv(char **ret, const Enrollment *enrollment);
 
-/* May the enrolment be added to this table? *ret_end is where the last whole row ends: what follows was cut
- * off while it was written. -EEXIST: the row in line *ret_line is for the same registration ID, device ID or
- * endorsement key; -EBADMSG: line *ret_line is not what belongs there; *ret_why, static, says what it is
- * or would have to be. */
+/* May the enrolment be added to this table? *ret_end is where the last whole row ends (0: the table has no
+ * header yet): what follows was cut off while it was written. -EEXIST: the row in line *ret_line is for the
+ * same registration ID, device ID or endorsement key; -EBADMSG: line *ret_line is not what belongs there;
+ * *ret_why, static, says what it is or would have to be. */
 int enrollment_csv_check(const char *table, size_t size, const Enrollment *enrollment, size_t *ret_end,
                          size_t *ret_line, const char **ret_why);
 

@@ -6,6 +6,7 @@
 
 #include "enrollment.h"
 
+#define MARK "\xef\xbb\xbf" /* which programs on Windows write first */
 #define HEADER                                                                                              \
         "\"registration_id\",\"device_id\",\"endorsement_key\",\"iot_edge\",\"iot_hub\",\"serial_number\"," \
         "\"mac\",\"host_name\",\"asset\",\"ek_certificate\"\n"
@@ -84,6 +85,9 @@ static void a_table_is_looked_through(void **state) {
         } cases[] = {
                 { "", 0, 0, 0 },
                 { "\"regis", 0, 0, 0 },
+                { MARK, 0, 0, 0 },
+                { MARK "\"regis", 0, 0, 0 },
+                { MARK HEADER, 0, sizeof(MARK HEADER) - 1, 0 },
                 { HEADER, 0, sizeof(HEADER) - 1, 0 },
                 { HEADER "\"a\",,b,,,,,,,", 0, sizeof(HEADER) - 1, 0 },
                 { HEADER "a,,b,,,,,,,x", 0, sizeof(HEADER) - 1 + 12, 0 },
