@@ -178,8 +178,8 @@ static int begin_check(Handoffd *h, sd_bus_message *m) {
         int r;
 
         r = sd_bus_message_read(m, "s", &registration_id);
-        if (r < 0)
-                return r;
+        if (r < 0) /* nobody else answers a call that was queued */
+                return sd_bus_reply_method_errno(m, r, NULL);
         if (!identity_registration_id_valid(registration_id))
                 return bad_argument(m, "not a registration ID");
         return begin(h, m, "Check", check_steps, NULL, registration_id, NULL);
