@@ -229,11 +229,13 @@ int parse_uint(const char *text, uint64_t max, uint64_t *ret) {
         return 0;
 }
 
+#define READ_FIRST ((size_t) 64 * 1024) /* for most files, and for every secret, the only allocation */
+
 int read_file(const char *path, size_t max, char **ret, size_t *ret_size) {
         CLEANUP(closep) int fd = -1;
         CLEANUP(freep) char *text = NULL;
         struct stat st;
-        size_t size = 0;
+        size_t size = 0, room = 0;
 
         /* O_NONBLOCK: a FIFO in the file's place must not hang the caller */
         fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -245,12 +247,22 @@ int read_file(const char *path, size_t max, char **ret, size_t *ret_size) {
                 return S_ISDIR(st.st_mode) ? -EISDIR : -EBADF;
 
         /* The size is not taken from stat: sysfs reports a page for every file, and files grow. */
-        text = malloc(max + 2);
-        if (!text)
-                return -ENOMEM;
         for (;;) {
-                ssize_t n = read(fd, text + size, max + 1 - size);
+                ssize_t n;
 
+                if (size == room) {
+                        char *larger;
+
+                        /* one byte more than max tells that the file is too large */
+                        room = room == 0 ? READ_FIRST : 2 * room;
+                        if (room > max + 1)
+                                room = max + 1;
+                        larger = realloc(text, room + 1);
+                        if (!larger)
+                                return -ENOMEM;
+                        text = larger;
+                }
+                n = read(fd, text + size, room - size);
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n < 0)

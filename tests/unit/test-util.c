@@ -82,6 +82,22 @@ static void files_are_read_up_to_their_limit(void **state) {
         assert_int_equal(read_file("/tmp", 5, &text, &size), -EISDIR);
 }
 
+static void large_files_are_read_whole(void **state) {
+        char path[] = "/tmp/test-util-XXXXXX";
+        CLEANUP(closep) int fd = mkstemp(path);
+        CLEANUP(freep) char *text = NULL;
+        size_t size = 0, large = 300000;
+
+        assert_true(fd >= 0);
+        assert_int_equal(ftruncate(fd, (off_t) large), 0);
+        assert_int_equal(pwrite(fd, "end", 3, (off_t) large - 3), 3);
+        assert_int_equal(read_file(path, large - 1, &text, &size), -EFBIG);
+        assert_int_equal(read_file(path, large, &text, &size), 0);
+        assert_int_equal(size, large);
+        assert_string_equal(text + large - 3, "end");
+        (void) unlink(path);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(base64_round_trip_and_known_values),
@@ -89,6 +105,7 @@ int main(void) {
                 cmocka_unit_test(hex_round_trip),
                 cmocka_unit_test(numbers_are_strict),
                 cmocka_unit_test(files_are_read_up_to_their_limit),
+                cmocka_unit_test(large_files_are_read_whole),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
