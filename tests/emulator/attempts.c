@@ -30,7 +30,7 @@ int attempts_new(Attempts **ret) {
 Attempts *attempts_free(Attempts *attempts) {
         if (!attempts)
                 return NULL;
-        for (size_t i = 0; i < ATTEMPTS_MAX; i++)
+        for (size_t i = 0; i < attempts->n; i++)
                 attempt_deinit(&attempts->ring[i]);
         free(attempts);
         return NULL;

@@ -32,11 +32,12 @@ typedef struct Request {
         char *segments[5];         /* of the path, percent-decoded; "/a/b" has two */
         size_t n_segments;
         const char *api_version, *host, *authorization, *if_match, *user_agent; /* may be NULL */
-        json_object *body;                                                      /* NULL: none, or not JSON */
+        bool has_body, too_large; /* more than REQUEST_BODY_MAX */
+        json_object *body;        /* NULL: none, or not JSON */
 } Request;
 
-/* method, path and headers are set by the caller; fills segments and kind. -EBADMSG when the path makes no
- * sense (it is then REQUEST_OTHER). */
+/* All but segments, kind and body is set by the caller; fills segments and kind. -EBADMSG when the path
+ * makes no sense (it is then REQUEST_OTHER). */
 int request_classify(Request *request);
 /* Parses the body, at most REQUEST_BODY_MAX bytes. -EBADMSG when it isn't JSON. */
 int request_set_body(Request *request, const char *text, size_t size);

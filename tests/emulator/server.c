@@ -197,22 +197,6 @@ static enum MHD_Result send_reply(Exchange *exchange, RequestKind kind, struct M
 
 /* --- requests --- */
 
-static void answer(Emulator *emulator, const Request *request, const Exchange *exchange,
-                   Response *response) {
-        bool has_body = exchange->size > 0;
-
-        if (exchange->too_large)
-                response_dps_error(response, 413, 413000, emulator_now(emulator), "The body is too large");
-        else if (request->n_segments == 0 || request->kind == REQUEST_OTHER)
-                response_dps_error(response, 404, 404000, emulator_now(emulator), "Resource not found");
-        else if (request->kind == REQUEST_HUB) /* a device's messages, for one, need not be JSON */
-                hub_answer(emulator, request, response);
-        else if (has_body && !request->body)
-                response_dps_error(response, 400, 400004, emulator_now(emulator), "The body is not JSON");
-        else
-                service_answer(emulator, request, response);
-}
-
 static enum MHD_Result handle(Exchange *exchange, Request *request) {
         Server *server = exchange->server;
         Faults *faults = server->emulator->faults;
@@ -230,7 +214,7 @@ static enum MHD_Result handle(Exchange *exchange, Request *request) {
         if (drop)
                 (void) string_replace(&response.error, "fault: connection dropped, request ignored");
         else {
-                answer(server->emulator, request, exchange, &response);
+                emulator_answer(server->emulator, request, &response);
                 lose = faults_use(faults, FAULT_LOSE_REPLY, request->kind);
                 if (lose)
                         (void) string_replace(&response.error, "fault: reply lost");
@@ -301,6 +285,8 @@ static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connect
         if (!request.user_agent) /* one SDK spells it so */
                 request.user_agent = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "UserAgent");
         request.api_version = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "api-version");
+        request.has_body = exchange->size > 0;
+        request.too_large = exchange->too_large;
         (void) request_classify(&request);
         if (exchange->size > 0 && !exchange->too_large)
                 (void) request_set_body(&request, exchange->body, exchange->size);

@@ -1,0 +1,86 @@
+/* Calls of org.dps.HandOff1, down to where IoT Edge would be looked at. */
+#include <errno.h>
+
+#include "bus-calls.h"
+#include "bus.h"
+#include "handoffd.h"
+#include "identity.h"
+
+static Handoffd handoffd;
+
+/* In place of the operations: one is under way until all calls have come in, and the others are queued. */
+
+const FlowStep check_steps[] = { NULL }, verify_steps[] = { NULL }, apply_steps[] = { NULL },
+               apply_recovery_steps[] = { NULL }, quiesce_steps[] = { NULL },
+               quiesce_recovery_steps[] = { NULL }, resume_steps[] = { NULL }, forget_steps[] = { NULL };
+
+int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
+                    const FlowStep *recovery, Operation **ret) {
+        Operation *op = calloc(1, sizeof(*op));
+
+        PROMISE(op && !h->operation);
+        *op = (Operation){
+                .h = h, .message = sd_bus_message_ref(message), .name = name, .steps_begun = steps
+        };
+        h->operation = *ret = op;
+        return 0;
+}
+
+static void check_assignment(const Assignment *a) {
+        PROMISE(a->registration_id && identity_registration_id_valid(a->registration_id));
+        PROMISE(a->hub && hub_name_valid(a->hub) && a->device_id && device_id_valid(a->device_id));
+        PROMISE(!a->key_name || strlen(a->key_name) <= 132);
+}
+
+void operation_run(Operation *op) {
+        if (op->steps_begun == check_steps || op->steps_begun == apply_steps)
+                PROMISE(op->registration_id && identity_registration_id_valid(op->registration_id));
+        if (op->steps_begun == apply_steps)
+                check_assignment(&op->assignment);
+}
+
+static void end_operation(void) {
+        Operation *op = TAKE(handoffd.operation);
+        size_t length = op->registration_id ? strlen(op->registration_id) : 0;
+
+        op->result = "handed-off";
+        op->plan.hub = (char *) op->assignment.hub;
+        op->failed = length % 3 == 1;
+        (void) failure_set(&op->failure, FAILURE_APPLY_FAILED, "1", "it failed");
+        op->warning_count = length % 3;
+        for (size_t i = 0; i < op->warning_count; i++) {
+                op->warnings[i].kind = WARNING_DATA_MOVED;
+                (void) snprintf(op->warnings[i].sentence, sizeof(op->warnings[i].sentence), "%s",
+                                op->registration_id);
+        }
+        PROMISE(operation_reply(op) >= 0);
+        (void) sd_bus_message_unref(op->message);
+        free(op->registration_id);
+        free(op);
+}
+
+static void settle(void) {
+        Handoffd *h = &handoffd;
+
+        while (h->operation) {
+                end_operation();
+                while (h->queued > 0 && !h->operation) {
+                        CLEANUP(sd_bus_message_unrefp) sd_bus_message *message = h->queue[0];
+
+                        /* NOLINTNEXTLINE(bugprone-sizeof-expression): it is an array of pointers */
+                        memmove(h->queue, h->queue + 1, --h->queued * sizeof(h->queue[0]));
+                        (void) handoffd_begin_call(h, message);
+                }
+        }
+        PROMISE(h->queued == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+        if (!handoffd.bus) {
+                handoffd.bus = bus_calls_open();
+                PROMISE(sd_bus_add_object_vtable(handoffd.bus, NULL, HANDOFF_PATH, HANDOFF_NAME,
+                                                 handoffd_vtable, &handoffd) >= 0);
+        }
+        bus_calls_run(HANDOFF_PATH, HANDOFF_NAME, data, size, settle);
+        return 0;
+}

@@ -1,0 +1,74 @@
+/* Calls of org.dps.Provisioning1, and of its properties, down to where the machine would be fed. */
+#include "bus-calls.h"
+#include "bus.h"
+#include "daemon.h"
+#include "scratch.h"
+
+static Daemon provisiond;
+
+/* In place of the daemon. */
+
+const char *daemon_step_text(const Daemon *daemon) {
+        return "confirm";
+}
+
+usec_t daemon_wait_left(const Daemon *daemon) {
+        return 0;
+}
+
+usec_t daemon_resume_throttling(Daemon *daemon, const char *since) {
+        return 0;
+}
+
+void daemon_shorten_wait(Daemon *daemon, RetryEvent event) {
+}
+
+int daemon_save(Daemon *daemon, Failure *reterr) {
+        return daemon->record.reset_provisioning ? failure_set(reterr, FAILURE_STORAGE, "ENOSPC", "full")
+                                                 : 0;
+}
+
+void daemon_publish(Daemon *daemon) {
+}
+
+void daemon_feed(Daemon *daemon, const Event *event) {
+        PROMISE(daemon->reprovision_count <= CALLERS_MAX);
+        PROMISE(event->type == EVENT_REATTEST || (event->type == EVENT_RESET && daemon->reset));
+        daemon->machine.state = STATE_ATTESTING;
+}
+
+static void settle(void) {
+        bus_publish(&provisiond);
+        bus_answer_reprovision(&provisiond);
+        bus_answer_reset(&provisiond, NULL);
+        PROMISE(provisiond.reprovision_count == 0 && !provisiond.reset && provisiond.question_count == 0);
+}
+
+static void free_daemon(void) {
+        for (size_t i = 0; i < PROPERTIES_MAX; i++)
+                free(provisiond.published[i]);
+        provisiond.config = config_free(provisiond.config);
+}
+
+static void make_daemon(void) {
+        static const char text[] = "[Provisioning]\nIdScope=0ne00000000\n";
+        const ConfigPaths paths = { .file = scratch_write("provisiond.conf", text, strlen(text)) };
+
+        PROMISE(config_load(&provisiond.config, &paths) == 0 && atexit(free_daemon) == 0);
+        provisiond.bus = bus_calls_open();
+        provisiond.warning_count = 1;
+        (void) failure_set(&provisiond.warnings[0], WARNING_DATA_MOVED, "", "moved");
+        (void) failure_set(&provisiond.failure, FAILURE_HTTP_THROTTLED, "429", "too many");
+        provisiond.reset_note_count = 1;
+        (void) snprintf(provisiond.reset_notes[0], sizeof(provisiond.reset_notes[0]), "left alone");
+        (void) bus_export(&provisiond); /* without the name: this connection has no names */
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+        if (!provisiond.bus)
+                make_daemon();
+        provisiond.machine = (Machine){};
+        provisiond.record = (Record){};
+        bus_calls_run(PROVISIONING_PATH, PROVISIONING_NAME, data, size, settle);
+        return 0;
+}
