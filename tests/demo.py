@@ -111,7 +111,7 @@ def moved_to_another_hub(world):
 def main():
     begun = time.monotonic()
     os.environ.setdefault("NO_COLOR", "1")
-    with World(polls=1, Provisioning={"IdScope": None}) as world:
+    with World(polls=1, tpm=None, Provisioning={"IdScope": None}) as world:
         world.start_standins()
         first_assignment(world)
         moved_to_another_hub(world)

@@ -1,4 +1,5 @@
 """Suite "check", IoT Edge: machines that are broken for real; see test_check.py."""
+import concurrent.futures
 import re
 import socket
 import subprocess
@@ -216,8 +217,7 @@ def test_a_unit_that_fails(new_world, hub_ports):
     w = new_world()
     w.start_gateway()
     w.standin_faults(units={"aziot-edged.service": {"start": "flap"}})
-    w.bus.busctl("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
-                 "RestartUnit", "ss", "aziot-edged.service", "replace")
+    w.bus.systemd("RestartUnit", "aziot-edged.service")
     wait_for("the job", lambda: w.jobs()[-1] == ("restart", "aziot-edged.service") and
              len(w.standin_events("edged-start")) > 2)
     expect(w, "iotedge-units", "fail", "restart-failed", "'aziot-edged.service' has failed: exit-code", "journalctl",
@@ -231,8 +231,7 @@ def test_a_socket_that_was_stopped(new_world, hub_ports, name):
     w.start_gateway()
     for unit in (f"{name}.socket", f"{name}.service"):
         jobs = len(w.jobs())
-        w.bus.busctl("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
-                     "StopUnit", "ss", unit, "replace")
+        w.bus.systemd("StopUnit", unit)
         wait_for("the job", lambda n=jobs: len(w.jobs()) > n)
     expect(w, "iotedge-units", "fail", "restart-failed", f"'{name}.socket' does not run", f"systemctl start {name}.socket",
            base={**ASSIGNED, **({"identityd": ("skip", None)} if name == "aziot-identityd" else {})})
@@ -242,7 +241,13 @@ def test_identityd_is_silent(new_world, hub_ports):
     w = new_world()
     w.start_gateway()
     w.standin_faults(identityd="silent")
-    expect(w, "identityd", "fail", "confirm-timeout", "does not answer", "journalctl", base=ASSIGNED)
+    asked = len(w.standin_events("connected"))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        ends = pool.submit(expect, w, "identityd", "fail", "confirm-timeout", "does not answer", "journalctl", base=ASSIGNED,
+                           environment=w.clock())
+        wait_for("the question", lambda: ends.done() or len(w.standin_events("connected")) > asked)
+        w.fast_forward("the end of its patience", ends.done)
+        ends.result()
 
 
 def test_identityd_has_no_socket(new_world, hub_ports):

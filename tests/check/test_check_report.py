@@ -1,11 +1,9 @@
 """Suite "check": `dps-provision check` on machines that are broken for real. Each test names every line that is
 not ok: the right one fails with the right remedy, and no other line lies."""
-import asyncio
 import os
 import pathlib
 import re
 
-import dbus_next.aio
 import pytest
 from checking import FRESH, NOBODY, NO_TARGET, check, expect, line, run
 from harness import NAME, own_etc
@@ -28,7 +26,7 @@ def test_a_working_gateway(new_world, hub_ports):
 
 
 def test_a_fresh_machine(fresh):
-    w = fresh()
+    w = fresh(tpm="fresh")
     bad, lines = check(w)
     assert bad == FRESH, lines
     assert "has an enrolment" in line(lines, "enrollment")["message"]
@@ -186,14 +184,8 @@ def test_a_daemon_that_does_not_answer(plain):
     """Its name is there: it is not said to be stopped."""
     w = plain()
 
-    async def own_the_name(done):
-        bus = await dbus_next.aio.MessageBus(bus_address=w.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-        await bus.request_name(NAME)
-        result = await asyncio.get_running_loop().run_in_executor(None, done)
-        bus.disconnect()
-        return result
-    lines = asyncio.run(own_the_name(lambda: expect(w, "daemon", "fail", None, "can't be asked", "systemctl status",
-                                                    base=NO_TARGET)))
+    w.new_bus().own(NAME, lambda _: None)
+    lines = expect(w, "daemon", "fail", None, "can't be asked", "systemctl status", base=NO_TARGET)
     assert line(lines, "enrollment")["result"] == "ok"
 
 

@@ -90,7 +90,7 @@ def test_no_resource_manager(plain):
 def test_lockout(plain):
     w = plain()
     w.tpm2("dictionarylockout", "-s", "-n", "2", "-t", "3600", "-l", "7200")
-    w.tpm2("createprimary", "-Q", "-C", "o", "-c", "p.ctx", "-p", "right")
+    w.tpm2("createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "p.ctx", "-p", "right")
     w.tpm2("flushcontext", "-t")
     w.tpm2("evictcontrol", "-Q", "-C", "o", "-c", "p.ctx", "0x81000123")
     w.tpm2("flushcontext", "-t")
@@ -105,7 +105,7 @@ def test_lockout(plain):
 def test_near_lockout(plain):
     w = plain()
     w.tpm2("dictionarylockout", "-s", "-n", "5", "-t", "3600", "-l", "7200")
-    w.tpm2("createprimary", "-Q", "-C", "o", "-c", "p.ctx", "-p", "right")
+    w.tpm2("createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "p.ctx", "-p", "right")
     (w.dir / "secret").write_text("x")
     w.tpm2("create", "-C", "p.ctx", "-P", "wrong", "-i", "secret", "-u", "x.pub", "-r", "x.priv", check=False)
     w.tpm2("flushcontext", "-t")
@@ -113,13 +113,13 @@ def test_near_lockout(plain):
 
 
 def test_owner_authorization_for_iotedge(fresh):
-    w = fresh()
+    w = fresh(tpm="fresh")
     w.tpm2("changeauth", "-c", "owner", "secret")
     expect(w, "tpm-owner-auth", "warn", "tpm-auth", "register by itself", "dps.tpm_owner_auth")
 
 
 def test_owner_authorization_without_iotedge(plain):
-    w = plain()
+    w = plain(tpm="fresh")
     w.tpm2("changeauth", "-c", "owner", "secret")
     expect(w, "tpm-owner-auth", "fail", "tpm-auth", "no credential", "dps.tpm_owner_auth", base=NO_TARGET)
     (w.dir / "credentials").mkdir()
@@ -136,7 +136,7 @@ def test_a_tpm_below_what_is_no_directory(plain):
 
 
 def test_endorsement_authorization(plain):
-    w = plain()
+    w = plain(tpm="fresh")
     w.tpm2("changeauth", "-c", "endorsement", "secret")
     expect(w, "tpm-endorsement-auth", "fail", "tpm-auth", "no challenge", "dps.tpm_endorsement_auth", base=NO_TARGET,
            others={"ek": ("skip", None), "enrollment": ("skip", None)})
@@ -145,7 +145,7 @@ def test_endorsement_authorization(plain):
 @pytest.mark.namespaces
 def test_credentials_in_the_store(plain):
     """Where the units' LoadCredential= looks; enrollment does, too. Who may not look there is told so, and nothing is wrong."""
-    w = plain()
+    w = plain(tpm="fresh")
     for hierarchy in ("owner", "endorsement"):
         w.tpm2("changeauth", "-c", hierarchy, "secret")
     prefix = own_etc(w)
@@ -178,14 +178,14 @@ def persist(world, handle, *template):
 
 
 def test_ecc_srk_in_the_way(fresh):
-    w = fresh()
+    w = fresh(tpm="fresh")
     persist(w, "0x81000001", "-C", "o", "-G", "ecc")
     expect(w, "srk", "warn", "srk-unsuitable", "0x81000001 holds an ECC storage key", "RSA storage root key")
 
 
 @pytest.mark.parametrize("template, what", [(("-C", "e", "-G", "ecc"), "ECC"), (("-C", "o", "-G", "rsa"), "RSA")])
 def test_wrong_ek_at_the_handle(plain, template, what):
-    w = plain()
+    w = plain(tpm="fresh")
     persist(w, "0x81010001", *template)
     expect(w, "ek", "fail", "tpm-handle-taken", "0x81010001 is not an RSA-2048 endorsement key", "tpm2_readpublic",
            base=NO_TARGET, others={"enrollment": ("skip", None)})
@@ -200,9 +200,6 @@ def test_foreign_object_at_the_hub_keys_handle(plain):
 
 def test_a_certificate_of_another_key(plain):
     w = plain()
-    w.start_daemon()  # makes the endorsement key persistent
-    w.wait_for_state("handed-off")
-    w.stop_daemon()
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "x.key", "-outform", "DER",
                     "-out", "x.der", "-days", "3650", "-subj", "/CN=another"], cwd=w.dir, check=True, capture_output=True)
     size = (w.dir / "x.der").stat().st_size

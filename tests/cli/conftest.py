@@ -10,9 +10,12 @@ from enrollment_tool import Gateway
 def new_gateway():
     """Not below pytest's directory, which every run of it closes to other users again."""
     with contextlib.ExitStack() as stack:
-        def make(**options):
+        made = []
+
+        def make(tpm="keys"):
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="dps-"))
-            gateway = Gateway(pathlib.Path(directory), **options)
+            gateway = Gateway(pathlib.Path(directory), tpm, made.count(tpm))  # each has another TPM
+            made.append(tpm)
             stack.callback(gateway.__exit__)
             return gateway.__enter__()
 
@@ -22,3 +25,15 @@ def new_gateway():
 @pytest.fixture
 def gateway(new_gateway):
     return new_gateway()
+
+
+@pytest.fixture
+def blank(new_gateway):
+    """One whose TPM holds no key yet."""
+    return new_gateway("fresh")
+
+
+@pytest.fixture
+def made(new_gateway):
+    """One as a manufacturer makes it, with a certificate; the CA's are in ca/."""
+    return new_gateway("made")

@@ -1,5 +1,4 @@
 """Suite "check": status, set-scope and config, as people and programs use them."""
-import asyncio
 import json
 import os
 import pty
@@ -9,7 +8,7 @@ import signal
 import subprocess
 import time
 
-import dbus_next.aio
+import dbus_next
 import pytest
 from checking import NOBODY
 from harness import BUILD, DEADLINE, NAME, SCOPE, SOURCE, Process, Timeout, own_etc, wait_for
@@ -99,8 +98,7 @@ def test_why_there_is_no_daemon(new_world):
                                  ("", "is just being started", "Try again")):
         w.standin_faults(units={"dps-provisiond.service": {"start": how}})
         jobs = len(w.jobs())
-        w.bus.busctl("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
-                     "StartUnit", "ss", "dps-provisiond.service", "replace")
+        w.bus.systemd("StartUnit", "dps-provisiond.service")
         wait_for("the job", lambda n=jobs: len(w.jobs()) > n)
         assert_refused(w, f"The daemon {message}.*", remedy)
 
@@ -116,22 +114,16 @@ def test_there_is_no_bus(new_world):
 def test_the_daemon_dies_while_it_is_asked(new_world):
     w = new_world(**NO_EDGE)
 
-    async def die_when_called():
-        bus = await dbus_next.aio.MessageBus(bus_address=w.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-        bus.add_message_handler(lambda m: bus.disconnect() if m.message_type == dbus_next.MessageType.METHOD_CALL else None)
-        await bus.request_name(NAME)
-        return await asyncio.get_running_loop().run_in_executor(None, cli, w, "status")
-    result = asyncio.run(die_when_called())
+    false_daemon(w, lambda bus, _: bus.connection.disconnect())
+    result = cli(w, "status")
     assert result.returncode == 1 and re.fullmatch(r"dps-provision: The daemon did not answer: .*\n"
                                                    r"See 'systemctl status dps-provisiond'.*\n", result.stderr), result
 
 
-async def false_daemon(world, answer):
-    """Has the daemon's name, and answers each call with what answer(call) returns."""
-    bus = await dbus_next.aio.MessageBus(bus_address=world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-    bus.add_message_handler(lambda m: answer(bus, m) if m.message_type == dbus_next.MessageType.METHOD_CALL else None)
-    await bus.request_name(NAME)
-    return bus
+def false_daemon(world, answer):
+    """Has the daemon's name, and answers each call with what answer(bus, call) returns."""
+    bus = world.new_bus()
+    bus.own(NAME, lambda call: answer(bus, call))
 
 
 def test_nothing_that_the_daemon_says_commands_the_terminal(new_world):
@@ -148,32 +140,26 @@ def test_nothing_that_the_daemon_says_commands_the_terminal(new_world):
             return dbus_next.Message.new_method_return(call, "a{sv}", [properties])
         return dbus_next.Message.new_error(call, f"{NAME}.Error.Failed", evil)
 
-    async def ask_everything():
-        await false_daemon(w, answer)
-        loop = asyncio.get_running_loop()
-        for verb in (["status"], ["status", "--json"], ["retry"], ["reprovision", "--yes"],
-                     ["check", "--no-network", f"--config={w.config_path}", f"--root={w.root}"]):
-            result = await loop.run_in_executor(None, cli, w, *verb)
-            text = result.stdout + result.stderr
-            assert result.returncode in (1, 3) and "?]0;x???31m" in text, result
-            assert not any(c < " " and c != "\n" or "\x7f" <= c < "\xa0" for c in text), result
-        watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
-        w.processes.append(watch)
-        await loop.run_in_executor(None, watch.wait_for_line, r"  (handed-off){90}")
-        assert watch.running()
-    asyncio.run(ask_everything())
+    false_daemon(w, answer)
+    for verb in (["status"], ["status", "--json"], ["retry"], ["reprovision", "--yes"],
+                 ["check", "--no-network", f"--config={w.config_path}", f"--root={w.root}"]):
+        result = cli(w, *verb)
+        text = result.stdout + result.stderr
+        assert result.returncode in (1, 3) and "?]0;x???31m" in text, result
+        assert not any(c < " " and c != "\n" or "\x7f" <= c < "\xa0" for c in text), result
+    watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
+    w.processes.append(watch)
+    watch.wait_for_line(r"  (handed-off){90}")
+    assert watch.running()
 
 
 def test_watch_outlives_a_daemon_that_dies_while_it_is_asked(new_world):
     w = new_world(**NO_EDGE)
 
-    async def die_when_called():
-        await false_daemon(w, lambda bus, _: bus.disconnect())
-        watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
-        w.processes.append(watch)
-        await asyncio.get_running_loop().run_in_executor(None, watch.wait_for_line, "did not answer")
-        return watch
-    watch = asyncio.run(die_when_called())
+    false_daemon(w, lambda bus, _: bus.connection.disconnect())
+    watch = Process([TOOL, "status", "--watch"], "watch", w.environment)
+    w.processes.append(watch)
+    watch.wait_for_line("did not answer")
     w.start_daemon()
     watch.wait_for_line(r"  attesting \(")
     assert watch.running()

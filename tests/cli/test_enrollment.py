@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from enrollment_tool import BUILD, DEADLINE, PROGRAM, key_of, manufacture, tool, works
+from enrollment_tool import BUILD, DEADLINE, PROGRAM, key_of, tool, works
 
 READS = {"GetCapability", "ReadPublic", "CreatePrimary", "FlushContext", "NV_ReadPublic", "NV_Read"}
 
@@ -20,10 +20,10 @@ def ek_of_tools(gateway, handle="0x81010001"):
 
 # --- the two values ---
 
-def test_endorsement_key_equals_tpm2_tools(gateway):
-    transient = key_of(gateway.json())
-    gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
-    assert key_of(gateway.json()) == ek_of_tools(gateway) == transient
+def test_endorsement_key_equals_tpm2_tools(blank):
+    transient = key_of(blank.json())
+    blank.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
+    assert key_of(blank.json()) == ek_of_tools(blank) == transient
 
 
 @pytest.mark.parametrize("key_format, command", [
@@ -31,7 +31,6 @@ def test_endorsement_key_equals_tpm2_tools(gateway):
     ("sha256-base32", "openssl dgst -sha256 -binary ek.pub | base32 -w0 | tr -d = | tr A-Z a-z"),
 ])
 def test_registration_id_equals_the_tools(gateway, key_format, command):
-    gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
     ek_of_tools(gateway)
     gateway.config = {"Provisioning": {"RegistrationIdFormat": key_format}}
     expected = tool("sh", "-c", command, cwd=gateway.dir).decode().strip()
@@ -63,10 +62,8 @@ def test_registration_id_with_the_serial_number(gateway, credential, expected):
 
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("output", ["text", "json", "bulk", "az", "csv", "qr"])
-def test_nothing_is_stored_and_nothing_is_left(gateway, output, persistent):
-    if persistent:
-        gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
-        gateway.tpm2("flushcontext", "-t")
+def test_nothing_is_stored_and_nothing_is_left(new_gateway, output, persistent):
+    gateway = new_gateway("keys" if persistent else "fresh")
     before = gateway.handles()
     assert gateway.run(f"--format={output}") and gateway.stderr == ""
     assert gateway.handles() == before
@@ -74,11 +71,11 @@ def test_nothing_is_stored_and_nothing_is_left(gateway, output, persistent):
     assert ("CreatePrimary" in gateway.commands()) != persistent
 
 
-def test_is_done_in_two_seconds(gateway):
+def test_is_done_in_two_seconds(blank):
     """The best of three, so that a busy machine does not fail it; and nobody is promised it of a sanitizer's build."""
     def once():
         start = time.monotonic()
-        gateway.run("--format=json")
+        blank.run("--format=json")
         return time.monotonic() - start
     assert min(once() for _ in range(3)) < (2 if "asan" not in str(BUILD) else 10)
 
@@ -115,7 +112,8 @@ def test_no_tpm_is_told_with_a_remedy(gateway):
         assert "'/dev/no-such-tpm' does not exist" in gateway.stderr and "firmware" in gateway.stderr
 
 
-def test_a_foreign_object_at_the_handle_is_told(gateway):
+def test_a_foreign_object_at_the_handle_is_told(blank):
+    gateway = blank
     gateway.tpm2("createek", "-c", "0x81010001", "-G", "ecc", "-u", "ek")
     assert gateway.run(status=1) == ""
     assert "0x81010001 is not an RSA-2048 endorsement key" in gateway.stderr
@@ -132,8 +130,8 @@ def test_a_foreign_object_at_the_handle_is_told(gateway):
     ({"command": "ReadPublic", "drop": True}, 1, "0x81010001 can't be read"),
     ({"command": "GetCapability", "drop": True}, 1, "TPM"),
 ])
-def test_a_tpm_that_fails(new_gateway, rule, status, text):
-    gateway = new_gateway(prepare=manufacture)
+def test_a_tpm_that_fails(made, rule, status, text):
+    gateway = made
     (gateway.dir / "faults.json").write_text(json.dumps({"rules": [rule]}))
     output = gateway.run(status=status)
     assert re.search(text, output if status == 0 else gateway.stderr), (output, gateway.stderr)
@@ -143,12 +141,10 @@ def test_a_tpm_that_fails(new_gateway, rule, status, text):
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_an_endorsement_authorization(gateway, persistent):
+def test_an_endorsement_authorization(new_gateway, persistent):
     """It is needed to make the key, not to read it."""
+    gateway = new_gateway("keys" if persistent else "fresh")
     expected = gateway.json()
-    if persistent:
-        gateway.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
-        gateway.tpm2("flushcontext", "-t")
     gateway.tpm2("changeauth", "-c", "endorsement", "secret")
     (gateway.dir / "credentials").mkdir()
     (gateway.dir / "credentials/dps.tpm_endorsement_auth").write_text("secret\n")
@@ -161,7 +157,8 @@ def test_an_endorsement_authorization(gateway, persistent):
 
 # --- text ---
 
-def test_text_says_where_the_key_came_from(gateway):
+def test_text_says_where_the_key_came_from(blank):
+    gateway = blank
     text = gateway.run()
     assert re.search(r"Source: +created for this call and not stored", text)
     assert re.search(r"Template: +TCG L-1", text)
@@ -174,8 +171,9 @@ def test_text_says_where_the_key_came_from(gateway):
     assert re.search(r"Source: +read from 0x81010001", gateway.run())
 
 
-def test_text_names_a_key_that_no_manufacturer_made(gateway):
+def test_text_names_a_key_that_no_manufacturer_made(blank):
     """The C SDK's template has an empty `unique` and further attributes."""
+    gateway = blank
     gateway.tpm2("createprimary", "-C", "e", "-G", "rsa2048:aes128cfb", "-c", "ek.ctx", "-L",
                  policy_file(gateway), "-a", "fixedtpm|fixedparent|sensitivedataorigin|adminwithpolicy|restricted|"
                  "decrypt|noda")

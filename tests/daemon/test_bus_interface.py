@@ -1,15 +1,15 @@
 """Suite "daemon": what one sees and asks for from outside: the bus, polkit, the tools."""
-import asyncio
 import base64
 import hashlib
 import json
 import re
 import subprocess
+import threading
 import xml.etree.ElementTree as ElementTree
 
-import dbus_next.aio
+import dbus_next
 import pytest
-from harness import BUILD, NAME, PATH, SOURCE
+from harness import BUILD, DEADLINE, NAME, PATH, SOURCE
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 
@@ -19,63 +19,33 @@ def test_introspection_is_the_installed_interface(new_world):
     w.start_daemon()
     for name in ("Provisioning1", "Tpm1", "HandOff1"):
         installed = (SOURCE / f"config/org.dps.{name}.xml").read_text()
-        running = w.bus.busctl("introspect", f"org.dps.{name}", f"/org/dps/{name}", "--xml-interface")
+        running = w.bus.introspect(f"org.dps.{name}")
         assert interface(running, f"org.dps.{name}") == interface(installed, f"org.dps.{name}")
 
 
-async def follow_properties(world, steps):
-    """What PropertiesChanged says from the start on, put together; steps() is run meanwhile."""
-    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-    seen, history = {}, []
-
-    def on_message(message):
-        if message.member == "PropertiesChanged" and message.body[0] == "org.dps.Provisioning1":
-            values = {name: value.value for name, value in message.body[1].items()}
-            assert not message.body[2]  # nothing is only invalidated
-            seen.update(values)
-            history.append(values)
-
-    bus.add_message_handler(on_message)
-    await bus.call(dbus_next.Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
-                                     "AddMatch", signature="s", body=["path='/org/dps/Provisioning1'"]))
-    await asyncio.get_running_loop().run_in_executor(None, steps)
-    await bus.call(dbus_next.Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId"))
-    bus.disconnect()
-    return seen, history
-
-
-async def polkit(world, questions):
+def polkit(world, questions):
     """Takes so many questions and lets them wait, then sees to it that no more is asked, and answers."""
-    bus = await dbus_next.aio.MessageBus(world.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-    asked, enough = [], asyncio.Event()
+    bus, asked, enough = world.new_bus(), [], threading.Event()
 
-    def on_message(message):
-        if message.member == "CheckAuthorization":
-            asked.append(message)
-            if len(asked) == questions:
-                enough.set()
-            return True
-        return None
+    def on_question(message):
+        asked.append(message)
+        if len(asked) == questions:
+            enough.set()
+        return True
 
-    bus.add_message_handler(on_message)
-    await bus.request_name("org.freedesktop.PolicyKit1")
+    def ask():
+        return subprocess.Popen(["setpriv", "--reuid=65534", "--clear-groups", "busctl", "--system", "--timeout=250", "call",
+                                 NAME, PATH, NAME, "Reprovision"], env=world.environment, stderr=subprocess.PIPE, text=True)
 
-    async def ask():
-        return await asyncio.create_subprocess_exec(
-            "setpriv", "--reuid=65534", "--clear-groups", "busctl", "--system", "--timeout=250", "call", NAME, PATH, NAME,
-            "Reprovision", env=world.environment, stderr=asyncio.subprocess.PIPE)
-
-    callers = [await ask() for _ in range(questions)]
-    await asyncio.wait_for(enough.wait(), 60)
-    with pytest.raises(asyncio.TimeoutError):  # who has to type a password takes his time
-        await asyncio.wait_for(callers[0].wait(), 7)
-    too_many = await ask()
-    assert b"Too many" in (await asyncio.wait_for(too_many.communicate(), 60))[1]
+    bus.own("org.freedesktop.PolicyKit1", on_question)
+    callers = [ask() for _ in range(questions)]
+    assert enough.wait(DEADLINE)
+    with pytest.raises(subprocess.TimeoutExpired):  # who has to type a password takes his time
+        callers[0].wait(7)
+    assert "Too many" in ask().communicate(timeout=DEADLINE)[1]
     for message in asked:
-        await bus.send(dbus_next.Message.new_method_return(message, "(bba{ss})", [[message is asked[0], False, {}]]))
-    outcomes = [(await caller.communicate())[1] for caller in callers]
-    bus.disconnect()
-    return sorted(outcomes)
+        bus.reply(dbus_next.Message.new_method_return(message, "(bba{ss})", [[message is asked[0], False, {}]]))
+    return sorted(caller.communicate(timeout=DEADLINE)[1] for caller in callers)
 
 
 def test_polkit_is_given_time_but_not_the_bus(new_world):
@@ -83,27 +53,24 @@ def test_polkit_is_given_time_but_not_the_bus(new_world):
     w.dir.chmod(0o755)
     w.start_daemon(environment={"SYSTEMD_BUS_TIMEOUT": "5s"})
     w.wait_for_failure("enrollment-missing")
-    first, *others = asyncio.run(polkit(w, 16))
-    assert first == b"" and len(others) == 15 and all(b"Access denied" in other for other in others)
+    first, *others = polkit(w, 16)
+    assert first == "" and len(others) == 15 and all("Access denied" in other for other in others)
     assert w.wait("another attempt", lambda p: len(w.requests()) == 2)["State"] == "attesting"
 
 
 def test_every_change_is_announced(new_world):
     w = new_world(polls=1, **NO_EDGE)
     w.write_config(Provisioning={"Unknown": 1})
-    final = []
-
-    def steps():
-        w.start_daemon()
-        w.wait_for_failure("enrollment-missing")
-        w.enroll(w.enrollment())
-        w.retry()
-        final.append(w.wait_for_state("handed-off"))
-
-    seen, history = asyncio.run(follow_properties(w, steps))
-    properties = final[0]
+    w.start_daemon()
+    w.wait_for_failure("enrollment-missing")
+    w.enroll(w.enrollment())
+    w.retry()
+    properties = w.wait_for_state("handed-off")
+    seen, history = {}, w.bus.changes
+    for values in history:
+        seen.update(values)
     for name in properties.keys() - {"Version"}:
-        assert json.loads(json.dumps(seen[name])) == properties[name], name
+        assert seen[name] == properties[name], name
     assert [h["State"] for h in history if "State" in h][-3:] == ["attesting", "assigned", "handed-off"]
     assert [h["Step"] for h in history if "Step" in h][-7:] == [
         "register", "activate", "confirm", "poll", "import", "adopt", "idle"]

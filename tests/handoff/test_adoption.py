@@ -1,5 +1,4 @@
 """Suite "handoff": adoption that goes wrong, Quiesce, and what identityd answers."""
-import asyncio
 import os
 import signal
 import subprocess
@@ -7,7 +6,6 @@ import sys
 import textwrap
 import time
 
-import dbus_next
 import pytest
 from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
                      set_confirm_timeout, snapshot, stopped_path)
@@ -67,8 +65,7 @@ def test_adoption_gone_wrong(new_world, wrong):
             wait_for("device_info", lambda: f"fsync {info_path(w).parent}\n" in (w.dir / "calls").read_text())
             info_path(w).write_text(text[wrong])
             helper.process.send_signal(signal.SIGUSR1)
-        reply = caller.run(reply)
-        answer = {key: value.value for key, value in reply.body[0].items()}
+        (answer,) = caller.end(reply)
         assert (answer["hub"], answer["deviceId"]) == (hub, gateway.device)
         assert [kind for kind, _ in answer["warnings"]] == ["adoption-refused"] and hub in answer["warnings"][0][1]
         assert len(w.standin_events("registers-itself")) == 1
@@ -140,7 +137,7 @@ def test_reprovision_loses_the_identity_without_the_service(new_world):
         kind, sentence = caller.apply_refused(**gateway.assignment(adopt=False, dpsJustAnswered=True, force=True))
         assert kind == "apply-failed" and "did not register anew" in sentence
         assert not info_path(w).exists()
-        caller.systemd("RestartUnit", IDENTITYD)
+        caller.job("RestartUnit", IDENTITYD)
         wait_for("its end", lambda: w.standin_events("died", unit=IDENTITYD))
 
 
@@ -216,11 +213,14 @@ def test_socket_that_accepts_and_never_answers(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     set_confirm_timeout(w, 1)
+    w.helpers_environment(**w.clock())
     with Caller(w) as caller:
         caller.stop_helper()
         before = snapshot(w)
         w.standin_faults(identityd="silent")
-        kind, sentence = caller.apply_refused(**gateway.assignment())
+        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment()))
+        w.fast_forward("the end of its patience", under_way.done)
+        kind, sentence = caller.failure(under_way)
         assert kind == "confirm-timeout" and "gives no answer" in sentence
         assert snapshot(w) == before
         w.standin_faults()
@@ -274,17 +274,22 @@ def test_renewal_that_fails(new_world):
 
 
 def test_quiesce_while_a_start_is_to_be_tried_again(new_world):
-    """What could not be started is not started in the middle of the next Quiesce. Its clock is 20 times as fast."""
+    """What could not be started is not started in the middle of the next Quiesce."""
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        helper = caller.start_fast_helper(20)
+        helper = caller.start_helper(environment=w.clock())
         caller.ask("Quiesce")
         w.standin_faults(units={"aziot-tpmd.service": {"start": "fail"}})
         assert caller.refused("Resume")[0] == "restart-failed"
         w.standin_faults()
         caller.ask("Quiesce")
+        for _ in range(2):
+            assert not any(runs(caller, unit) for unit in UNITS)
+            w.let_pass(145)
+            caller.introspect(caller.name)
         assert not any(runs(caller, unit) for unit in UNITS)
+        w.let_pass(15)
         helper.wait_for_line("nobody has renewed the request")  # a start in between would have ended its time
         all_run(w, caller)
 
@@ -333,10 +338,10 @@ def test_caller_that_leaves_at_once(new_world):
             jobs = len(queued(w))
             other = Caller(w)
             other.begin("Quiesce").cancel()
-            other.__exit__(None, None, None)
+            other.close()
             w.standin_faults()
             if busy:
-                caller.run(check)
+                caller.end(check)
             caller.ask("Verify")
             all_run(w, caller)
             assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
@@ -357,8 +362,7 @@ def test_caller_that_leaves_during_an_apply(new_world):
             wait_for("the apply", lambda: ("start", APPLY) in queued(w)[jobs:])
         helper.wait_for_line("has left the bus")
         w.standin_faults()
-        reply = caller.run(asyncio.wait_for(under_way, DEADLINE))
-        assert reply.message_type == dbus_next.MessageType.METHOD_RETURN, reply.body
+        caller.end(under_way)
         assert len([line for line in helper.lines if "has left the bus" in line]) == 1
         all_run(w, caller)
 
@@ -393,7 +397,7 @@ def test_helper_that_is_told_to_end(new_world, doing):
         for pid in w.helper_pids("dps-handoffd"):
             os.kill(pid, signal.SIGTERM)
         if doing == "Apply":
-            assert caller.run(under_way).error_name
+            caller.failure(under_way)
         wait_for("its end", lambda: not caller.has_owner())
         for unit in (EDGED, *UNITS):
             wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
@@ -401,18 +405,21 @@ def test_helper_that_is_told_to_end(new_world, doing):
 
 
 def test_quiesce_ends_after_five_minutes(new_world):
-    """By the clock that goes on while the machine sleeps, here 15 times as fast; each Quiesce begins it anew."""
+    """Each Quiesce begins them anew."""
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        caller.start_fast_helper(15)
+        helper = caller.start_helper(environment=w.clock())
         jobs = len(queued(w))
         caller.ask("Quiesce")
         assert quiesced(w, caller, jobs)
-        renewed = time.monotonic()
-        caller.ask("Quiesce")
-        w.processes[-1].wait_for_line("nobody has renewed the request")
-        assert time.monotonic() - renewed > 19
+        for _ in range(2):
+            w.let_pass(295)
+            caller.introspect(caller.name)
+            assert not any(runs(caller, unit) for unit in UNITS)
+            caller.ask("Quiesce")
+        w.let_pass(305)
+        helper.wait_for_line("nobody has renewed the request")
         all_run(w, caller)
 
 

@@ -6,9 +6,10 @@ import subprocess
 import tomllib
 
 import pytest
+from bus import BusError
 from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, info_path, info_text, ours, prepared,
                      queued, set_confirm_timeout, snapshot, write_config_toml)
-from harness import SCOPE, BusError, wait_for
+from harness import SCOPE, wait_for
 
 
 def refused(world, kind, sentence):
@@ -132,11 +133,6 @@ def test_without_systemd(new_world):
 def test_gateway_that_works_already(new_world):
     """Our package is installed beside an IoT Edge that was provisioned without us."""
     w = new_world()
-    w.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek.pub")
-    w.tpm2("createprimary", "-C", "o", "-G", "rsa2048:aes128cfb", "-c", "srk.ctx",
-           "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt")
-    w.tpm2("evictcontrol", "-c", "srk.ctx", "0x81000001")
-    w.tpm2("flushcontext", "-t")
     enrollment = edge(w)
     w.enroll(enrollment)
     write_config_toml(w, ours(w, enrollment["registrationId"]))
@@ -208,8 +204,8 @@ def test_iot_edge_registered_by_itself_since(new_world, moved):
     seen, ready = len(w.standin_events("hub", hub=hub, status=200)), len(w.standin_events("identityd-ready"))
     w.tpm2("evictcontrol", "-c", "0x81000100")  # the hub will refuse what is signed without it
     with Caller(w) as caller:
-        caller.systemd("StopUnit", "aziot-tpmd.service")
-        caller.systemd("RestartUnit", "aziot-identityd.service")
+        caller.job("StopUnit", "aziot-tpmd.service")
+        caller.job("RestartUnit", "aziot-identityd.service")
     wait_for("its own registration", lambda: len(w.standin_events("hub", hub=hub, status=200)) > seen and
              len(w.standin_events("identityd-ready")) > ready)
     requests, key = len(w.service_requests()), w.hub_key()
@@ -312,7 +308,10 @@ def test_identityd_that_never_answers(new_world):
     w = prepared(new_world)
     set_confirm_timeout(w, 1)
     w.standin_faults(identityd="silent")
+    w.helpers_environment(**w.clock())
     w.start_daemon()
+    wait_for("the question", lambda: w.standin_events("connected"))
+    w.fast_forward("the end of its patience", lambda: w.bus.properties()["LastError"][0])
     w.wait_for_failure("confirm-timeout")
     w.standin_faults()
     w.wait_for_state("handed-off")
@@ -516,5 +515,5 @@ def test_second_apply_is_told_to_wait(new_world):
 def test_reading_needs_nothing(new_world):
     w = prepared(new_world)
     with pytest.raises(BusError):
-        w.bus.busctl("call", "org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Nothing")
-    assert "lost" in w.bus.busctl("call", "org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Verify")
+        w.bus.call("Nothing", name="org.dps.HandOff1")
+    assert w.bus.call("Verify", name="org.dps.HandOff1")[0]["result"] == "lost"

@@ -31,7 +31,7 @@ def killed_apply(gateway, caller, n):
     """Apply, killed at its n-th call; the name of that call, or None when there are fewer."""
     w = gateway.world
     helper = caller.start_helper(*crash_at(w, n))
-    reply = caller.call("Apply", "a{sv}", assignment(**gateway.assignment()))
+    reply = caller.outcome("Apply", "a{sv}", assignment(**gateway.assignment()))
     done = reply.message_type == dbus_next.MessageType.METHOD_RETURN
     try:
         assert helper.process.wait(1 if done else 10) == KILLED
@@ -78,9 +78,9 @@ def as_installed(gateway, caller):
     w = gateway.world
     caller.stop_helper()
     for name in ("edged", "identityd", "tpmd"):
-        caller.systemd("StopUnit", f"aziot-{name}.service")
+        caller.job("StopUnit", f"aziot-{name}.service")
     for socket in SOCKETS:
-        caller.systemd("StartUnit", socket)
+        caller.job("StartUnit", socket)
     gateway.restore()
     return w
 

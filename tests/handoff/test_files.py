@@ -100,13 +100,13 @@ def test_edited_by_somebody_else_meanwhile(new_world):
     info_path(w).write_text(info_text("localhost:1", "gw-0"))
     with Caller(w) as caller:
         w.standin_faults(identityd="hold")
-        caller.systemd("StartUnit", "aziot-identityd.service")
+        caller.job("StartUnit", "aziot-identityd.service")
         under_way = caller.begin("Apply", "a{sv}", assignment())
         wait_for("the question", lambda: w.standin_events("connected"))
         w.config_toml.write_text(OPERATORS + "\n# one more line\n")
         w.standin_faults()
-        reply = caller.run(under_way)
-        assert reply.error_name == "org.dps.Failure.storage" and "Somebody else has changed" in reply.body[0]
+        kind, sentence = caller.failure(under_way)
+        assert kind == "storage" and "Somebody else has changed" in sentence
         assert w.config_toml.read_text().endswith("# one more line\n")
         works(w, caller)
     assert "# one more line" in w.config_toml.read_text()
@@ -331,6 +331,6 @@ def test_directory_swapped_while_it_is_written(new_world):
         directory.rename(elsewhere)
         directory.symlink_to(w.dir / "trap")
         helper.process.send_signal(signal.SIGUSR1)
-        caller.run(under_way)
+        caller.failure(under_way)
     assert (elsewhere / "device_info").read_text() == info_text("localhost:1", "gw-1")
     assert not list((w.dir / "trap").iterdir())

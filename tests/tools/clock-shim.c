@@ -1,10 +1,18 @@
-/* A clock that is wrong, for one process: preloaded, it adds the seconds in $CLOCK_SHIM_FILE to
+/* Clocks that a test sets, for one process: preloaded, it adds the seconds in $CLOCK_SHIM_FILE to
  * CLOCK_REALTIME. When the file is replaced, timers with TFD_TIMER_CANCEL_ON_SET become readable, as they do
- * when the kernel's clock is set. CLOCK_BOOTTIME goes $CLOCK_SHIM_BOOT_SPEED times as fast, and so do its
- * timers; CLOCK_MONOTONIC, by which replies are waited for, does not. */
+ * when the kernel's clock is set.
+ *
+ * The seconds in $CLOCK_SHIM_PASSED pass on all clocks at the moment when that file is replaced: what is due
+ * by then elapses at once, and FILE.PID says so. A timeout that a system call waits for by itself (poll) is
+ * not shortened; a loop over epoll and timerfds has none. */
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
@@ -14,12 +22,21 @@
 #include <unistd.h>
 
 #define NSEC_PER_SEC 1000000000
+#define TIMERS_MAX   1024
 
-static int watched[1024];
-static char boot[1024]; /* is it a timer of CLOCK_BOOTTIME? */
+typedef struct Timer {
+        clockid_t clock;
+        bool armed;
+        bool watched;            /* its descriptor is an inotify's */
+        struct itimerspec value; /* absolute, as the process sees it */
+} Timer;
 
-static long offset(void) {
-        const char *path = getenv("CLOCK_SHIM_FILE");
+static Timer timers[TIMERS_MAX]; /* by descriptor */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_long passed;
+
+static long seconds_in(const char *variable) {
+        const char *path = getenv(variable);
         char text[32] = "";
         int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 
@@ -30,18 +47,24 @@ static long offset(void) {
         return strtol(text, NULL, 10);
 }
 
-static long speed(void) {
-        const char *text = getenv("CLOCK_SHIM_BOOT_SPEED");
+/* Becomes readable when a file is renamed to the one that the variable names, or to another one beside it.
+ */
+static int watch_file(const char *variable, int flags) {
+        char directory[4096];
+        const char *path = getenv(variable);
+        int fd;
 
-        return text ? strtol(text, NULL, 10) : 1;
+        if (!path || strlen(path) >= sizeof(directory))
+                return -1;
+        (void) strcpy(directory, path);
+        *strrchr(directory, '/') = '\0';
+        fd = inotify_init1(IN_CLOEXEC | flags);
+        (void) inotify_add_watch(fd, directory, IN_MOVED_TO);
+        return fd;
 }
 
-/* Between what the kernel says and what the process sees: the same zero, another speed. */
-static struct timespec scaled(struct timespec ts, long mul, long div) {
-        int64_t nsec = ((int64_t) ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec) * mul / div;
-
-        return (struct timespec){ .tv_sec = (time_t) (nsec / NSEC_PER_SEC),
-                                  .tv_nsec = (long) (nsec % NSEC_PER_SEC) };
+__attribute__((constructor)) static void begin(void) {
+        passed = seconds_in("CLOCK_SHIM_PASSED");
 }
 
 /* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): glibc's names are reserved ones */
@@ -53,22 +76,10 @@ int clock_gettime(clockid_t clock, struct timespec *ts) {
                 *(void **) &real = dlsym(RTLD_NEXT, "clock_gettime");
         r = real(clock, ts);
         if (r == 0 && clock == CLOCK_REALTIME)
-                ts->tv_sec += offset();
-        if (r == 0 && clock == CLOCK_BOOTTIME)
-                *ts = scaled(*ts, speed(), 1);
+                ts->tv_sec += seconds_in("CLOCK_SHIM_FILE");
+        if (r == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME))
+                ts->tv_sec += passed;
         return r;
-}
-
-int timerfd_create(clockid_t clock, int flags) {
-        static int (*real)(clockid_t, int);
-        int fd;
-
-        if (!real)
-                *(void **) &real = dlsym(RTLD_NEXT, "timerfd_create");
-        fd = real(clock, flags);
-        if (fd >= 0 && fd < 1024)
-                boot[fd] = clock == CLOCK_BOOTTIME || clock == CLOCK_BOOTTIME_ALARM;
-        return fd;
 }
 
 time_t time(time_t *ret) {
@@ -88,40 +99,121 @@ int gettimeofday(struct timeval *tv, void *zone) {
         return 0;
 }
 
-/* The timer's descriptor becomes one that the file's directory wakes. */
-static void watch_file(int fd) {
-        char directory[4096];
-        const char *path = getenv("CLOCK_SHIM_FILE");
-        int notify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-
-        if (!path || strlen(path) >= sizeof(directory))
-                return;
-        (void) strcpy(directory, path);
-        *strrchr(directory, '/') = '\0';
-        (void) inotify_add_watch(notify, directory, IN_MOVED_TO);
-        (void) dup3(notify, fd, O_CLOEXEC);
-        (void) close(notify);
-        watched[fd] = 1;
-}
-
-int timerfd_settime(int fd, int flags, const struct itimerspec *value, struct itimerspec *old) {
+static int real_settime(int fd, int flags, const struct itimerspec *value, struct itimerspec *old) {
         static int (*real)(int, int, const struct itimerspec *, struct itimerspec *);
-        char events[4096];
 
         if (!real)
                 *(void **) &real = dlsym(RTLD_NEXT, "timerfd_settime");
-        if (fd < 1024 && boot[fd] && speed() != 1) {
-                const struct itimerspec slower = { .it_interval = scaled(value->it_interval, 1, speed()),
-                                                   .it_value = scaled(value->it_value, 1, speed()) };
+        return real(fd, flags, value, old);
+}
 
-                return real(fd, flags, &slower, old);
+static int arm(int fd, struct itimerspec *old) {
+        struct itimerspec value = timers[fd].value;
+
+        value.it_value.tv_sec -= passed;
+        if (value.it_value.tv_sec < 0)
+                value.it_value = (struct timespec){ .tv_nsec = 1 };
+        return real_settime(fd, TFD_TIMER_ABSTIME, &value, old);
+}
+
+/* Tells in a file of this process what has passed for it. */
+static void acknowledge(void) {
+        char path[4096], text[32];
+        int fd;
+
+        (void) snprintf(path, sizeof(path), "%s.%d", getenv("CLOCK_SHIM_PASSED"), getpid());
+        (void) snprintf(text, sizeof(text), "%ld", passed);
+        fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        (void) !write(fd, text, strlen(text));
+        (void) close(fd);
+}
+
+static void *follow(void *unused) {
+        char events[4096];
+        int fd = watch_file("CLOCK_SHIM_PASSED", 0);
+
+        (void) unused;
+        do {
+                (void) pthread_mutex_lock(&lock);
+                passed = seconds_in("CLOCK_SHIM_PASSED");
+                for (int i = 0; i < TIMERS_MAX; i++) {
+                        struct itimerspec left;
+
+                        /* One that has elapsed has done so, whoever has not read it yet. */
+                        if (timers[i].armed && timerfd_gettime(i, &left) == 0 &&
+                            (left.it_value.tv_sec > 0 || left.it_value.tv_nsec > 0))
+                                (void) arm(i, NULL);
+                }
+                (void) pthread_mutex_unlock(&lock);
+                acknowledge();
+        } while (read(fd, events, sizeof(events)) > 0);
+        return NULL;
+}
+
+static void start_following(void) {
+        sigset_t all, before;
+        pthread_t thread;
+
+        if (!getenv("CLOCK_SHIM_PASSED"))
+                return;
+        (void) sigfillset(&all);
+        (void) pthread_sigmask(SIG_SETMASK, &all, &before);
+        (void) pthread_create(&thread, NULL, follow, NULL);
+        (void) pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+int timerfd_create(clockid_t clock, int flags) {
+        static pthread_once_t once = PTHREAD_ONCE_INIT;
+        static int (*real)(clockid_t, int);
+        int fd;
+
+        if (!real)
+                *(void **) &real = dlsym(RTLD_NEXT, "timerfd_create");
+        (void) pthread_once(&once, start_following);
+        (void) pthread_mutex_lock(&lock);
+        fd = real(clock, flags);
+        if (fd >= 0 && fd < TIMERS_MAX)
+                timers[fd] = (Timer){ .clock = clock };
+        (void) pthread_mutex_unlock(&lock);
+        return fd;
+}
+
+/* The timer's descriptor becomes one that the file's directory wakes. */
+static int wait_for_clock(int fd) {
+        char events[4096];
+
+        if (!timers[fd].watched) {
+                int notify = watch_file("CLOCK_SHIM_FILE", IN_NONBLOCK);
+
+                (void) dup3(notify, fd, O_CLOEXEC);
+                (void) close(notify);
+                timers[fd].watched = true;
         }
-        if (!(flags & TFD_TIMER_CANCEL_ON_SET) || fd >= 1024)
-                return real(fd, flags, value, old);
-        if (!watched[fd])
-                watch_file(fd);
         while (read(fd, events, sizeof(events)) > 0)
                 ;
         return 0;
+}
+
+int timerfd_settime(int fd, int flags, const struct itimerspec *value, struct itimerspec *old) {
+        bool armed = value->it_value.tv_sec > 0 || value->it_value.tv_nsec > 0;
+        struct timespec now = {};
+        int r;
+
+        if (fd >= TIMERS_MAX)
+                return real_settime(fd, flags, value, old);
+        if ((flags & TFD_TIMER_CANCEL_ON_SET) && getenv("CLOCK_SHIM_FILE"))
+                return wait_for_clock(fd);
+        (void) pthread_mutex_lock(&lock);
+        timers[fd].armed = armed;
+        timers[fd].value = *value;
+        if (!(flags & TFD_TIMER_ABSTIME) && armed) {
+                (void) clock_gettime(timers[fd].clock, &now);
+                timers[fd].value.it_value.tv_sec +=
+                        now.tv_sec + (value->it_value.tv_nsec + now.tv_nsec) / NSEC_PER_SEC;
+                timers[fd].value.it_value.tv_nsec = (value->it_value.tv_nsec + now.tv_nsec) % NSEC_PER_SEC;
+        }
+        r = armed ? arm(fd, old) : real_settime(fd, flags, value, old);
+        (void) pthread_mutex_unlock(&lock);
+        return r;
 }
 /* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
