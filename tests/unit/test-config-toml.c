@@ -221,8 +221,6 @@ static void escapes_are_decoded(void **state) {
         config_toml_deinit(&c);
 }
 
-#ifdef MEMORY_CAN_RUN_OUT
-
 /* Never a part of the file. */
 static void no_memory_is_an_error(void **state) {
         CLEANUP(freep) char *text = calloc(400, 80), *expected = NULL;
@@ -248,8 +246,6 @@ static void no_memory_is_an_error(void **state) {
                 }
 }
 
-#endif
-
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(everything_else_stays),
@@ -260,9 +256,7 @@ int main(void) {
                 cmocka_unit_test(what_is_unclear_is_refused_with_its_line),
                 cmocka_unit_test(what_a_file_says_is_read),
                 cmocka_unit_test(escapes_are_decoded),
-#ifdef MEMORY_CAN_RUN_OUT
                 cmocka_unit_test(no_memory_is_an_error),
-#endif
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
