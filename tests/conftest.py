@@ -8,6 +8,7 @@ import tempfile
 import pytest
 from emulator_service import Service
 from harness import World
+from run import last_cases
 from script_client import Tpm
 
 
@@ -95,6 +96,28 @@ def pytest_runtest_makereport(item, call):
         for cell in item.funcargs["new_world"].__closure__:
             for world in cell.cell_contents if isinstance(cell.cell_contents, list) else ():
                 report.sections.append(("world", world.report()))
+
+
+def pytest_collection_modifyitems(items):
+    """The cases that took long in the last run come first, so that none of them is left for the end."""
+    seconds = {case.name: case.seconds for cases in last_cases().values() for case in cases}
+
+    def order(item):
+        taken = seconds.get(f"{item.nodeid.partition('::')[0].removesuffix('.py').replace('/', '.')}::{item.name}", 0)
+        return -taken if taken > 2 else 0
+    items.sort(key=order)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """As xdist's own, but with one case in reserve for each worker instead of a share of all."""
+    from xdist.scheduler import LoadScheduling
+
+    class InOrder(LoadScheduling):
+        def _send_tests(self, node, num):
+            super()._send_tests(node, min(num, 2 - len(self.node2pending[node])))
+
+    return InOrder(config, log) if config.getvalue("dist") == "load" else None
 
 
 def pytest_terminal_summary(terminalreporter):

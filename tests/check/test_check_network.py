@@ -167,6 +167,7 @@ def certificate(directory, issuer):
     return context
 
 
+@pytest.mark.smoke
 def test_intercepting_proxy(plain, new_proxy):
     w = plain()
     proxy = new_proxy(context=certificate(w.dir, "Corporate Inspection"))

@@ -11,6 +11,7 @@ from harness import NAME, own_etc
 
 # --- nothing is wrong ---
 
+@pytest.mark.smoke
 def test_a_working_gateway(new_world, hub_ports):
     w = new_world()
     w.start_gateway()
@@ -25,6 +26,7 @@ def test_a_working_gateway(new_world, hub_ports):
     assert text.returncode == 0 and "0 failed, 0 warnings" in text.stdout and "\033" not in text.stdout, text
 
 
+@pytest.mark.smoke
 def test_a_fresh_machine(fresh):
     w = fresh(tpm="fresh")
     bad, lines = check(w)

@@ -192,6 +192,7 @@ def test_wrong_ek_at_the_handle(plain, template, what):
     assert what
 
 
+@pytest.mark.smoke
 def test_foreign_object_at_the_hub_keys_handle(plain):
     w = plain()
     persist(w, "0x81000100", "-C", "o", "-G", "ecc")

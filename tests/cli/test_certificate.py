@@ -34,6 +34,7 @@ def line(gateway, *options):
 
 # --- as a manufacturer makes it ---
 
+@pytest.mark.smoke
 def test_a_manufacturers_certificate(made):
     assert verdict(made) == "matches"
     assert verdict(made, f"--ca-dir={made.dir}/ca") == "trusted" and made.stderr == ""

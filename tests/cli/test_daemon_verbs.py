@@ -196,6 +196,7 @@ def test_since_when_outlives_a_restart(new_world):
     assert w.wait_for_state("handed-off")["StateChangedUSec"] == before
 
 
+@pytest.mark.smoke
 def test_json_is_what_the_manual_says(new_world):
     w = new_world(Provisioning={"IdScpoe": "x"}, **NO_EDGE)
     w.start_daemon()
@@ -373,6 +374,7 @@ def test_set_scope_finds_the_line_however_it_is_written(new_world, text):
     assert "IdScope=0ne00NEW\n" in cli(w, "config", f"--config={link}").stdout
 
 
+@pytest.mark.smoke
 def test_set_scope_reaches_the_daemon(new_world):
     w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
     w.enroll(w.enrollment())

@@ -20,6 +20,7 @@ def ek_of_tools(gateway, handle="0x81010001"):
 
 # --- the two values ---
 
+@pytest.mark.smoke
 def test_endorsement_key_equals_tpm2_tools(blank):
     transient = key_of(blank.json())
     blank.tpm2("createek", "-c", "0x81010001", "-G", "rsa", "-u", "ek")
@@ -71,6 +72,7 @@ def test_nothing_is_stored_and_nothing_is_left(new_gateway, output, persistent):
     assert ("CreatePrimary" in gateway.commands()) != persistent
 
 
+@pytest.mark.smoke
 def test_is_done_in_two_seconds(blank):
     """The best of three, so that a busy machine does not fail it; and nobody is promised it of a sanitizer's build."""
     def once():

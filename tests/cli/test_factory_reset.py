@@ -48,6 +48,7 @@ def assert_everything_is_gone(world):
     assert not (world.root / "var/lib/dps-handoffd/stopped").exists()
 
 
+@pytest.mark.smoke
 def test_everything_goes(new_world):
     w = new_world()
     w.config_toml.parent.mkdir(parents=True)

@@ -43,6 +43,7 @@ def test_a_hub_that_the_device_will_refuse(gateway, hub, warned):
     assert ("AllowedHubs" in gateway.stderr) == warned
 
 
+@pytest.mark.smoke
 def test_bulk_is_what_the_service_takes(gateway):
     body = json.loads(gateway.run("--format=bulk", f"--hub={HUB}"))
     jsonschema.Draft7Validator(BULK_OPERATION).validate(body)

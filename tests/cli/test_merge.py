@@ -63,6 +63,7 @@ def test_merge_takes_arrays_and_bodies_too(gateway):
     assert body["enrollments"] == d
 
 
+@pytest.mark.smoke
 def test_merge_takes_the_table_of_a_factory_line(new_gateway):
     gateways = [new_gateway() for _ in range(3)]
     path = gateways[0].dir / "line.csv"

@@ -10,6 +10,7 @@ import pytest
 from enrollment_tool import COLUMNS, DEADLINE, table, works
 
 
+@pytest.mark.smoke
 def test_station_keeps_one_table(new_gateway):
     gateways = [new_gateway() for _ in range(3)]
     path = gateways[0].dir / "line.csv"

@@ -14,6 +14,7 @@ from harness import BUILD, DEADLINE, NAME, PATH, SOURCE
 NO_EDGE = {"HandOff": {"Target": "none"}}
 
 
+@pytest.mark.smoke
 def test_introspection_is_the_installed_interface(new_world):
     w = new_world(Provisioning={"IdScope": None})
     w.start_daemon()

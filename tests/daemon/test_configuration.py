@@ -29,6 +29,7 @@ def write_credentials(world, **credentials):
     return {"CREDENTIALS_DIRECTORY": str(directory)}
 
 
+@pytest.mark.smoke
 def test_scope_from_a_credential(new_world):
     w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
     credentials = write_credentials(w, id_scope=SCOPE + "\n")

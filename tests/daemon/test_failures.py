@@ -122,6 +122,7 @@ def test_no_registration_that_could_not_be_stored(new_world):
     assert w.wait_for_state("handed-off")["Warnings"] == []
 
 
+@pytest.mark.smoke
 def test_disk_full_in_the_middle(new_world):
     """What is assigned then is not adopted before it can be stored, and costs no second registration soon."""
     w = new_world(polls=1, **NO_EDGE)
@@ -419,6 +420,7 @@ def attempt_often(world, times):
         world.bus.wait_for("the wait", lambda n=seen: any(change.get("Step") == "wait" for change in world.bus.changes[n:]))
 
 
+@pytest.mark.smoke
 def test_many_attempts_leak_nothing(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment(emulator=[{"status": 403, "on": "confirm"}]))

@@ -28,6 +28,7 @@ def status(*rules):
 
 # --- the way that is meant ---
 
+@pytest.mark.smoke
 def test_happy_path(new_world):
     w = new_world(polls=1)
     w.start_standins()
@@ -142,6 +143,7 @@ def test_payload_is_sent(new_world):
 # --- what the service answers ---
 
 @pytest.mark.parametrize("retry_after", ["2", "date"])
+@pytest.mark.smoke
 def test_throttled(new_world, retry_after):
     w = new_world(**NO_EDGE)
     date = int(time.time()) + 3
@@ -311,6 +313,7 @@ def test_scope_removed(new_world):
 
 # --- the TPM ---
 
+@pytest.mark.smoke
 def test_tpm_missing_then_present(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
@@ -407,6 +410,7 @@ def test_tpm_helper_stuck_while_it_cleans_up_ends_itself(new_world):
 # --- the clock ---
 
 @pytest.mark.parametrize("days", [-2, 2])
+@pytest.mark.smoke
 def test_wrong_clock_attests(new_world, days):
     w = new_world()
     w.start_standins()

@@ -222,6 +222,7 @@ def test_reprovision_in_verify(new_world):
     w.wait("another registration", lambda p: w.registrations() == 2 and p["State"] == "handed-off")
 
 
+@pytest.mark.smoke
 def test_reprovision_while_handed_off(new_world):
     """The old hub is told until the new one is proven."""
     w = new_world(polls=1)
@@ -341,6 +342,7 @@ def test_the_bus_dies(new_world):
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.smoke
 def test_restart_without_traffic(new_world, end):
     w = new_world(polls=1)
     w.start_gateway()

@@ -29,6 +29,7 @@ CLIENTS = {"c": {"spelling": "%2f"},
 # --- clients of every kind ---
 
 @pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.smoke
 def test_a_client_is_assigned_and_let_in_by_the_hub(new_service, client):
     s = new_service(polls=1)
     s.enroll(s.enrollment(deviceId="Truck-7"))
@@ -180,6 +181,7 @@ def signature(script, key):
     return script.tpm.hmac(key, "the same text")
 
 
+@pytest.mark.smoke
 def test_moving_to_another_hub_and_back(new_service):
     s = new_service()
     a, b = (f"hub-{name}.localhost:{s.port}" for name in "ab")

@@ -76,6 +76,7 @@ def test_adoption_gone_wrong(new_world, wrong):
         assert caller.apply(**gateway.assignment(hub=hub))["changed"] is False and len(queued(w)) == jobs
 
 
+@pytest.mark.smoke
 def test_replaced_key_of_the_same_device_leaves_edged_alone(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
@@ -234,6 +235,7 @@ def quiesced(world, caller, jobs):
     return all(not runs(caller, unit) for unit in UNITS) and runs(caller, EDGED) and stopped_path(world).exists()
 
 
+@pytest.mark.smoke
 def test_quiesce_and_resume(new_world):
     gateway = Gateway(new_world())
     w = gateway.world

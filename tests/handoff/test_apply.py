@@ -37,6 +37,7 @@ def test_no_config_toml(new_world):
 
 
 @pytest.mark.root
+@pytest.mark.smoke
 def test_config_toml_without_provisioning(new_world):
     w = prepared(new_world, OPERATORS)
     w.config_toml.chmod(0o640)
@@ -171,6 +172,7 @@ def test_reprovisioned_to_the_same(new_world):
     assert w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")["Warnings"] == []
 
 
+@pytest.mark.smoke
 def test_moved_to_another_hub(new_world):
     w = new_world(polls=1)
     w.start_gateway()
@@ -384,6 +386,7 @@ def test_edged_that_does_not_start(new_world, how):
     assert w.registrations() == 1
 
 
+@pytest.mark.smoke
 def test_apply_that_fails(new_world):
     w = prepared(new_world, OPERATORS)
     w.standin_faults(apply="told to fail")

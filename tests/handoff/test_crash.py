@@ -95,6 +95,7 @@ def make_new(gateway, caller):
 
 
 @pytest.mark.parametrize("scenario, shard", [(s, n) for s in ("move", "first") for n in range(SHARDS)])
+@pytest.mark.smoke
 def test_killed_at_every_call(new_world, record_property, scenario, shard):
     """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity."""
     gateway = Gateway(new_world())

@@ -172,6 +172,7 @@ def test_base_with_another_key_index(new_world):
 # --- what refuses ---
 
 @pytest.mark.namespaces
+@pytest.mark.smoke
 def test_full_file_system(new_world):
     w = prepared(new_world, OPERATORS)
     with Caller(w) as caller:

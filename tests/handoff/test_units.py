@@ -236,6 +236,7 @@ def test_same_assignment_again(new_world):
         assert snapshot(w) == before and len(queued(w)) == jobs
 
 
+@pytest.mark.smoke
 def test_moved_and_edged_restarted_once(new_world):
     """How long IoT Edge is away is what its units take, and less than a second. On a machine that has other things to
     do everything takes longer, so the best of some moves counts."""
@@ -368,6 +369,7 @@ def test_what_is_never_written(new_world):
 
 # --- the old config.toml comes back ---
 
+@pytest.mark.smoke
 def test_rollback(new_world):
     gateway = moved_gateway(new_world, HandOff={"Identity": "register"})
     w = gateway.world

@@ -427,7 +427,8 @@ def main():
     parser.add_argument("--client", required=True)
     parser.add_argument("--emulator", required=True)
     arguments = parser.parse_args()
-    tests = [(name[5:], value) for name, value in globals().items() if name.startswith("test_")]
+    key = os.environ.get("TEST_FILTER", "")
+    tests = [(name[5:], value) for name, value in globals().items() if name.startswith("test_") and key in name]
     print(f"1..{len(tests)}")
     failed = False
     with tempfile.TemporaryDirectory() as directory:

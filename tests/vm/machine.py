@@ -19,7 +19,7 @@ sys.path.insert(0, str(SOURCE / "tests/fixture"))
 
 from observe import json_lines, listens  # noqa: E402
 
-BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build")).resolve()
+BUILD = pathlib.Path(os.environ.get("BUILD", SOURCE / "build-release")).resolve()
 SCOPE = "0ne00VM0001"
 BOOT = 1800  # seconds for a boot to the agent, or to a state; ten minutes were too few beside other work
 
