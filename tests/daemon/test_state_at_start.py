@@ -58,6 +58,7 @@ def test_differences_are_explained_and_happen():
                    for cell in cells), difference
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_state_at_start_is_as_before(group, target):

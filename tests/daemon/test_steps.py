@@ -1,5 +1,4 @@
 """Suite "daemon": whatever dies, in whichever step, and Reprovision in each of them."""
-import datetime
 import hashlib
 import json
 import os
