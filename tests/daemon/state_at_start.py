@@ -7,9 +7,7 @@ One line per state file of version 1 and content of the TPM, one column per conf
 that is published, then, if it differs, the one that stays. A daemon that connects to DPS adds " dps". Nothing answers:
 connections to DPS are refused, the hand-off helper is not there, and the TPM helper answers Identity only.
 """
-import asyncio
 import base64
-import contextlib
 import csv
 import hashlib
 import json
@@ -25,9 +23,9 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "fixture"))
 
 import dbus_next  # noqa: E402
-import dbus_next.aio  # noqa: E402
-from harness import BUILD, BUS_CONFIG, DEADLINE, PATH, SCOPE, wait_for  # noqa: E402
-from observe import listens, reserve_port  # noqa: E402
+from bus import Bus  # noqa: E402
+from harness import BUS_CONFIG, NAME, SCOPE  # noqa: E402
+from observe import BUILD, DEADLINE, Timeout, listens, reserve_port, wait_for  # noqa: E402
 
 TPM = "org.dps.Tpm1"
 HANDLE = 0x81000100
@@ -216,35 +214,21 @@ class Fixture:
                             "ASAN_OPTIONS": f"log_path={self.dir}/asan:detect_leaks=1",
                             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"}
         self.environment.pop("JOURNAL_STREAM", None)
-        self.loop = asyncio.new_event_loop()
-        self.daemon = self.bus = self.identity = None
+        self.bus = Bus(self.environment["DBUS_SYSTEM_BUS_ADDRESS"], NAME)
+        self.daemon = self.identity = None
         self.tpm_calls = 0
-        self.published = []
         (self.dir / "bus.conf").write_text(BUS_CONFIG.format(dir=self.dir))
         self.bus_process = subprocess.Popen(["dbus-daemon", f"--config-file={self.dir}/bus.conf", "--nofork",
                                              "--nopidfile", "--nosyslog"], stderr=subprocess.DEVNULL)
 
     def __enter__(self):
         wait_for("the bus", lambda: listens(self.dir / "bus"))
-        self.bus = self.loop.run_until_complete(self.connect())
+        self.bus.own(TPM, self.on_call)
         return self
-
-    async def connect(self):
-        bus = await dbus_next.aio.MessageBus(self.environment["DBUS_SYSTEM_BUS_ADDRESS"]).connect()
-        bus.add_message_handler(self.on_message)
-        await bus.request_name(TPM)
-        await bus.call(dbus_next.Message(
-            "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", signature="s",
-            body=[f"type='signal',path='{PATH}',member='PropertiesChanged'"]))
-        self.changed = asyncio.Event()
-        return bus
 
     def __exit__(self, *_):
         self.end_daemon()
-        self.bus.disconnect()
-        with contextlib.suppress(Exception):
-            self.loop.run_until_complete(asyncio.wait_for(self.bus.wait_for_disconnect(), 5))
-        self.loop.close()
+        self.bus.close()
         self.bus_process.terminate()
         self.bus_process.wait()
         for sock in self.reserved:
@@ -253,18 +237,14 @@ class Fixture:
         shutil.rmtree(self.dir, ignore_errors=True)
         assert not reports, reports
 
-    def on_message(self, message):
-        if message.message_type == dbus_next.MessageType.SIGNAL and message.member == "PropertiesChanged":
-            self.published.append({key: value.value for key, value in message.body[1].items()})
-            self.changed.set()
-            return None
-        if message.message_type != dbus_next.MessageType.METHOD_CALL or message.interface != TPM:
+    def on_call(self, call):
+        if call.interface != TPM:
             return None
         self.tpm_calls += 1
-        if message.member == "Identity" and self.identity:
-            return dbus_next.Message.new_method_return(message, "a{sv}", [self.identity])
+        if call.member == "Identity" and self.identity:
+            return dbus_next.Message.new_method_return(call, "a{sv}", [self.identity])
         kind = "tpm_failed" if self.identity else "tpm_missing"
-        return dbus_next.Message.new_error(message, f"org.dps.Failure.{kind}", "The fake does nothing")
+        return dbus_next.Message.new_error(call, f"org.dps.Failure.{kind}", "The fake does nothing")
 
     def prepare(self, record, configuration_name, tpm):
         self.config_path.write_text(configuration(configuration_name, self.port))
@@ -276,7 +256,7 @@ class Fixture:
         self.tpm_calls = 0
 
     def start_daemon(self):
-        self.published.clear()
+        self.bus.changes.clear()
         with open(self.dir / "daemon.log", "wb") as log:
             self.daemon = subprocess.Popen(
                 [BUILD / "daemon/provisiond/dps-provisiond", f"--config={self.config_path}",
@@ -286,27 +266,28 @@ class Fixture:
     def end_daemon(self):
         if self.daemon:
             self.daemon.send_signal(signal.SIGTERM)
-            assert self.daemon.wait(DEADLINE) == 0, (self.dir / "daemon.log").read_text()
+            assert self.daemon.wait(DEADLINE) == 0, self.log()
             self.daemon = None
 
-    async def settle(self):
+    def log(self):
+        return (self.dir / "daemon.log").read_text()
+
+    def properties(self):
+        return {key: value for change in list(self.bus.changes) for key, value in change.items()}
+
+    def settle(self):
         """Until the daemon rests or waits after a failure; returns the properties."""
-        while True:
-            self.changed.clear()
-            properties = {key: value for change in self.published for key, value in change.items()}
-            if properties.get("Step") in ("idle", "wait"):
-                return properties
-            try:
-                await asyncio.wait_for(self.changed.wait(), DEADLINE)
-            except asyncio.TimeoutError:
-                raise AssertionError(f"The daemon does not settle: {properties}\n"
-                                     + (self.dir / "daemon.log").read_text()) from None
+        try:
+            self.bus.wait_for("rest", lambda: self.properties().get("Step") in ("idle", "wait"))
+        except Timeout as timeout:
+            raise Timeout(f"{timeout}: {self.properties()}\n{self.log()}") from None
+        return self.properties()
 
     def cell(self, record, configuration_name, tpm):
         self.prepare(record, configuration_name, tpm)
         self.start_daemon()
-        properties = self.loop.run_until_complete(self.settle())
-        first, last = self.published[0]["State"], properties["State"]
+        properties = self.settle()
+        first, last = self.bus.changes[0]["State"], properties["State"]
         self.end_daemon()
         asked = " dps" if properties["LastError"][0] == "connect" else ""
         return (first if first == last else f"{first} {last}") + asked
