@@ -62,6 +62,16 @@ static void wait_for_swtpm(const Fixture *f) {
         }
 }
 
+/* Keys take swtpm up to seconds, so a TPM is a copy of one that was prepared; see tpm_states.py. */
+static void copy_state(const Fixture *f, const char *kind) {
+        char *argv[] = { (char *) TPM_STATES, (char *) f->dir, (char *) kind, NULL };
+        pid_t pid = start(argv, NULL);
+        int status;
+
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+}
+
 static void start_swtpm(Fixture *f) {
         char state[64], server[80], control[80], log[64];
         char *argv[] = { (char *) "swtpm",
@@ -109,12 +119,13 @@ static void start_proxy(Fixture *f) {
         }
 }
 
-int fixture_setup(void **state) {
+static int setup(void **state, const char *kind) {
         Fixture *f = calloc(1, sizeof(*f));
 
         assert_non_null(f);
         (void) snprintf(f->dir, sizeof(f->dir), "/tmp/dps-tpm.XXXXXX");
         assert_non_null(mkdtemp(f->dir));
+        copy_state(f, kind);
         start_swtpm(f);
         start_proxy(f);
         (void) snprintf(f->tcti, sizeof(f->tcti), "swtpm:path=%s/proxy", f->dir);
@@ -122,6 +133,14 @@ int fixture_setup(void **state) {
         assert_int_equal(tpm_cache_new(&f->cache), 0);
         *state = f;
         return 0;
+}
+
+int fixture_setup(void **state) {
+        return setup(state, "keys");
+}
+
+int fixture_setup_fresh(void **state) {
+        return setup(state, "fresh");
 }
 
 int fixture_teardown(void **state) {

@@ -27,7 +27,8 @@ typedef struct Fixture {
         TpmCache *cache;
 } Fixture;
 
-int fixture_setup(void **state);
+int fixture_setup(void **state);       /* endorsement key and storage root key are persistent */
+int fixture_setup_fresh(void **state); /* nothing is */
 int fixture_teardown(void **state);
 
 /* A shell command with the directory as its working directory and TPM2TOOLS_TCTI set; its output (without

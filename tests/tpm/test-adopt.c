@@ -294,7 +294,8 @@ static void the_handle_is_the_configured_one(void **state) {
         }
 }
 
-#define TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+#define TPM_TEST(test)       cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+#define FRESH_TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup_fresh, fixture_teardown)
 
 int main(void) {
         const struct CMUnitTest tests[] = {
@@ -305,7 +306,7 @@ int main(void) {
                 TPM_TEST(a_foreign_object_is_never_evicted),
                 TPM_TEST(a_protected_hmac_key_is_not_tried),
                 TPM_TEST(without_the_owner_auth_nothing_is_touched),
-                TPM_TEST(a_key_from_the_endorsement_hierarchy_can_be_adopted),
+                FRESH_TPM_TEST(a_key_from_the_endorsement_hierarchy_can_be_adopted),
                 TPM_TEST(a_full_tpm_is_told_and_can_still_replace),
                 TPM_TEST(a_cleared_tpm_does_not_take_the_key_anymore),
                 TPM_TEST(a_stored_key_that_is_damaged_is_refused),

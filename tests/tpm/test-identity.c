@@ -278,7 +278,7 @@ static void somebody_else_may_be_faster(void **state) {
         assert_same_file(f, &id.srk_public, "srk");
 }
 
-#define TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+#define TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup_fresh, fixture_teardown)
 
 int main(void) {
         const struct CMUnitTest tests[] = {

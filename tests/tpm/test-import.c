@@ -201,7 +201,8 @@ static void an_imported_key_is_of_no_use_elsewhere(void **state) {
         adopt_fails(f, &private, &public, &(Bytes){}, true, FAILURE_IDENTITY_MISMATCH);
 }
 
-#define TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+#define TPM_TEST(test)       cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+#define FRESH_TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup_fresh, fixture_teardown)
 
 int main(void) {
         const struct CMUnitTest tests[] = {
@@ -209,7 +210,7 @@ int main(void) {
                 TPM_TEST(a_message_that_is_too_long_is_refused),
                 TPM_TEST(attesting_many_times_leaves_nothing_behind),
                 TPM_TEST(one_tpm_serves_many_calls),
-                TPM_TEST(transient_keys_are_kept_for_the_next_call),
+                FRESH_TPM_TEST(transient_keys_are_kept_for_the_next_call),
                 TPM_TEST(the_keys_of_another_process_s_identity_are_found),
                 TPM_TEST(a_challenge_for_another_tpm_is_told_as_such),
                 TPM_TEST(truncated_and_malformed_blobs_are_the_protocol_s_fault),

@@ -91,10 +91,11 @@ static void objects_are_described(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(it_says_who_it_is, fixture_setup, fixture_teardown),
-                cmocka_unit_test_setup_teardown(authorizations_and_lockout_show, fixture_setup,
+                cmocka_unit_test_setup_teardown(it_says_who_it_is, fixture_setup_fresh, fixture_teardown),
+                cmocka_unit_test_setup_teardown(authorizations_and_lockout_show, fixture_setup_fresh,
                                                 fixture_teardown),
-                cmocka_unit_test_setup_teardown(objects_are_described, fixture_setup, fixture_teardown),
+                cmocka_unit_test_setup_teardown(objects_are_described, fixture_setup_fresh,
+                                                fixture_teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
