@@ -278,7 +278,7 @@ int enrollment_csv_each(const char *table, size_t size,
         *ret_line = 1;
         r = read_header(&reader, &row, ret_why);
         if (r == 0)
-                *ret_end = 0; /* a byte order mark alone needs the header behind it, like an empty file */
+                *ret_end = 0; /* also after a byte order mark: the header is missing */
         if (r <= 0)
                 return r;
         r = read_rows(&reader, &row, found, userdata, ret_line, ret_why);

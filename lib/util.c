@@ -229,7 +229,7 @@ int parse_uint(const char *text, uint64_t max, uint64_t *ret) {
         return 0;
 }
 
-#define READ_FIRST ((size_t) 64 * 1024) /* for most files, and for every secret, the only allocation */
+#define READ_FIRST ((size_t) 64 * 1024) /* a secret is shorter: realloc() leaves no copy of it behind */
 
 int read_file(const char *path, size_t max, char **ret, size_t *ret_size) {
         CLEANUP(closep) int fd = -1;
@@ -253,7 +253,7 @@ int read_file(const char *path, size_t max, char **ret, size_t *ret_size) {
                 if (size == room) {
                         char *larger;
 
-                        /* one byte more than max tells that the file is too large */
+                        /* a file that fills this last byte is too large */
                         room = room == 0 ? READ_FIRST : 2 * room;
                         if (room > max + 1)
                                 room = max + 1;

@@ -178,7 +178,7 @@ static int begin_check(Handoffd *h, sd_bus_message *m) {
         int r;
 
         r = sd_bus_message_read(m, "s", &registration_id);
-        if (r < 0) /* nobody else answers a call that was queued */
+        if (r < 0) /* sd-bus ignores the result of a queued call */
                 return sd_bus_reply_method_errno(m, r, NULL);
         if (!identity_registration_id_valid(registration_id))
                 return bad_argument(m, "not a registration ID");

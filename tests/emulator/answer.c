@@ -1,4 +1,4 @@
-/* Which of the two answers a request, and what neither does. */
+/* Chooses DPS or IoT Hub for a request, and answers the requests that are for neither. */
 #include "emulator.h"
 
 void emulator_answer(Emulator *emulator, const Request *request, Response *response) {

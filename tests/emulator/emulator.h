@@ -24,7 +24,7 @@ typedef struct Emulator {
 
 time_t emulator_now(const Emulator *emulator); /* its own idea of the time */
 
-/* Answers; the response has been initialised. emulator_answer() has one of the others do it. */
+/* Fill an initialised response. emulator_answer() calls one of the two others. */
 void emulator_answer(Emulator *emulator, const Request *request, Response *response);
 void service_answer(Emulator *emulator, const Request *request, Response *response); /* DPS */
 void hub_answer(Emulator *emulator, const Request *request, Response *response);     /* IoT Hub */

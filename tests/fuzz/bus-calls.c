@@ -56,7 +56,7 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *error) 
         return 0;
 }
 
-/* "INTERFACE.MEMBER", else a member of the default interface. NULL: libsystemd takes no such name. */
+/* NULL: libsystemd refuses the name. */
 static sd_bus_message *new_call(const char *path, const char *interface, char *name) {
         sd_bus_message *call = NULL;
         char *dot = strrchr(name, '.');
@@ -135,9 +135,9 @@ void bus_calls_run(const char *path, const char *interface, const uint8_t *data,
                    void (*settle)(void)) {
         CLEANUP(freep) char *text = strndup(size > 0 ? (const char *) data : "", size);
         sd_bus_message *call = NULL;
-        bool skip = false; /* a call that libsystemd refuses is left in disorder: a bus passes none of these
-                              on */
         size_t depth = 0;
+        /* libsystemd leaves a message that it refuses inconsistent. No bus forwards such a message. */
+        bool skip = false;
         char *next = text, *line;
 
         PROMISE(text);

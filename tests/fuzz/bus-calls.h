@@ -1,12 +1,12 @@
 /*
- * BusCalls: method calls from text, sent to a service's vtable over a connection within this process, so
- * that libsystemd checks and dispatches them as it does for a caller on the system bus.
+ * BusCalls: method calls written as text, sent to the vtable of a service. Caller and service are connected
+ * by a socket pair in this process, so libsystemd checks and dispatches the calls as on the system bus.
  *
- * A call is the line "MEMBER" or "INTERFACE.MEMBER" and one line for each argument; an empty line ends it:
- *     sTEXT  aTEXT                     a string; an array of these bytes
+ * A call is a line "MEMBER" or "INTERFACE.MEMBER" and one line per argument. An empty line ends it:
+ *     sTEXT  aTEXT                     a string; an array with the bytes of TEXT
  *     yN bN nN qN iN uN xN tN          a number
- *     [TYPES  (TYPES  {TYPES  <TYPES   an array, structure, dictionary entry or variant of these types
- * begins .                                the innermost of them ends
+ *     [TYPES  (TYPES  {TYPES  <TYPES   opens an array, structure, dictionary entry or variant
+ *     .                                closes the innermost container
  */
 #pragma once
 
@@ -14,9 +14,9 @@
 
 #include "fuzz.h"
 
-/* The service's end: the target adds its vtable to it once. The log is silent from here on. */
+/* Returns the end of the service. Call it once, then add the vtable. It switches the log off. */
 sd_bus *bus_calls_open(void);
 
-/* Makes the calls. settle() then has to answer what is still without an answer: each call gets one reply. */
+/* Sends the calls, then calls settle(), which answers the pending ones. Each call must get one reply. */
 void bus_calls_run(const char *path, const char *interface, const uint8_t *data, size_t size,
                    void (*settle)(void));

@@ -1,4 +1,4 @@
-/* Calls of org.dps.HandOff1, down to where IoT Edge would be looked at. */
+/* Calls of org.dps.HandOff1. Stubs replace the operations. */
 #include <errno.h>
 
 #include "bus-calls.h"
@@ -8,7 +8,7 @@
 
 static Handoffd handoffd;
 
-/* In place of the operations: one is under way until all calls have come in, and the others are queued. */
+/* --- operations: the first one ends after the last call, so the calls between are queued --- */
 
 const FlowStep check_steps[] = { NULL }, verify_steps[] = { NULL }, apply_steps[] = { NULL },
                apply_recovery_steps[] = { NULL }, quiesce_steps[] = { NULL },

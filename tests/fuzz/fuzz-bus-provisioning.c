@@ -1,4 +1,4 @@
-/* Calls of org.dps.Provisioning1, and of its properties, down to where the machine would be fed. */
+/* Calls of org.dps.Provisioning1, and its properties. Stubs replace the daemon. */
 #include "bus-calls.h"
 #include "bus.h"
 #include "daemon.h"
@@ -6,7 +6,7 @@
 
 static Daemon provisiond;
 
-/* In place of the daemon. */
+/* --- the daemon --- */
 
 const char *daemon_step_text(const Daemon *daemon) {
         return "confirm";
@@ -61,7 +61,7 @@ static void make_daemon(void) {
         (void) failure_set(&provisiond.failure, FAILURE_HTTP_THROTTLED, "429", "too many");
         provisiond.reset_note_count = 1;
         (void) snprintf(provisiond.reset_notes[0], sizeof(provisiond.reset_notes[0]), "left alone");
-        (void) bus_export(&provisiond); /* without the name: this connection has no names */
+        (void) bus_export(&provisiond); /* fails to own the name: a socket pair has no names */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -1,4 +1,4 @@
-/* Calls of org.dps.Tpm1, down to where the TPM would be used. */
+/* Calls of org.dps.Tpm1. Stubs replace lib/tpm. */
 #include <errno.h>
 
 #include "bus-calls.h"
@@ -8,7 +8,7 @@
 #include "scratch.h"
 #include "tpmd.h"
 
-/* In place of lib/tpm. An odd number of bytes is what the TPM refuses. */
+/* --- lib/tpm: the TPM refuses an odd number of bytes --- */
 
 int tpm_open(Tpm **ret, const TpmSettings *settings, TpmCache *cache, Failure *reterr) {
         PROMISE(settings->hub_key_handle >> 24 == 0x81);

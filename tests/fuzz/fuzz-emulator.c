@@ -1,6 +1,6 @@
-/* Requests to the emulator, one after the other, each "METHOD PATH[?api-version=VERSION]", headers, an empty
- * line and the body, with "---" between two. A header "Fault" puts one in force. What a device has from the
- * replies stands in marks: %OPERATION%, %DPS-TOKEN%, %HUB-TOKEN%; and %EK% is the enrolled key. */
+/* Requests to the emulator, separated by "---": a line "METHOD PATH[?api-version=VERSION]", headers, an
+ * empty line and the body. A header "Fault" adds a fault. Marks stand for the values that a device takes
+ * from replies: %OPERATION%, %DPS-TOKEN%, %HUB-TOKEN%; %EK% is the enrolled endorsement key. */
 #include <unistd.h>
 
 #include "emulator.h"
@@ -24,7 +24,7 @@ time_t emulator_now(const Emulator *emulator) {
 
 /* --- marks --- */
 
-/* The TPM2B_PUBLIC of an endorsement key with some modulus, in base64: nobody has to open anything here. */
+/* The TPM2B_PUBLIC of an endorsement key in base64. The modulus is arbitrary: no private key is needed. */
 static char *endorsement_key(void) {
         static const uint8_t head[] = { 0x01, 0x3a, 0x00, 0x01, 0x00, 0x0b,
                                         0x00, 0x03, 0x00, 0xb2, 0x00, 0x20 };
@@ -136,7 +136,7 @@ static void read_header(Request *request, char *line, const Emulator *e) {
                 PROMISE(faults_add(e->faults, value, &why) == 0 || why[0] != '\0');
 }
 
-/* As server.c takes it from libmicrohttpd. */
+/* Fills the request as server.c does. */
 static void read_request(Request *request, char *text, const Emulator *e) {
         char *body = strstr(text, "\n\n"), *line, *path, *query;
 
@@ -164,7 +164,7 @@ static void read_request(Request *request, char *text, const Emulator *e) {
                 (void) request_set_body(request, body, strlen(body));
 }
 
-/* Nobody guesses an HMAC. */
+/* Only a request with a token from the marks may be authorized. */
 static void ask(Emulator *e, const char *template) {
         CLEANUP(freep) char *text = expand(template, e);
         CLEANUP(request_deinit) Request request = {};

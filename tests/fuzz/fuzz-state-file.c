@@ -1,4 +1,4 @@
-/* The daemon's state file. What it comes to is written down again, which must come to the same. */
+/* The state file of the daemon. A record that loads must be saved, and load again as the same record. */
 #include "fuzz.h"
 #include "record.h"
 #include "scratch.h"

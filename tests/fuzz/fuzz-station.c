@@ -1,4 +1,4 @@
-/* A factory line's table: a device is added to it, once more, and another one. */
+/* The table of a factory line: add a device, add it again, add another device. */
 #include <errno.h>
 #include <stdarg.h>
 
@@ -16,7 +16,7 @@ static const Enrollment first = { .registration_id = "gw-7",
                                    .ek_public = "\x01\x3a\x00\x02",
                                    .ek_public_size = 4 };
 
-/* In place of cli.c's. It tells of files that can't be read or written, which is none here. */
+/* Replaces the function in cli.c. It reports an I/O error, and there is none here. */
 int report_errno(int error, const char *format, ...) {
         PROMISE(false);
         return EXIT_FAILED;
@@ -27,7 +27,7 @@ static int station(const char *path, const Enrollment *e, size_t *ret_line) {
         int status;
 
         PROMISE(quiet);
-        stderr = quiet; /* it tells people why nothing was added */
+        stderr = quiet; /* the verb explains there why it added nothing */
         status = enrollment_station(path, e, ret_line);
         stderr = before;
         (void) fclose(quiet);
@@ -50,7 +50,7 @@ static int find(void *userdata, const EnrollmentRow *row) {
         return 0;
 }
 
-/* The table is whole, and the device's row is its last. */
+/* The table is complete, and its last row is the device. */
 static void check_added(const char *path, size_t line) {
         CLEANUP(freep) char *text = NULL;
         const char *why = NULL;

@@ -28,7 +28,7 @@ static void remove_directory(void) {
         free(directory);
 }
 
-/* In memory if it can be: a disk is slow, the more so when a file is replaced or fsync() is called. */
+/* Prefer memory: a disk is slow when files are replaced and fsync() is called. */
 static void make_directory(void) {
         const char *const parents[] = { "/dev/shm", getenv("TMPDIR"), "/tmp" };
 

@@ -6,7 +6,7 @@
 
 #include "enrollment.h"
 
-#define MARK "\xef\xbb\xbf" /* which programs on Windows write first */
+#define MARK "\xef\xbb\xbf" /* byte order mark */
 #define HEADER                                                                                              \
         "\"registration_id\",\"device_id\",\"endorsement_key\",\"iot_edge\",\"iot_hub\",\"serial_number\"," \
         "\"mac\",\"host_name\",\"asset\",\"ek_certificate\"\n"

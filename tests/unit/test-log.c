@@ -22,7 +22,7 @@ static int restore_stderr(void **state) {
         return close(logged);
 }
 
-/* What was logged since the last time */
+/* Returns the lines since the last call. */
 static const char *lines(void) {
         static char text[1024];
         ssize_t n = pread(logged, text, sizeof(text) - 1, 0);
@@ -65,7 +65,7 @@ static void fields_follow_an_event_in_brackets(void **state) {
                                      "<6>test: without fields [MESSAGE_ID=" ID "]\n");
 }
 
-/* Where there is one it gets the lines, where there is none they are lost; never standard error. */
+/* Without a journal the lines are lost. */
 static void the_journal_is_another_target(void **state) {
         static const char *const fields[] = { "DPS_STATE=assigned", NULL };
 

@@ -21,9 +21,9 @@ static const DaemonInfo all = { .name = "all",
 static const DaemonInfo none = { .name = "none", .description = "Has those that all programs have." };
 
 static char said[4096]; /* on standard output and error */
-static int dumpable;    /* afterwards; a leak checker may need it to be 1 again */
+static int dumpable;    /* after the call; set to 1 again, which a leak checker may need */
 
-/* The tests' own output has to stay whole. */
+/* Redirects the output: standard output carries the results of the tests. */
 static int parse(DaemonOptions *ret, const DaemonInfo *info, const char *const *arguments) {
         char *argv[ARGUMENTS_MAX + 2] = { (char *) info->name };
         CLEANUP(closep) int out = dup(STDOUT_FILENO), err = dup(STDERR_FILENO);
@@ -35,7 +35,7 @@ static int parse(DaemonOptions *ret, const DaemonInfo *info, const char *const *
                 argv[argc] = (char *) arguments[argc - 1];
                 argc++;
         }
-        optind = 0; /* glibc's way to begin anew */
+        optind = 0; /* glibc: start again */
         (void) fflush(stdout);
         assert_true(dup2(fd, STDOUT_FILENO) >= 0 && dup2(fd, STDERR_FILENO) >= 0);
         r = daemon_options_parse(ret, info, argc, argv);
