@@ -7,8 +7,8 @@ Each run starts the daemon and its helpers anew without a state file, with Targe
 endorsement and storage root keys in the TPM. The waits that DPS asks for between two polls are not counted. TPM commands
 are counted in a first run through the proxy; in the others the helper talks to swtpm itself.
 
-Use a build with --buildtype=release. Run as root, all processes have real-time priority, and the figures are nearly the
-same on a busy machine.
+Use the build "build-release" of the suite smoke. Run as root, all processes have real-time priority, and the figures are
+nearly the same on a busy machine.
 """
 import datetime
 import os
