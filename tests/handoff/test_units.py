@@ -160,6 +160,7 @@ def test_systemd_leaves_in_the_middle(new_world, units):
         assert stopped_path(w).exists()
         assert caller.refused("Check", "s", gateway.id)[0] == "restart-failed"
         w.standin_faults()
+        wait_for("systemd", lambda: w.standin_events("back"))  # what fails again is tried again much later
         w.let_pass(11)
         w.bus_process.wait_for_line("could not be done before")
         all_run_again(w, caller)
