@@ -26,6 +26,7 @@ SANITIZED, RELEASE = "build-asan", "build-release"
 PYTHON = "/usr/bin/python3"
 CORES = os.cpu_count()
 ROOM = 8 * CORES  # most tests wait for processes and timers more than they compute
+LIMIT = 1800  # seconds for a job that takes one or two minutes, so that one beside other work passes
 STOP = 15  # seconds that a job has to end after its limit
 NO_CASES = 5  # pytest's exit status
 
@@ -48,7 +49,7 @@ Case = collections.namedtuple("Case", "suite name outcome seconds")
 class Job:
     """Its log, and its cases as JUnit XML, are called like it. `command` may be a function, asked when it starts."""
 
-    def __init__(self, name, command, needs=(), weight=1, limit=600, environment=None, report=None, key=None):
+    def __init__(self, name, command, needs=(), weight=1, limit=LIMIT, environment=None, report=None, key=None):
         self.name = name
         self.command = command
         self.needs = needs
@@ -59,6 +60,7 @@ class Job:
         self.key = key  # the cases are some of the suite's, perhaps none
         self.log = RESULTS / f"{name.replace(' ', '-')}.log"
         self.process = self.passed = None
+        self.interrupted = False
         self.counts = {}
 
     def start(self):
@@ -80,13 +82,14 @@ class Job:
         if self.process.poll() is None:
             if seconds > self.limit + STOP:
                 self.kill()
-            elif seconds > self.limit:
+            elif seconds > self.limit and not self.interrupted:
+                self.interrupted = True
                 self.process.send_signal(signal.SIGINT)
             return False
         self.kill()  # what it left behind
         self.judge()
         words = [f"{n} {outcome}" for outcome, n in self.counts.items() if n and not (self.key and outcome == "skipped")]
-        if seconds > self.limit:
+        if self.interrupted:
             words.append(f"no end within {self.limit} s")
         print(f"{'ok' if self.passed else 'FAIL':<6}{self.name}: {', '.join([*words, f'{seconds:.0f} s'])}", flush=True)
         if not self.passed:
@@ -162,7 +165,7 @@ def meson_test(suites, key, sanitized):
         return ["meson", "test", "-C", SANITIZED, "--no-rebuild", "--print-errorlogs",
                 *(word for suite in suites for word in ("--suite", suite)), *names]
 
-    return Job(f"meson {' '.join(suites)}", command, [sanitized], CORES, 900, {"TEST_FILTER": key or ""},
+    return Job(f"meson {' '.join(suites)}", command, [sanitized], CORES, LIMIT, {"TEST_FILTER": key or ""},
                SOURCE / SANITIZED / "meson-logs/testlog.junit.xml", key)
 
 
@@ -187,16 +190,16 @@ def jobs_for(suites, key):
         release = add(Job("release", [PYTHON, __file__, "--unpack"], [packages, sanitized]))
     for suite in vm:
         add(pytest(suite, ["tests/vm/test_boot.py" if suite == "vm-boot" else "tests/vm"], key, 0,
-                   needs=[packages, rootfs, kernel, release], limit=7200 if suite == "vm" else 1800,
+                   needs=[packages, rootfs, kernel, release], limit=(8 if suite == "vm" else 2) * LIMIT,
                    image=("tests/vm/image build", "VM_IMAGE"), environment={"BUILD": RELEASE}))
     if "system" in suites:
-        add(pytest("system", ["tests/system"], key, 3, "--dist=loadfile", needs=[packages, rootfs], limit=1800,
+        add(pytest("system", ["tests/system"], key, 3, "--dist=loadfile", needs=[packages, rootfs], limit=2 * LIMIT,
                    image=("tests/system/rootfs image", "SYSTEM_IMAGE")))
     if chosen := [s for s in PROGRAMS if s in suites]:
         add(meson_test(chosen, key, sanitized))
     if chosen := [s for s in SCRIPTS if s in suites]:
         add(pytest(f"pytest {' '.join(chosen)}", [f"tests/{s}" for s in chosen], key, CORES if key else 4 * CORES,
-                   needs=[sanitized], limit=1800, environment={"BUILD": SANITIZED}))
+                   needs=[sanitized], limit=2 * LIMIT, environment={"BUILD": SANITIZED}))
     if "smoke" in suites:
         add(pytest("smoke", [f"tests/{s}" for s in SCRIPTS], key, CORES, "-m", "smoke", needs=[release],
                    environment={"BUILD": RELEASE}))
