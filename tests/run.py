@@ -27,6 +27,7 @@ PYTHON = "/usr/bin/python3"
 CORES = os.cpu_count()
 ROOM = 8 * CORES  # most tests wait for processes and timers more than they compute
 LIMIT = 1800  # seconds for a job that takes one or two minutes, so that one beside other work passes
+NICE = 5  # of jobs with many short cases: the machine and the containers, and what they wait for, take longest
 STOP = 15  # seconds that a job has to end after its limit
 NO_CASES = 5  # pytest's exit status
 
@@ -49,13 +50,14 @@ Case = collections.namedtuple("Case", "suite name outcome seconds")
 class Job:
     """Its log, and its cases as JUnit XML, are called like it. `command` may be a function, asked when it starts."""
 
-    def __init__(self, name, command, needs=(), weight=1, limit=LIMIT, environment=None, report=None, key=None):
+    def __init__(self, name, command, needs=(), weight=1, limit=LIMIT, environment=None, report=None, key=None, nice=0):
         self.name = name
         self.command = command
         self.needs = needs
         self.weight = min(weight, ROOM)
         self.limit = limit
         self.environment = environment or {}
+        self.nice = nice
         self.report = report  # where the command writes it
         self.key = key  # the cases are some of the suite's, perhaps none
         self.log = RESULTS / f"{name.replace(' ', '-')}.log"
@@ -67,9 +69,10 @@ class Job:
         self.started = time.monotonic()
         if self.report:
             self.report.unlink(missing_ok=True)
+        command = self.command() if callable(self.command) else self.command
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(self.command() if callable(self.command) else self.command, cwd=SOURCE,
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            self.process = subprocess.Popen(["nice", "-n", str(self.nice), *command], cwd=SOURCE, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, start_new_session=True,
                                             env={**os.environ, **self.environment})
 
     def kill(self, number=signal.SIGKILL):
@@ -166,7 +169,7 @@ def meson_test(suites, key, sanitized):
                 *(word for suite in suites for word in ("--suite", suite)), *names]
 
     return Job(f"meson {' '.join(suites)}", command, [sanitized], CORES, LIMIT, {"TEST_FILTER": key or ""},
-               SOURCE / SANITIZED / "meson-logs/testlog.junit.xml", key)
+               SOURCE / SANITIZED / "meson-logs/testlog.junit.xml", key, NICE)
 
 
 def jobs_for(suites, key):
@@ -199,10 +202,10 @@ def jobs_for(suites, key):
         add(meson_test(chosen, key, sanitized))
     if chosen := [s for s in SCRIPTS if s in suites]:
         add(pytest(f"pytest {' '.join(chosen)}", [f"tests/{s}" for s in chosen], key, CORES if key else 4 * CORES,
-                   needs=[sanitized], limit=2 * LIMIT, environment={"BUILD": SANITIZED}))
+                   needs=[sanitized], limit=2 * LIMIT, environment={"BUILD": SANITIZED}, nice=NICE))
     if "smoke" in suites:
         add(pytest("smoke", [f"tests/{s}" for s in SCRIPTS], key, CORES, "-m", "smoke", needs=[release],
-                   environment={"BUILD": RELEASE}))
+                   environment={"BUILD": RELEASE}, nice=NICE))
     if "lint" in suites:
         add(pytest("lint", ["tests/lint"], key, 0))
     return jobs
