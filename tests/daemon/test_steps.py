@@ -159,6 +159,8 @@ def test_reprovision_in_every_step(new_world, step):
     slow_down(w, step)
     w.start_daemon()
     w.daemon.wait_for_line(f"Step {step}$")
+    if STEPS[step][0] == "service":  # DPS counts a registration when it has received the request
+        wait_for("the request", lambda: w.requests(kind=step))
     call = w.bus.begin("Reprovision")
     w.daemon.wait_for_line("Reprovisioning was asked for")
     speed_up(w)
