@@ -113,7 +113,7 @@ static void announce_iotedge(const Options *o) {
                             "stays, it then\nregisters by itself; see --iotedge-config.");
 }
 
-static void announce(const Options *o, const Status *s, const char *scope, Target target) {
+static void announce(const Options *o, const Status *s, const char *scope, HandOffTarget target) {
         (void) puts("This will go:");
         if (s->hub[0])
                 (void) printf("  - the assignment to '%s' as '%s'\n", s->hub, s->device_id);

@@ -223,7 +223,7 @@ static const ConfigKey keys[] = {
           "host names, where * stands for one or more labels, separated by spaces" },
 };
 static_assert(ARRAY_SIZE(keys) == CONFIG_KEY_COUNT, "every key has a source");
-static_assert(sizeof(Target) == sizeof(int) && sizeof(IdentityMode) == sizeof(int) &&
+static_assert(sizeof(HandOffTarget) == sizeof(int) && sizeof(IdentityMode) == sizeof(int) &&
                       sizeof(RegistrationIdFormat) == sizeof(int),
               "set_enum() writes an int");
 
@@ -318,7 +318,7 @@ bool config_hub_allowed(const Config *config, const char *hub) {
         return false;
 }
 
-const char *target_to_string(Target target) {
+const char *target_to_string(HandOffTarget target) {
         return target == TARGET_NONE ? "none" : "iotedge";
 }
 

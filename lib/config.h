@@ -25,10 +25,10 @@ typedef enum RegistrationIdFormat {
         REGISTRATION_ID_SHA256_BASE32,
 } RegistrationIdFormat;
 
-typedef enum Target {
+typedef enum HandOffTarget {
         TARGET_IOTEDGE,
         TARGET_NONE,
-} Target;
+} HandOffTarget;
 
 typedef enum IdentityMode {
         IDENTITY_ADOPT,
@@ -59,7 +59,7 @@ typedef struct Config {
         /* [Retry] */
         RetryPolicy retry;
         /* [HandOff] */
-        Target target;
+        HandOffTarget target;
         IdentityMode identity;
         bool replace_provisioning;
         char **allowed_hubs; /* NULL-terminated patterns */
@@ -109,5 +109,5 @@ char *config_proxy_to_show(const char *proxy);
  * not count; a pattern without a port matches any port. False for a name that is not a host name. */
 bool config_hub_allowed(const Config *config, const char *hub);
 
-const char *target_to_string(Target target);
+const char *target_to_string(HandOffTarget target);
 const char *identity_mode_to_string(IdentityMode mode);

@@ -30,6 +30,11 @@ static inline bool streq(const char *a, const char *b) {
         return strcmp(a, b) == 0;
 }
 
+/* True when both are NULL, or both are the same string. */
+static inline bool str_equal(const char *a, const char *b) {
+        return a && b ? streq(a, b) : a == b;
+}
+
 void freep(void *pointer);        /* for CLEANUP(freep) on any malloc()ed pointer */
 void secret_freep(char **string); /* wipes up to the terminating NUL, then frees */
 void closep(const int *fd);       /* closes when >= 0, keeps errno */
