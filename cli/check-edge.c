@@ -3,9 +3,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <unistd.h>
 
+#include "assignment.h"
 #include "check-net.h"
 #include "check.h"
 #include "identityd.h"
@@ -328,6 +328,7 @@ static int ask(Check *c, IdentitydAnswer *ret) {
 }
 
 static void judge_identity(Check *c, const IdentitydAnswer *a) {
+        const Assignment assigned = { .hub = c->status.hub, .device_id = c->status.device_id };
         bool handed_off = check_is_handed_off(c);
 
         if (a->status == 0)
@@ -336,8 +337,7 @@ static void judge_identity(Check *c, const IdentitydAnswer *a) {
         else if (a->status != 200)
                 check_bad(c, handed_off ? CHECK_FAIL : CHECK_WARN, FAILURE_CONFIRM_TIMEOUT, NULL,
                           "aziot-identityd has no identity (status %u): %s", a->status, a->message);
-        else if (handed_off &&
-                 (strcasecmp(a->hub, c->status.hub) != 0 || !streq(a->device_id, c->status.device_id)))
+        else if (handed_off && !assignment_same_device(&assigned, a->hub, a->device_id))
                 check_bad(c, CHECK_WARN, WARNING_ADOPTION_REFUSED, NULL,
                           "IoT Edge runs as '%s' on '%s', which is not what the daemon has handed over",
                           a->device_id, a->hub);
@@ -365,12 +365,23 @@ static void probe_identity(Check *c) {
 
 /* --- the hub --- */
 
+/* Does the daemon already say that AllowedHubs= does not allow the hub? */
+static bool daemon_refuses_hub(const Check *c) {
+        const char *kind = failure_kind_to_string(FAILURE_HUB_NOT_ALLOWED);
+
+        if (!c->daemon_runs)
+                return false;
+        for (size_t i = 0; i < c->status.warning_count; i++)
+                if (streq(c->status.warnings[i].kind, kind))
+                        return true;
+        return c->status.failure.kind == FAILURE_HUB_NOT_ALLOWED;
+}
+
 /* AllowedHubs= counts when a hub is assigned and handed over: narrowed since, it shows with the next one. */
 static void probe_hub_allowed(Check *c) {
         const char *hub = c->daemon_runs ? c->status.hub : c->edge->situation.record.hub;
 
-        if (!hub || !hub[0] || (c->daemon_runs && c->status.failure.kind == FAILURE_HUB_NOT_ALLOWED) ||
-            check_key_refused(c, "AllowedHubs"))
+        if (!hub || !hub[0] || daemon_refuses_hub(c) || check_key_refused(c, "AllowedHubs"))
                 return;
         if (config_hub_allowed(c->config, hub))
                 check_ok(c, "'%s', as AllowedHubs= allows", hub);

@@ -133,12 +133,29 @@ static int helper_arm(BusHelper *helper, usec_t delay) {
         return r < 0 ? r : sd_event_source_set_enabled(helper->timer, SD_EVENT_ONESHOT);
 }
 
+/* sd-bus refuses a call whose signature is not the vtable's. An unknown method is one of a later version. */
+static bool is_of_another_version(const BusHelper *helper, sd_bus_message *message) {
+        const char *member = sd_bus_message_get_member(message);
+
+        if (!sd_bus_message_is_method_call(message, helper->settings->name, NULL))
+                return false;
+        for (const sd_bus_vtable *v = helper->settings->vtable; v->type != _SD_BUS_VTABLE_END; v++)
+                if (v->type == _SD_BUS_VTABLE_METHOD && streq(v->x.method.member, member))
+                        return !sd_bus_message_has_signature(message, v->x.method.signature);
+        return true;
+}
+
 static int helper_on_message(sd_bus_message *message, void *userdata, sd_bus_error *reterr) {
         BusHelper *helper = userdata;
 
-        if (sd_bus_message_is_method_call(message, NULL, NULL) > 0)
-                (void) helper_arm(helper, helper->leaving ? USEC_PER_SEC / 10 : helper->settings->idle_usec);
-        return 0; /* only looked at */
+        if (sd_bus_message_is_method_call(message, NULL, NULL) <= 0)
+                return 0; /* sd-bus dispatches it */
+        if (helper->leaving)
+                (void) helper_arm(helper, USEC_PER_SEC / 10);
+        else
+                (void) helper_arm(helper,
+                                  is_of_another_version(helper, message) ? 0 : helper->settings->idle_usec);
+        return 0;
 }
 
 /* Between "nothing to do" and the exit a call could come in. The name is given back first: from then on the

@@ -20,6 +20,10 @@
 #define HANDOFF_NAME      "org.dps.HandOff1"
 #define HANDOFF_PATH      "/org/dps/HandOff1"
 
+/* Passed with the calls whose signature does not identify their version. A call with another version is
+ * refused with InvalidArgs. */
+#define HANDOFF_VERSION 2u
+
 #define DPS_USER "dps-provision"
 
 /* Sets error from failure and returns the negative errno of its kind, as a method handler has to. */
@@ -42,8 +46,9 @@ int bus_read_entries(sd_bus_message *message,
 
 /* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,
  * owns the name, tells systemd that it is ready, serves until idle for idle_usec, then gives the name back,
- * serves what came in meanwhile, and returns 0. busy() (may be NULL) says that it must not leave yet. Also
- * ends on SIGTERM. Returns a negative errno when the bus is lost or the name is taken. */
+ * serves what came in meanwhile, and returns 0. busy() (may be NULL) says that it must not leave yet. After
+ * a call of another version it leaves as soon as it may, so that the next call starts the installed program.
+ * Also ends on SIGTERM. Returns a negative errno when the bus is lost or the name is taken. */
 typedef struct BusHelperSettings {
         const char *name, *path;
         const sd_bus_vtable *vtable;

@@ -61,9 +61,8 @@ usec_t step_deadline_usec(Step step) {
         return steps[step].deadline_usec;
 }
 
-/* An attempt that failed in POLL begins anew, so a poll never waits for that reason. */
 bool machine_backing_off(const Machine *m) {
-        return m->waiting && m->step != STEP_POLL;
+        return m->progress == PROGRESS_WAITING && m->step != STEP_POLL;
 }
 
 bool machine_throttled(const Machine *m) {
@@ -72,354 +71,303 @@ bool machine_throttled(const Machine *m) {
 }
 
 void machine_begin(Machine *m) {
-        m->waiting = false;
-        m->begun = true;
+        m->progress = PROGRESS_RUNNING;
 }
 
-static Action go(Machine *m, State state, Step step) {
-        m->state = state;
+State facts_state(const Facts *f) {
+        if (f->reset || f->resting)
+                return STATE_UNPROVISIONED;
+        if (f->intended)
+                return f->confirmed ? STATE_HANDED_OFF : STATE_ASSIGNED;
+        return f->configured ? STATE_ATTESTING : STATE_UNPROVISIONED;
+}
+
+/* --- the order of the steps --- */
+
+static bool always(const Facts *f) {
+        return true;
+}
+
+static bool is_handed_off(const Facts *f) {
+        return facts_state(f) == STATE_HANDED_OFF;
+}
+
+static bool is_assigned(const Facts *f) {
+        return facts_state(f) == STATE_ASSIGNED;
+}
+
+static bool has_to_compare_keys(const Facts *f) {
+        return is_handed_off(f) && f->key_questioned;
+}
+
+static bool has_to_compare_at_once(const Facts *f) {
+        return has_to_compare_keys(f) && f->no_edge;
+}
+
+static bool stays_handed_off(const Facts *f) {
+        return is_handed_off(f) && f->no_edge;
+}
+
+static bool has_edge(const Facts *f) {
+        return !f->no_edge;
+}
+
+static bool is_live(const Facts *f) {
+        return f->live;
+}
+
+static bool adopts(const Facts *f) {
+        return f->hand_over == HAND_OVER_ADOPT && f->key != HUB_KEY_ABSENT;
+}
+
+static bool is_adopted(const Facts *f) {
+        return f->key == HUB_KEY_ADOPTED && f->key_in_place;
+}
+
+static bool has_to_quiesce(const Facts *f) {
+        return adopts(f) && !is_adopted(f) && f->live && !f->quiesced;
+}
+
+static bool has_to_import(const Facts *f) {
+        return adopts(f) && f->key == HUB_KEY_RECEIVED;
+}
+
+static bool has_to_adopt(const Facts *f) {
+        return adopts(f) && !is_adopted(f);
+}
+
+static bool has_to_ask_dps(const Facts *f) {
+        return f->ask_dps;
+}
+
+/* Not a step: selects the rows for what the assignment still needs. */
+#define HAND_OVER_STEP _STEP_MAX
+
+typedef struct Row {
+        Step after;
+        bool (*when)(const Facts *facts);
+        Step next;
+} Row;
+
+/* The first matching row counts. */
+static const Row rows[] = {
+        { STEP_IDENTITY, has_to_compare_at_once, STEP_ADOPT },
+        { STEP_IDENTITY, stays_handed_off, STEP_IDLE },
+        { STEP_IDENTITY, is_handed_off, STEP_VERIFY },
+        { STEP_IDENTITY, has_edge, STEP_PREPARE },
+        { STEP_IDENTITY, is_assigned, HAND_OVER_STEP },
+        { STEP_IDENTITY, always, STEP_REGISTER },
+        { STEP_PREPARE, is_handed_off, STEP_IDLE },
+        { STEP_PREPARE, is_assigned, HAND_OVER_STEP },
+        { STEP_PREPARE, always, STEP_REGISTER },
+        { STEP_REGISTER, is_assigned, STEP_HANDOFF },
+        { STEP_REGISTER, always, STEP_ACTIVATE },
+        { STEP_ACTIVATE, is_live, STEP_QUIESCE },
+        { STEP_ACTIVATE, always, STEP_CONFIRM },
+        { STEP_QUIESCE, is_assigned, HAND_OVER_STEP },
+        { STEP_QUIESCE, always, STEP_CONFIRM },
+        { STEP_CONFIRM, always, HAND_OVER_STEP },
+        { STEP_POLL, always, HAND_OVER_STEP },
+        { STEP_IMPORT, always, HAND_OVER_STEP },
+        { STEP_ADOPT, is_handed_off, STEP_IDLE },
+        { STEP_ADOPT, always, STEP_HANDOFF },
+        { STEP_HANDOFF, always, STEP_IDLE },
+        /* Only now: VERIFY waits for an identityd that registers. */
+        { STEP_VERIFY, has_to_compare_keys, STEP_ADOPT },
+        { STEP_VERIFY, is_handed_off, STEP_IDLE },
+        { STEP_VERIFY, always, STEP_PREPARE },
+        { STEP_FORGET, always, STEP_IDLE },
+        /* what the assignment still needs */
+        { HAND_OVER_STEP, is_handed_off, STEP_IDLE },
+        { HAND_OVER_STEP, has_to_quiesce, STEP_QUIESCE },
+        { HAND_OVER_STEP, has_to_import, STEP_IMPORT },
+        { HAND_OVER_STEP, has_to_adopt, STEP_ADOPT },
+        { HAND_OVER_STEP, has_to_ask_dps, STEP_REGISTER },
+        { HAND_OVER_STEP, always, STEP_HANDOFF },
+};
+
+static Step next_step(Step after, const Facts *f) {
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+                if (rows[i].after == after && rows[i].when(f))
+                        return rows[i].next == HAND_OVER_STEP ? next_step(HAND_OVER_STEP, f) : rows[i].next;
+        assert(false);
+        return STEP_IDLE;
+}
+
+static Action go(Machine *m, Step step) {
         m->step = step;
-        m->waiting = m->begun = false;
+        m->progress = step == STEP_IDLE ? PROGRESS_IDLE : PROGRESS_DUE;
+        if (step == STEP_IDLE) {
+                m->failure = FAILURE_NONE;
+                retry_reset(&m->retry);
+        }
         return (Action){ .start = true, .step = step };
 }
 
-static Action rest(Machine *m, State state) {
-        m->failure = FAILURE_NONE;
-        m->fresh = m->live = m->quiesced = false;
-        /* asked for just now: not answered by this success */
-        m->forced = m->forced && m->restart && m->configured;
-        retry_reset(&m->retry);
-        return go(m, state, STEP_IDLE);
+/* --- failures --- */
+
+/* Each attempt begins with a look at the TPM and at IoT Edge: the TPM may have been cleared, and IoT Edge
+ * may register itself during the wait. */
+static Step step_after_failure(Step step) {
+        return step == STEP_VERIFY || step == STEP_FORGET ? step : STEP_IDENTITY;
 }
 
-/* A hand-off that has nobody to hand over to succeeds at once. */
-static Action go_handoff(Machine *m) {
-        return m->target_none ? rest(m, STATE_HANDED_OFF) : go(m, STATE_ASSIGNED, STEP_HANDOFF);
-}
-
-static Action go_adopt(Machine *m) {
-        return m->adopt && m->has_hub_key ? go(m, STATE_ASSIGNED, STEP_ADOPT) : go_handoff(m);
-}
-
-/* Without IoT Edge there is nothing to prepare; what the configuration says about the key stands. */
-static Action after_identity(Machine *m) {
-        if (m->state == STATE_HANDED_OFF)
-                return m->target_none ? rest(m, STATE_HANDED_OFF) : go(m, STATE_HANDED_OFF, STEP_VERIFY);
-        if (!m->target_none)
-                return go(m, m->state, STEP_PREPARE);
-        return m->state == STATE_ASSIGNED ? go_adopt(m) : go(m, STATE_ATTESTING, STEP_REGISTER);
-}
-
-static Action after_prepare(Machine *m, const Event *event) {
-        m->live = event->live;
-        m->adopt = event->adopt;
-
-        if (event->type == EVENT_ALREADY && m->state == STATE_ATTESTING && !m->has_assignment &&
-            !m->forced) {
-                m->has_assignment = true;
-                return rest(m, STATE_HANDED_OFF);
-        }
-        if (m->state == STATE_ATTESTING)
-                return go(m, STATE_ATTESTING, STEP_REGISTER);
-
-        if (event->type == EVENT_MOVED) {
-                m->has_hub_key = false; /* IoT Edge has a newer one */
-                return go_handoff(m);
-        }
-        if (m->live && m->adopt && m->has_hub_key)
-                return go(m, STATE_ASSIGNED, STEP_QUIESCE);
-        return go_adopt(m);
-}
-
-static Action after_assigned(Machine *m, const Event *event) {
-        m->fresh = true;
-        if (event->hub_key && m->adopt)
-                return go(m, STATE_ATTESTING, STEP_IMPORT);
-        m->has_assignment = true;
-        m->has_hub_key = false;
-        return go_handoff(m);
-}
-
-static Action after_verify(Machine *m, const Event *event) {
-        if (event->type == EVENT_LOST)
-                return go(m, STATE_ASSIGNED, m->target_none ? STEP_IDENTITY : STEP_PREPARE);
-        if (event->type == EVENT_MOVED)
-                m->has_hub_key = false; /* IoT Edge has a newer one */
-        return rest(m, STATE_HANDED_OFF);
-}
-
-static Action after_success(Machine *m, const Event *event) {
-        switch (m->step) {
-        case STEP_IDENTITY:
-                if (event->type == EVENT_OTHER)
-                        m->state = STATE_ATTESTING;
-                else if (event->type == EVENT_LOST && m->state == STATE_HANDED_OFF)
-                        m->state = STATE_ASSIGNED;
-                return after_identity(m);
-        case STEP_PREPARE:
-                return after_prepare(m, event);
-        case STEP_REGISTER:
-                return go(m, STATE_ATTESTING, STEP_ACTIVATE);
-        case STEP_ACTIVATE:
-                return go(m, STATE_ATTESTING, m->live ? STEP_QUIESCE : STEP_CONFIRM);
-        case STEP_QUIESCE:
-                m->quiesced = true;
-                return m->state == STATE_ASSIGNED ? go_adopt(m) : go(m, STATE_ATTESTING, STEP_CONFIRM);
-        case STEP_IMPORT:
-                m->has_assignment = m->has_hub_key = true;
-                return go(m, STATE_ASSIGNED, STEP_ADOPT);
-        case STEP_ADOPT:
-                return go_handoff(m);
-        case STEP_HANDOFF:
-                return rest(m, STATE_HANDED_OFF);
-        case STEP_VERIFY:
-                return after_verify(m, event);
-        case STEP_FORGET:
-                m->reset = m->has_assignment = m->has_hub_key = false;
-                return rest(m, STATE_UNPROVISIONED);
-        default:
-                assert(false);
-                return (Action){};
-        }
-}
-
-/* Each IMPORT costs a registration that is billed, so its failures are never retried quickly. */
-static FailureClass step_failure_class(Step step, FailureKind kind) {
-        FailureClass class = failure_class(kind);
-
-        return step == STEP_IMPORT && class == FAILURE_CLASS_TRANSIENT ? FAILURE_CLASS_OPERATOR : class;
-}
-
-static Step step_after_failure(const Machine *m) {
-        /* What the TPM refused may have been made for keys that it has no more. */
-        if (m->step == STEP_IDENTITY || m->step == STEP_ACTIVATE || m->step == STEP_IMPORT)
-                return STEP_IDENTITY;
-        if (m->state == STATE_ATTESTING)
-                return m->target_none ? STEP_IDENTITY : STEP_PREPARE;
-        /* IoT Edge may register by itself while we wait, so the key is not touched again without a look. */
-        if (m->step == STEP_ADOPT || m->step == STEP_QUIESCE)
-                return m->target_none ? STEP_ADOPT : STEP_PREPARE;
-        return m->step;
-}
-
-static Action after_failure(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random) {
+static Action after_failure(Machine *m, const Facts *f, const Event *event, const RetryPolicy *policy,
+                            uint64_t random) {
         FailureKind kind = event->failure->kind;
-        Action action = { .start = true, .resume = m->quiesced };
+        Action action = { .start = true, .resume = f->quiesced };
 
-        /* A TPM that can't be read is not another one: what was handed off stays handed off. */
-        if (m->state == STATE_HANDED_OFF && m->step == STEP_IDENTITY) {
-                action = after_identity(m);
+        /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
+        if (is_handed_off(f) && (m->step == STEP_IDENTITY || m->step == STEP_ADOPT)) {
+                action = go(m, next_step(m->step, f));
+                action.resume = f->quiesced;
                 m->failure = kind;
                 return action;
         }
-        /* The wrapped key is dead, because the TPM was cleared: only a new registration brings another. That
-         * need not wait, unless something else is wrong as well: each registration is billed. */
-        if (m->state == STATE_ASSIGNED && m->step == STEP_ADOPT && kind == FAILURE_IDENTITY_MISMATCH) {
-                bool wait = m->fresh || m->retry.attempts > 0;
-
-                m->has_hub_key = false;
-                m->state = STATE_ATTESTING;
-                m->step = STEP_IDENTITY;
-                if (!wait) {
-                        m->failure = FAILURE_NONE;
-                        m->begun = m->live = m->quiesced = false;
-                        action.step = STEP_IDENTITY;
-                        return action;
-                }
+        /* The TPM was cleared, so the wrapped key is useless and DPS has to assign another. Begin at once,
+         * unless earlier attempts failed: each registration is billed. */
+        if (m->step == STEP_ADOPT && kind == FAILURE_IDENTITY_MISMATCH && !f->fresh &&
+            m->retry.attempts == 0) {
+                action = go(m, STEP_IDENTITY);
+                action.resume = f->quiesced;
+                m->failure = FAILURE_NONE;
+                return action;
         }
-        action.delay_usec = retry_next(&m->retry, policy, step_failure_class(m->step, kind),
-                                       event->failure->retry_after_usec, random);
-        action.step = m->step = step_after_failure(m);
+        action.delay_usec =
+                retry_next(&m->retry, policy, failure_class(kind), event->failure->retry_after_usec, random);
+        action.step = m->step = step_after_failure(m->step);
         m->failure = kind;
-        m->waiting = true;
-        m->begun = m->live = m->quiesced = m->fresh = false;
+        m->progress = PROGRESS_WAITING;
         return action;
 }
 
-/* A helper's call can't be taken back, so it has to end. One that has not been made need not be. */
+/* --- from outside --- */
+
+/* A helper's call can't be cancelled. A step that is only due can. */
 static bool busy(const Machine *m) {
-        return m->begun && step_deadline_usec(m->step) != USEC_INFINITY;
+        return m->progress == PROGRESS_RUNNING && step_deadline_usec(m->step) != USEC_INFINITY;
 }
 
-static Action reattest(Machine *m, usec_t delay_usec) {
-        bool throttled = machine_throttled(m) || (m->state == STATE_UNPROVISIONED && delay_usec > 0);
-        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDENTITY };
+/* Ends the step under way. A 429's wait goes on. */
+static Action interrupt(Machine *m, const Facts *f, Step step, Pending change, usec_t throttled_usec) {
+        Action action = {
+                .start = true, .cancel = true, .resume = f->quiesced, .change = change, .step = step
+        };
 
-        if (!throttled)
+        m->pending = PENDING_NONE;
+        m->step = step;
+        m->failure = FAILURE_NONE;
+        m->progress = step == STEP_IDLE ? PROGRESS_IDLE : PROGRESS_DUE;
+        if (throttled_usec > 0) {
+                m->failure = FAILURE_HTTP_THROTTLED;
+                m->progress = PROGRESS_WAITING;
+                action.delay_usec = throttled_usec;
+        } else if (step != STEP_IDLE)
                 retry_reset(&m->retry);
-        m->failure = throttled ? FAILURE_HTTP_THROTTLED : FAILURE_NONE;
-        m->state = STATE_ATTESTING;
-        m->step = STEP_IDENTITY;
-        m->restart = m->retarget = m->begun = m->live = m->quiesced = m->fresh = false;
-        m->waiting = throttled;
-        action.delay_usec = throttled ? delay_usec : 0;
         return action;
 }
 
-static Action retarget(Machine *m) {
-        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDENTITY };
+static Action begin_change(Machine *m, const Facts *f, Pending change, usec_t delay_usec) {
+        bool throttled = machine_throttled(m) || (m->progress == PROGRESS_IDLE && !f->intended);
 
-        m->retarget = false;
-        retry_reset(&m->retry);
-        m->failure = FAILURE_NONE;
-        m->state = STATE_ASSIGNED;
-        m->step = STEP_IDENTITY;
-        m->waiting = m->begun = m->live = m->quiesced = m->fresh = false;
-        return action;
+        /* While attesting there is no assignment yet that could be handed over in another way. */
+        if (change == PENDING_RETARGET && !f->intended)
+                change = PENDING_REATTEST;
+        return interrupt(m, f, STEP_IDENTITY, change, throttled ? delay_usec : 0);
 }
 
-static Action unconfigure(Machine *m) {
-        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_IDLE };
+/* A factory reset, a pending change and the loss of the configuration overrule the result of a step. */
+static bool is_overruled(Machine *m, const Facts *f, Action *ret) {
+        Pending pending = f->configured ? m->pending : PENDING_NONE;
 
-        m->restart = m->retarget = false;
-        m->live = m->quiesced = m->fresh = m->waiting = m->begun = false;
-        m->failure = FAILURE_NONE;
-        m->state = STATE_UNPROVISIONED;
-        m->step = STEP_IDLE;
-        return action;
-}
-
-/* Until it is complete, also after a restart, the step is FORGET: what is half forgotten is neither handed
- * off nor may it be attested anew. Afterwards the machine rests, even with a scope: only the next start,
- * another configuration or Reprovision() begins anew. */
-static Action reset(Machine *m) {
-        Action action = { .start = true, .cancel = true, .resume = m->quiesced, .step = STEP_FORGET };
-
-        m->restart = m->retarget = m->forced = false;
-        m->live = m->quiesced = m->fresh = m->waiting = m->begun = false;
-        retry_reset(&m->retry);
-        m->failure = FAILURE_NONE;
-        m->state = STATE_UNPROVISIONED;
-        m->step = STEP_FORGET;
-        return action;
-}
-
-/* What came from outside and had to wait for the helper's call to end. */
-static bool deferred(Machine *m, Action *ret) {
-        bool restart = m->restart && m->configured,
-             retarget_due = m->retarget && m->configured && m->has_assignment;
-
-        m->restart = m->retarget = false;
-        if (m->reset && m->step != STEP_FORGET)
-                *ret = reset(m);
-        else if (m->state == STATE_ATTESTING && !m->configured)
-                *ret = unconfigure(m);
-        else if (restart)
-                *ret = reattest(m, 0);
-        else if (retarget_due)
-                *ret = retarget(m);
+        m->pending = PENDING_NONE;
+        if (m->step == STEP_FORGET && f->reset)
+                return false;
+        if (f->reset)
+                *ret = interrupt(m, f, STEP_FORGET, PENDING_NONE, 0);
+        else if (pending > PENDING_NONE)
+                *ret = begin_change(m, f, pending, 0);
+        else if (facts_state(f) == STATE_UNPROVISIONED && m->step != STEP_FORGET)
+                *ret = interrupt(m, f, STEP_IDLE, PENDING_NONE, 0);
         else
                 return false;
         return true;
 }
 
-/* The service's wait goes on, whatever happened meanwhile. */
-static Action attest(Machine *m, usec_t throttled_usec) {
-        Action action = go(m, STATE_ATTESTING, STEP_IDENTITY);
+static Action begin(Machine *m, usec_t throttled_usec) {
+        Action action = go(m, STEP_IDENTITY);
 
         if (throttled_usec > 0) {
-                m->waiting = true;
+                m->progress = PROGRESS_WAITING;
                 m->failure = FAILURE_HTTP_THROTTLED;
                 action.delay_usec = throttled_usec;
         }
         return action;
 }
 
-static Action on_configured(Machine *m, usec_t throttled_usec) {
-        bool was = m->configured;
-
-        m->configured = true;
+static Action on_configured(Machine *m, const Facts *f, const Event *event) {
         if (m->step != STEP_IDLE)
                 return (Action){};
-        if (m->state == STATE_UNPROVISIONED)
-                return attest(m, throttled_usec);
-        if (was)
-                return (Action){};
-        /* without a configuration nothing could be looked at; now it is as after a start */
-        return go(m, m->state, STEP_IDENTITY);
+        if (facts_state(f) == STATE_ATTESTING)
+                return begin(m, event->delay_usec);
+        /* The daemon could not look at the gateway without a usable configuration. Begin as after a start.
+         */
+        return event->anew && facts_state(f) != STATE_UNPROVISIONED ? go(m, STEP_IDENTITY) : (Action){};
 }
 
-static Action outside_event(Machine *m, const Event *event) {
-        if (event->type == EVENT_CONFIGURED)
-                return on_configured(m, event->delay_usec);
-        if (event->type != EVENT_RESET)
-                m->configured = event->type != EVENT_UNCONFIGURED;
-        if (m->reset && event->type != EVENT_RESET)
-                return (Action){};
-        switch (event->type) {
-        case EVENT_UNCONFIGURED:
-                if (busy(m) || m->state != STATE_ATTESTING)
-                        return (Action){};
-                return unconfigure(m);
-        case EVENT_RESET:
-                m->reset = true;
-                if (busy(m))
-                        return (Action){};
-                return reset(m);
-        case EVENT_REATTEST:
-                m->forced = m->forced || event->forced;
-                m->restart = busy(m);
-                if (busy(m))
-                        return (Action){};
-                return reattest(m, event->delay_usec);
-        case EVENT_RETARGET:
-                /* While attesting what there is to hand over is not decided yet: it is, anew. */
-                m->restart = m->restart || (busy(m) && m->state == STATE_ATTESTING);
-                m->retarget = busy(m) && m->state != STATE_ATTESTING;
-                if (busy(m))
-                        return (Action){};
-                if (m->state == STATE_ATTESTING)
-                        return reattest(m, event->delay_usec);
-                return retarget(m);
-        default:
-                assert(false);
+static Action outside_event(Machine *m, const Facts *f, const Event *event) {
+        static const Pending pending[_EVENT_MAX] = {
+                [EVENT_RETARGET] = PENDING_RETARGET,
+                [EVENT_REATTEST] = PENDING_REATTEST,
+                [EVENT_REPROVISION] = PENDING_REPROVISION,
+        };
+
+        if (event->type == EVENT_CONFIGURED && !f->reset)
+                return on_configured(m, f, event);
+        if (busy(m)) {
+                if (!f->reset && pending[event->type] > m->pending)
+                        m->pending = pending[event->type];
                 return (Action){};
         }
+        if (f->reset)
+                return event->type == EVENT_RESET ? interrupt(m, f, STEP_FORGET, PENDING_NONE, 0)
+                                                  : (Action){};
+        if (event->type == EVENT_UNCONFIGURED)
+                return facts_state(f) == STATE_UNPROVISIONED ? interrupt(m, f, STEP_IDLE, PENDING_NONE, 0)
+                                                             : (Action){};
+        return begin_change(m, f, pending[event->type], event->delay_usec);
 }
 
-Action machine_start(Machine *m, State state, bool configured, usec_t throttled_usec) {
-        m->state = state;
-        m->step = STEP_IDLE;
-        m->failure = FAILURE_NONE;
-        m->configured = configured;
+Action machine_start(Machine *m, const Facts *f, usec_t throttled_usec) {
+        State state = facts_state(f);
 
-        if (m->reset)
-                return go(m, STATE_UNPROVISIONED, STEP_FORGET);
-        if (state == STATE_ASSIGNED || state == STATE_HANDED_OFF)
-                return configured ? go(m, state, STEP_IDENTITY) : go(m, state, STEP_IDLE);
-        m->state = STATE_UNPROVISIONED;
-        return configured ? attest(m, throttled_usec) : go(m, STATE_UNPROVISIONED, STEP_IDLE);
+        if (f->reset)
+                return go(m, STEP_FORGET);
+        if (f->configured && (state == STATE_ATTESTING || state == STATE_ASSIGNED))
+                return begin(m, throttled_usec);
+        return go(m, state == STATE_HANDED_OFF && f->configured ? STEP_IDENTITY : STEP_IDLE);
 }
 
-Action machine_feed(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random) {
+Action machine_feed(Machine *m, const Facts *f, const Event *event, const RetryPolicy *policy,
+                    uint64_t random) {
         Action action, instead;
 
         assert(event->type >= 0 && event->type < _EVENT_MAX);
 
         if (event->type >= EVENT_CONFIGURED)
-                return outside_event(m, event);
+                return outside_event(m, f, event);
 
-        assert(m->step != STEP_IDLE && m->begun);
-        switch (event->type) {
-        case EVENT_FAILED:
-                action = after_failure(m, event, policy, random);
-                break;
-        case EVENT_PENDING:
+        assert(m->progress == PROGRESS_RUNNING);
+        if (event->type == EVENT_FAILED)
+                action = after_failure(m, f, event, policy, random);
+        else if (event->type == EVENT_PENDING) {
                 assert(m->step == STEP_CONFIRM || m->step == STEP_POLL);
                 m->step = STEP_POLL;
-                m->waiting = true;
-                m->begun = false;
+                m->progress = PROGRESS_WAITING;
                 action = (Action){ .start = true, .step = STEP_POLL, .delay_usec = event->delay_usec };
-                break;
-        case EVENT_ASSIGNED:
-                action = after_assigned(m, event);
-                break;
-        default:
-                action = after_success(m, event);
-                break;
+        } else {
+                action = go(m, next_step(m->step, f));
+                action.resume = action.step == STEP_IDLE && f->quiesced;
         }
-        if (!deferred(m, &instead))
-                return action;
-        instead.resume = instead.resume || action.resume; /* the step that ended may have had to */
-        return instead;
+        return is_overruled(m, f, &instead) ? instead : action;
 }

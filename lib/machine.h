@@ -1,12 +1,17 @@
 /*
- * Machine: the order of things. Pure code: events go in, the next action comes out; the daemon does the I/O.
+ * Machine: the order of the steps. Pure code: facts and events go in, the next action comes out. The daemon
+ * does the I/O.
  *
- * Exactly one step is under way, waits for its time, or there is nothing to do (STEP_IDLE). A failure is not
- * a state: the machine stays where it is and comes back later. Only this module knows the order of the
- * steps, and only it asks of which class a failure is.
+ * The machine does not store the State. The State follows from the facts, which the daemon derives from its
+ * record and its configuration for each call. The daemon records the result of a step before it feeds the
+ * event, so the facts already contain the result.
+ *
+ * At most one step is under way. A failure is not a state: the machine stays where it is and comes back
+ * later. Only this module knows the order of the steps, and only it asks of which class a failure is.
  */
 #pragma once
 
+#include "assignment.h"
 #include "failure.h"
 #include "retry.h"
 
@@ -23,35 +28,53 @@ typedef enum Step {
         STEP_IDLE,
         STEP_IDENTITY, /* Tpm1.Identity */
         STEP_PREPARE,  /* HandOff1.Check */
-        STEP_REGISTER, /* PUT without a token */
+        STEP_REGISTER, /* PUT without a token; when assigned, a test whether DPS answers */
         STEP_ACTIVATE, /* Tpm1.SignRegistration */
         STEP_QUIESCE,  /* HandOff1.Quiesce */
         STEP_CONFIRM,  /* PUT with the token */
         STEP_POLL,     /* GET of the operation */
         STEP_IMPORT,   /* Tpm1.ImportHubKey */
-        STEP_ADOPT,    /* Tpm1.AdoptHubKey */
+        STEP_ADOPT,    /* Tpm1.AdoptHubKey; when handed off, a comparison of the keys */
         STEP_HANDOFF,  /* HandOff1.Apply */
         STEP_VERIFY,   /* HandOff1.Verify */
         STEP_FORGET,   /* a factory reset: HandOff1.Forget, then Tpm1.ForgetHubKey */
         _STEP_MAX,
 } Step;
 
+/* The input of each decision: what is true now. */
+typedef struct Facts {
+        bool reset;      /* a factory reset is due */
+        bool resting;    /* after a factory reset, until the daemon's next start, another configuration or
+                            Reprovision() */
+        bool configured; /* the configuration has no error and names a scope */
+        bool no_edge;    /* Target=none */
+        bool intended;   /* there is an intended assignment */
+        bool confirmed;  /* the intended assignment is confirmed by the hub */
+        /* of the intended assignment */
+        HandOver hand_over;
+        HubKeyState key;
+        bool fresh; /* DPS made it in this attempt */
+        /* as seen in this attempt */
+        bool key_in_place;   /* the hub key's handle holds our adopted key */
+        bool key_questioned; /* it holds another HMAC key, which AdoptHubKey can compare with ours */
+        bool live;           /* identityd is provisioned and IoT Edge's units are up */
+        bool quiesced;       /* identityd and aziot-tpmd are stopped until Apply or Resume */
+        bool ask_dps; /* IoT Edge has to give up its identity to register, and DPS has not answered lately */
+} Facts;
+
+State facts_state(const Facts *facts);
+
 typedef enum EventType {
         /* how the step under way ended */
         EVENT_DONE,
-        EVENT_PENDING,  /* CONFIRM, POLL: ask again after delay_usec */
-        EVENT_ASSIGNED, /* REGISTER, CONFIRM, POLL: hub_key says whether the hub's key came with it */
-        EVENT_ALREADY,  /* PREPARE: IoT Edge works without us having provisioned it */
-        EVENT_MOVED,    /* PREPARE, VERIFY: IoT Edge registered by itself since */
-        EVENT_LOST,     /* IDENTITY, VERIFY: what was handed off is gone */
-        EVENT_OTHER,    /* IDENTITY: another TPM, registration ID, scope or endpoint than the stored
-                           assignment's */
+        EVENT_PENDING, /* CONFIRM, POLL: ask again after delay_usec */
         EVENT_FAILED,
         /* from outside, at any time */
-        EVENT_CONFIGURED,   /* a usable scope is there, and it is the one there was */
+        EVENT_CONFIGURED,   /* the configuration is usable and has the same target */
         EVENT_UNCONFIGURED, /* the scope is gone or the configuration has an error */
-        EVENT_REATTEST,     /* Reprovision(), or another scope, endpoint or registration ID */
         EVENT_RETARGET,     /* HubKeyHandle=, Target= or Identity= changed */
+        EVENT_REATTEST,     /* another scope, endpoint or registration ID */
+        EVENT_REPROVISION,  /* a person asked for a new registration */
         EVENT_RESET,        /* FactoryReset() */
         _EVENT_MAX,
 } EventType;
@@ -59,51 +82,53 @@ typedef enum EventType {
 typedef struct Event {
         EventType type;
         const Failure *failure; /* EVENT_FAILED */
-        usec_t delay_usec;      /* EVENT_PENDING; EVENT_REATTEST, EVENT_RETARGET: what is left of the wait;
-                                   EVENT_CONFIGURED, and in STATE_UNPROVISIONED EVENT_REATTEST: what is left
-                                   of a 429's, also of one that was given up */
-        bool live;              /* PREPARE: IoT Edge is at work and has to be quiesced */
-        bool adopt;             /* PREPARE: the hub's key may be adopted (Identity=) */
-        bool hub_key;           /* EVENT_ASSIGNED */
-        bool forced;            /* EVENT_REATTEST: somebody asked for it */
+        usec_t delay_usec;      /* EVENT_PENDING: until the next poll. EVENT_RETARGET, EVENT_REATTEST,
+                                   EVENT_REPROVISION: what is left of the wait. These and EVENT_CONFIGURED in
+                                   STATE_UNPROVISIONED: what is left of a 429's wait, even if given up. */
+        bool anew;              /* EVENT_CONFIGURED: the configuration was not usable before */
 } Event;
+
+/* The change that an outside event asks for. It waits for the end of a helper's call; the highest wins. */
+typedef enum Pending {
+        PENDING_NONE,
+        PENDING_RETARGET,    /* hand the same assignment over in another way */
+        PENDING_REATTEST,    /* the target changed: the intended assignment is void */
+        PENDING_REPROVISION, /* a person asked for a registration: the intended assignment is void */
+        _PENDING_MAX,
+} Pending;
+
+typedef enum Progress {
+        PROGRESS_IDLE,
+        PROGRESS_WAITING, /* the step begins after a delay */
+        PROGRESS_DUE,     /* the step begins with the next turn of the loop */
+        PROGRESS_RUNNING,
+        _PROGRESS_MAX,
+} Progress;
 
 typedef struct Action {
         bool start;        /* false: leave everything as it is */
         bool cancel;       /* first end the request or the wait that is under way */
-        bool resume;       /* tell IoT Edge that it may go on */
+        bool resume;       /* call HandOff1.Resume */
+        Pending change;    /* make this change in the record first */
         Step step;         /* STEP_IDLE: nothing to do */
         usec_t delay_usec; /* from now */
 } Action;
 
 typedef struct Machine {
-        State state;
-        Step step;        /* under way, or to be done when the wait is over */
-        bool waiting;     /* its time has not come */
-        bool begun;       /* under way: only its own result ends a helper's call */
-        bool restart;     /* EVENT_REATTEST came in the middle of a helper's call, which has to end first */
-        bool retarget;    /* the same for EVENT_RETARGET */
-        bool configured;  /* a usable scope is there */
-        bool reset;       /* a factory reset has begun: nothing else happens until it is complete */
-        bool target_none; /* Target=none: no hand-off */
-        bool has_assignment; /* an assignment is stored: "already" does not apply */
-        bool has_hub_key;    /* a wrapped key is stored with the assignment */
-        bool adopt;          /* Identity=adopt, as PREPARE has it */
-        bool live, quiesced;
-        bool forced;         /* somebody asked for a new attestation */
-        bool fresh;          /* the assignment came in this very attempt */
+        Step step; /* under way, or next */
+        Progress progress;
+        Pending pending;
         FailureKind failure; /* the last one; FAILURE_NONE after success */
         Retry retry;
 } Machine;
 
-/* The first action after the daemon's start. state: the stored one; configured: a usable scope is there;
- * throttled_usec: what is left of a 429's wait. */
-Action machine_start(Machine *machine, State state, bool configured, usec_t throttled_usec);
+/* The first action after the daemon's start. throttled_usec: what is left of a 429's wait. */
+Action machine_start(Machine *machine, const Facts *facts, usec_t throttled_usec);
 
-Action machine_feed(Machine *machine, const Event *event, const RetryPolicy *policy, uint64_t random);
+Action machine_feed(Machine *machine, const Facts *facts, const Event *event, const RetryPolicy *policy,
+                    uint64_t random);
 
-/* The wait, if there was one, is over: the step is under way from now on. Until then what comes from outside
- * takes its place, and only from then on has it a result. */
+/* The step is under way from now on, and ends with a result. */
 void machine_begin(Machine *machine);
 
 /* Is this the wait after a failure? The one between two polls is not. */

@@ -39,8 +39,8 @@ static int read_resident(Tpm *tpm, Resident *ret, Failure *reterr) {
         return tpm_name(tpm, ret->object, &ret->name, reterr);
 }
 
-static int handle_taken(Tpm *tpm, const char *what, Failure *reterr) {
-        return failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, NULL,
+static int handle_taken(Tpm *tpm, const char *code, const char *what, Failure *reterr) {
+        return failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, code,
                            "The hub key's handle 0x%08x in the TPM holds %s", tpm->hub_key_handle, what);
 }
 
@@ -117,11 +117,18 @@ static int persist(Tpm *tpm, Bytes *ret_name, Failure *reterr) {
         return r;
 }
 
+static bool is_among(const Bytes *name, const Bytes *names, size_t count) {
+        for (size_t i = 0; i < count; i++)
+                if (bytes_equal(name, &names[i]))
+                        return true;
+        return false;
+}
+
 typedef struct Adoption {
         TPM2B_PRIVATE private;
         TPM2B_PUBLIC public;
-        const Bytes *known_name;
-        bool may_replace;
+        const Bytes *names; /* of the keys that may be replaced */
+        size_t name_count;
 } Adoption;
 
 static int adopt(Tpm *tpm, const Adoption *adoption, bool *ret_changed, Bytes *ret_name, Failure *reterr) {
@@ -133,7 +140,7 @@ static int adopt(Tpm *tpm, const Adoption *adoption, bool *ret_changed, Bytes *r
         if (r < 0)
                 return r;
         if (resident.object != ESYS_TR_NONE && !resident.hub_key)
-                return handle_taken(tpm, "something else than an HMAC key", reterr);
+                return handle_taken(tpm, NULL, "something else than an HMAC key", reterr);
         r = load_wrapped(tpm, &adoption->private, &adoption->public, reterr);
         if (r < 0)
                 return r;
@@ -147,8 +154,8 @@ static int adopt(Tpm *tpm, const Adoption *adoption, bool *ret_changed, Bytes *r
                                 *ret_changed = false;
                         return r;
                 }
-                if (!adoption->may_replace && !bytes_equal(&resident.name, adoption->known_name))
-                        return handle_taken(tpm, "another HMAC key than the one that was adopted", reterr);
+                if (!is_among(&resident.name, adoption->names, adoption->name_count))
+                        return handle_taken(tpm, TPM_CODE_HUB_KEY, "an HMAC key that is not ours", reterr);
                 r = evict(tpm, &resident, reterr);
                 if (r < 0)
                         return r;
@@ -159,9 +166,9 @@ static int adopt(Tpm *tpm, const Adoption *adoption, bool *ret_changed, Bytes *r
         return r;
 }
 
-int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *known_name,
-                      bool may_replace, bool *ret_changed, Bytes *ret_name, Failure *reterr) {
-        Adoption adoption = { .known_name = known_name, .may_replace = may_replace };
+int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *names,
+                      size_t name_count, bool *ret_changed, Bytes *ret_name, Failure *reterr) {
+        Adoption adoption = { .names = names, .name_count = name_count };
         const char *why = NULL;
 
         if (tpm_private_parse(&adoption.private, private_area->data, private_area->size, &why) < 0 ||
@@ -171,7 +178,26 @@ int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_a
         return tpm_end(tpm, adopt(tpm, &adoption, ret_changed, ret_name, reterr));
 }
 
-static int forget(Tpm *tpm, const Bytes *known_name, Failure *reterr) {
+static int look(Tpm *tpm, TpmHubKeyState *ret_state, Bytes *ret_name, Failure *reterr) {
+        CLEANUP(resident_deinit) Resident resident = { .object = ESYS_TR_NONE };
+        int r;
+
+        r = read_resident(tpm, &resident, reterr);
+        if (r < 0)
+                return r;
+        *ret_state = resident.object == ESYS_TR_NONE ? TPM_HUB_KEY_EMPTY
+                     : resident.hub_key              ? TPM_HUB_KEY_HMAC
+                                                     : TPM_HUB_KEY_FOREIGN;
+        *ret_name = resident.name;
+        resident.name = (Bytes){};
+        return 0;
+}
+
+int tpm_hub_key(Tpm *tpm, TpmHubKeyState *ret_state, Bytes *ret_name, Failure *reterr) {
+        return tpm_end(tpm, look(tpm, ret_state, ret_name, reterr));
+}
+
+static int forget(Tpm *tpm, const Bytes *names, size_t count, Failure *reterr) {
         CLEANUP(resident_deinit) Resident resident = { .object = ESYS_TR_NONE };
         int r;
 
@@ -180,11 +206,12 @@ static int forget(Tpm *tpm, const Bytes *known_name, Failure *reterr) {
                 return r;
         if (resident.object == ESYS_TR_NONE)
                 return 0;
-        if (!resident.hub_key || !bytes_equal(&resident.name, known_name))
-                return handle_taken(tpm, "another object than the key that was adopted", reterr);
+        if (!resident.hub_key || !is_among(&resident.name, names, count))
+                return handle_taken(tpm, resident.hub_key ? TPM_CODE_HUB_KEY : NULL,
+                                    "another object than the key that was adopted", reterr);
         return evict(tpm, &resident, reterr);
 }
 
-int tpm_forget_hub_key(Tpm *tpm, const Bytes *known_name, Failure *reterr) {
-        return tpm_end(tpm, forget(tpm, known_name, reterr));
+int tpm_forget_hub_key(Tpm *tpm, const Bytes *names, size_t name_count, Failure *reterr) {
+        return tpm_end(tpm, forget(tpm, names, name_count, reterr));
 }

@@ -98,17 +98,23 @@ int tpm_sign_challenge(Tpm *tpm, const Bytes *blob, const void *message, size_t 
  * as above. */
 int tpm_import_hub_key(Tpm *tpm, const Bytes *blob, Bytes *ret_private, Bytes *ret_public, Failure *reterr);
 
-/* Makes the wrapped key persistent at the handle. What sits there already:
+/* Failure.code of FAILURE_TPM_HANDLE_TAKEN when the handle holds an HMAC key that is not ours. */
+#define TPM_CODE_HUB_KEY "hub-key"
+
+/* Makes the wrapped key persistent at the handle. What is there already:
  *   the same key (compared by the HMAC of one random nonce): nothing is written, *ret_changed is false;
- *   an HMAC key named known_name, or any HMAC key when may_replace: evicted first;
+ *   an HMAC key with one of the names: evicted first;
  *   anything else: FAILURE_TPM_HANDLE_TAKEN, nothing touched.
  * *ret_name is the name of what is at the handle afterwards. FAILURE_IDENTITY_MISMATCH: this TPM no longer
  * takes the wrapped key (it was cleared). */
-int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *known_name,
-                      bool may_replace, bool *ret_changed, Bytes *ret_name, Failure *reterr);
+int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *names,
+                      size_t name_count, bool *ret_changed, Bytes *ret_name, Failure *reterr);
 
-/* Evicts the hub key if its name is known_name; nothing to do (0) when the handle is empty. */
-int tpm_forget_hub_key(Tpm *tpm, const Bytes *known_name, Failure *reterr);
+/* What is at the hub key's handle now. *ret_name is empty when the handle is empty. */
+int tpm_hub_key(Tpm *tpm, TpmHubKeyState *ret_state, Bytes *ret_name, Failure *reterr);
+
+/* Evicts the hub key if it has one of the names; nothing to do (0) when the handle is empty. */
+int tpm_forget_hub_key(Tpm *tpm, const Bytes *names, size_t name_count, Failure *reterr);
 
 /* --- for a doctor: nothing is changed, no authorization value is used --- */
 

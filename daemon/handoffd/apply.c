@@ -23,9 +23,10 @@ static int storage_failure(Operation *op, int r, const char *path) {
 
 static int name_pending(Operation *op) {
         const Assignment *a = &op->assignment;
+        CLEANUP(freep) char *name = NULL;
 
-        if (asprintf(&op->plan.pending, "%s %s %s", a->hub, a->device_id, a->key_name ? a->key_name : "-") >=
-            0)
+        if (hex_encode(&name, a->key.name.data, a->key.name.size) >= 0 &&
+            asprintf(&op->plan.pending, "%s %s %s", a->hub, a->device_id, name[0] ? name : "-") >= 0)
                 return 0;
         op->plan.pending = NULL;
         return storage_failure(op, -ENOMEM, PATH_RECORD);
@@ -45,28 +46,49 @@ static void resume_pending(Operation *op, bool same_identity) {
                                 rec->pending_proof ? rec->pending_proof : "");
 }
 
+/* The daemon has compared before, but identityd may have registered since then. */
+static bool is_newer(const Operation *op) {
+        const Bytes none = {};
+        const DeviceInfo *now = &op->situation.device_info;
+
+        return assignment_superseded(&op->assignment, &(Found){ .key_name = &none,
+                                                                .same_key = true,
+                                                                .hub = now->hub,
+                                                                .device_id = now->device_id });
+}
+
+/* identityd has registered another device since the snapshot. aziot-edged reads it at its next start. */
+static bool became_another(const Operation *op) {
+        const Snapshot *then = &op->assignment.snapshot;
+        const DeviceInfo *now = &op->situation.device_info;
+
+        return then->taken && then->hub && now->hub &&
+               !(strcasecmp(then->hub, now->hub) == 0 && same(then->device_id, now->device_id));
+}
+
 static void plan_steps(Operation *op) {
         const Situation *s = &op->situation;
         const Assignment *a = &op->assignment;
         Plan *plan = &op->plan;
-        bool same_identity =
-                same(s->device_info.hub, a->hub) && same(s->device_info.device_id, a->device_id);
-        bool adopt, first;
+        bool same_identity = assignment_same_device(a, s->device_info.hub, s->device_info.device_id);
+        bool adopt, first, became_other;
 
-        plan->adopt = plan->adopt && a->adopt;
-        plan->moved = situation_moved(s) && !a->dps_just_answered;
+        plan->adopt = plan->adopt && a->hand_over == HAND_OVER_ADOPT;
+        plan->keep = a->hand_over == HAND_OVER_KEEP || is_newer(op);
         resume_pending(op, same_identity);
-        adopt = plan->adopt && !plan->moved;
+        adopt = plan->adopt && !plan->keep;
         first = !s->record.handed_off && !plan->started;
 
         plan->first = first;
         plan->write_device_info = adopt && !same_identity;
-        plan->renew_key = adopt && ((a->key_changed && !plan->started) || plan->write_device_info);
-        plan->reprovision = !plan->adopt && !plan->moved && a->dps_just_answered && s->prev_state.text[0] &&
-                            (a->force || (s->device_info.hub && !same_identity));
-        plan->restart_edged = plan->run_apply || !s->edged.active || s->edged.failing ||
-                              ((first || plan->write_device_info || (plan->begun && !plan->started)) &&
-                               !plan->reprovision);
+        plan->renew_key = adopt && ((a->key.changed && !plan->started) || plan->write_device_info);
+        plan->reprovision = !plan->keep && s->prev_state.text[0] &&
+                            assignment_needs_registration(a, s->device_info.hub, s->device_info.device_id);
+        became_other = plan->keep && became_another(op) && !plan->started;
+        plan->restart_edged =
+                plan->run_apply || !s->edged.active || s->edged.failing ||
+                ((first || plan->write_device_info || became_other || (plan->begun && !plan->started)) &&
+                 !plan->reprovision);
         /* identityd asks its hub only when it starts. */
         plan->restart_identityd = plan->started && s->identityd.active && !plan->renew_key &&
                                   !plan->run_apply && !file_mark_newer(&s->prev_state, &plan->proof_before);
@@ -87,6 +109,10 @@ static int step_plan(Operation *op) {
         if (r < 0)
                 return r;
         plan_steps(op);
+        if (op->plan.reprovision && !op->dps_answers)
+                return failure_set(&op->failure, FAILURE_APPLY_FAILED, "dps",
+                                   "IoT Edge can't register as '%s' on '%s': DPS does not answer",
+                                   a->device_id, a->hub);
         return 0;
 }
 
@@ -97,7 +123,7 @@ static int step_record_pending(Operation *op) {
         Record *rec = &op->situation.record;
         int r;
 
-        if (plan->begun || plan->moved || !(plan->renew_key || plan->restart_edged || plan->reprovision))
+        if (plan->begun || !(plan->renew_key || plan->restart_edged || plan->reprovision))
                 return 0;
         free(TAKE(rec->started));
         r = string_replace(&rec->pending, plan->pending);
@@ -312,8 +338,7 @@ static int tell_to_reprovision(Operation *op) {
 static void on_settled(void *userdata, const IdentitydAnswer *answer) {
         Operation *op = userdata;
 
-        if (answer->status == 200 && strcasecmp(answer->hub, op->assignment.hub) == 0 &&
-            same(answer->device_id, op->assignment.device_id))
+        if (answer->status == 200 && assignment_same_device(&op->assignment, answer->hub, answer->device_id))
                 restart_as_new(op);
         else if (tell_to_reprovision(op) < 0) {
                 const Failure failure = op->failure;
@@ -326,8 +351,7 @@ static void on_settled(void *userdata, const IdentitydAnswer *answer) {
  * registering is billed. */
 static int step_reprovision(Operation *op) {
         const DeviceInfo *was = &op->situation.device_info;
-        bool same_identity =
-                same(was->hub, op->assignment.hub) && same(was->device_id, op->assignment.device_id);
+        bool same_identity = assignment_same_device(&op->assignment, was->hub, was->device_id);
 
         if (!op->plan.reprovision)
                 return 0;
@@ -344,6 +368,7 @@ static int step_record_success(Operation *op) {
         bool known = rec->handed_off && same(rec->hub, op->plan.hub) &&
                      same(rec->device_id, op->plan.device_id) && !rec->previous_hub &&
                      !rec->previous_digest && !rec->pending && !op->changed;
+        CLEANUP(freep) char *name = NULL;
         int r = 0;
 
         if (known)
@@ -356,8 +381,10 @@ static int step_record_success(Operation *op) {
                 r = string_replace(&rec->device_id, op->plan.device_id);
         if (r >= 0)
                 r = string_replace(&rec->registration_id, op->registration_id);
-        if (r >= 0 && op->assignment.key_name)
-                r = string_replace(&rec->key_name, op->assignment.key_name);
+        if (r >= 0)
+                r = hex_encode(&name, op->assignment.key.name.data, op->assignment.key.name.size);
+        if (r >= 0 && name[0])
+                r = string_replace(&rec->key_name, name);
         free(TAKE(rec->previous_hub));
         free(TAKE(rec->previous_device_id));
         free(TAKE(rec->previous_digest));

@@ -8,7 +8,7 @@
 #include "identity.h"
 #include "log.h"
 
-#define HEX_CHARS "0123456789abcdef"
+#define KEY_NAME_MAX ((size_t) 66) /* nameAlg and the largest digest */
 
 static int bad_argument(sd_bus_message *m, const char *what) {
         log_warning("%s was called with a bad argument: %s", sd_bus_message_get_member(m), what);
@@ -45,18 +45,26 @@ static int append_warnings(sd_bus_message *m, const Operation *op) {
 
 static int append_answer(sd_bus_message *m, const Operation *op) {
         const Situation *s = &op->situation;
-        bool check = op->steps_begun == check_steps, apply = op->steps_begun == apply_steps;
+        bool check = op->steps_begun == check_steps, apply = op->steps_begun == apply_steps,
+             looks = check || op->steps_begun == quiesce_steps;
+        const char *hub = op->plan.hub, *device_id = op->plan.device_id;
         int r;
 
+        if (looks && !hub) {
+                hub = s->device_info.hub;
+                device_id = s->device_info.device_id;
+        }
         r = sd_bus_message_open_container(m, 'a', "{sv}");
         if (r >= 0)
                 r = append_text(m, "result", op->result);
         if (r >= 0)
                 r = append_text(m, "detail", op->detail);
         if (r >= 0)
-                r = append_text(m, "hub", op->plan.hub);
+                r = append_text(m, "hub", hub);
         if (r >= 0)
-                r = append_text(m, "deviceId", op->plan.device_id);
+                r = append_text(m, "deviceId", device_id);
+        if (r >= 0 && looks)
+                r = append_text(m, "proof", s->prev_state.text);
         if (r >= 0 && check)
                 r = append_flag(m, "live", s->device.status == 200);
         if (r >= 0 && check)
@@ -80,7 +88,7 @@ static int append_notes(sd_bus_message *m, const Operation *op) {
 int operation_reply(Operation *op) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        bool answers = op->steps_begun != quiesce_steps && op->steps_begun != resume_steps;
+        bool answers = op->steps_begun != resume_steps;
         int r;
 
         if (!op->message)
@@ -99,64 +107,46 @@ int operation_reply(Operation *op) {
 
 /* --- arguments --- */
 
-static int read_member(sd_bus_message *m, const char *key, void *userdata) {
-        Assignment *a = userdata;
-        const struct {
-                const char *key;
-                const char **text;
-                bool *flag;
-        } members[] = {
-                { "registrationId", &a->registration_id, NULL },
-                { "hub", &a->hub, NULL },
-                { "deviceId", &a->device_id, NULL },
-                { "keyName", &a->key_name, NULL },
-                { "keyChanged", NULL, &a->key_changed },
-                { "adopt", NULL, &a->adopt },
-                { "dpsJustAnswered", NULL, &a->dps_just_answered },
-                { "force", NULL, &a->force },
-        };
-
-        assert(a);
-        for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
-                int flag, r;
-
-                if (!streq(members[i].key, key))
-                        continue;
-                if (members[i].text)
-                        return sd_bus_message_read(m, "v", "s", members[i].text);
-                r = sd_bus_message_read(m, "v", "b", &flag);
-                if (r >= 0)
-                        *members[i].flag = flag;
-                return r;
-        }
-        return -ENOENT;
+static bool device_valid(const char *hub, const char *device_id) {
+        return hub && hub_name_valid(hub) && device_id && device_id_valid(device_id);
 }
 
 /* Returns what is wrong with it, or NULL. */
 static const char *assignment_fault(const Assignment *a) {
-        if (!a->registration_id || !identity_registration_id_valid(a->registration_id))
+        if (!a->target.registration_id || !identity_registration_id_valid(a->target.registration_id))
                 return "registrationId is not a registration ID";
-        if (!a->hub || !hub_name_valid(a->hub))
-                return "hub is not a host name";
-        if (!a->device_id || !device_id_valid(a->device_id))
-                return "deviceId is not a device ID";
-        if (a->key_name && !chars_valid(a->key_name, HEX_CHARS, 2, 132))
-                return "keyName is not the name of a TPM object in hexadecimal";
+        if (!device_valid(a->hub, a->device_id))
+                return "hub or deviceId is not valid";
+        if ((a->snapshot.hub || a->snapshot.device_id) &&
+            !device_valid(a->snapshot.hub, a->snapshot.device_id))
+                return "snapshotHub or snapshotDeviceId is not valid";
+        if (a->key.name.size > KEY_NAME_MAX)
+                return "keyName is not the name of a TPM object";
         return NULL;
 }
 
-static const char *read_assignment(sd_bus_message *m, Assignment *a) {
-        int r = bus_read_entries(m, read_member, a);
+static const char *read_assignment(sd_bus_message *m, Assignment *ret) {
+        CLEANUP(assignment_deinit) Assignment a = {};
+        const char *fault;
+        int r;
 
+        r = assignment_read(&a, m);
         if (r < 0)
                 return r == -ENOENT ? "an unknown key" : "a key with a value of another type";
-        return assignment_fault(a);
+        fault = assignment_fault(&a);
+        if (fault)
+                return fault;
+        *ret = a;
+        a = (Assignment){};
+        return NULL;
 }
 
 /* --- calls --- */
 
+/* Takes ownership of what *assignment holds. assignment may be NULL. */
 static int begin(Handoffd *h, sd_bus_message *m, const char *name, const FlowStep *steps,
-                 const FlowStep *recovery, const char *registration_id, const Assignment *assignment) {
+                 const FlowStep *recovery, const char *registration_id, Assignment *assignment,
+                 bool dps_answers) {
         CLEANUP(freep) char *id = NULL;
         Operation *op;
         int r;
@@ -166,32 +156,76 @@ static int begin(Handoffd *h, sd_bus_message *m, const char *name, const FlowSte
                 r = operation_begin(h, m, name, steps, recovery, &op);
         if (r < 0)
                 return sd_bus_reply_method_errno(m, r, NULL);
-        if (assignment)
+        if (assignment) {
                 op->assignment = *assignment;
+                *assignment = (Assignment){};
+        }
         op->registration_id = TAKE(id);
+        op->dps_answers = dps_answers;
         operation_run(op);
         return 1;
 }
 
+static int bad_version(sd_bus_message *m) {
+        /* Without its name systemd ends this process after the reply, and the next call starts the installed
+         * one. */
+        (void) sd_bus_release_name(sd_bus_message_get_bus(m), HANDOFF_NAME);
+        return bad_argument(m, "the caller has another version");
+}
+
 static int begin_check(Handoffd *h, sd_bus_message *m) {
         const char *registration_id;
+        uint32_t version;
         int r;
 
-        r = sd_bus_message_read(m, "s", &registration_id);
+        r = sd_bus_message_read(m, "us", &version, &registration_id);
         if (r < 0) /* sd-bus ignores the result of a queued call */
                 return sd_bus_reply_method_errno(m, r, NULL);
+        if (version != HANDOFF_VERSION)
+                return bad_version(m);
         if (!identity_registration_id_valid(registration_id))
                 return bad_argument(m, "not a registration ID");
-        return begin(h, m, "Check", check_steps, NULL, registration_id, NULL);
+        return begin(h, m, "Check", check_steps, NULL, registration_id, NULL, false);
 }
 
 static int begin_apply(Handoffd *h, sd_bus_message *m) {
-        Assignment a = {};
+        CLEANUP(assignment_deinit) Assignment a = {};
         const char *fault = read_assignment(m, &a);
+        int dps_answers, r;
 
         if (fault)
                 return bad_argument(m, fault);
-        return begin(h, m, "Apply", apply_steps, apply_recovery_steps, a.registration_id, &a);
+        r = sd_bus_message_read(m, "b", &dps_answers);
+        if (r < 0)
+                return sd_bus_reply_method_errno(m, r, NULL);
+        return begin(h, m, "Apply", apply_steps, apply_recovery_steps, a.target.registration_id, &a,
+                     dps_answers);
+}
+
+static int begin_verify(Handoffd *h, sd_bus_message *m) {
+        CLEANUP(assignment_deinit) Assignment a = {};
+        const char *fault = read_assignment(m, &a);
+        int settled, r;
+
+        if (fault)
+                return bad_argument(m, fault);
+        r = sd_bus_message_read(m, "b", &settled);
+        if (r < 0)
+                return sd_bus_reply_method_errno(m, r, NULL);
+        return begin(h, m, "Verify", settled ? verify_settled_steps : verify_steps, NULL,
+                     a.target.registration_id, &a, false);
+}
+
+static int begin_quiesce(Handoffd *h, sd_bus_message *m) {
+        uint32_t version;
+        int r;
+
+        r = sd_bus_message_read(m, "u", &version);
+        if (r < 0)
+                return sd_bus_reply_method_errno(m, r, NULL);
+        if (version != HANDOFF_VERSION)
+                return bad_version(m);
+        return begin(h, m, "Quiesce", quiesce_steps, quiesce_recovery_steps, NULL, NULL, false);
 }
 
 static int begin_forget(Handoffd *h, sd_bus_message *m) {
@@ -218,10 +252,10 @@ int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
         if (streq(member, "Forget"))
                 return begin_forget(h, m);
         if (streq(member, "Quiesce"))
-                return begin(h, m, "Quiesce", quiesce_steps, quiesce_recovery_steps, NULL, NULL);
+                return begin_quiesce(h, m);
         if (streq(member, "Resume"))
-                return begin(h, m, "Resume", resume_steps, NULL, NULL, NULL);
-        return begin(h, m, "Verify", verify_steps, NULL, NULL, NULL);
+                return begin(h, m, "Resume", resume_steps, NULL, NULL, NULL, false);
+        return begin_verify(h, m);
 }
 
 /* All of them: one at a time, in the order in which they came. */
@@ -245,14 +279,16 @@ static int on_call(sd_bus_message *m, void *userdata, sd_bus_error *error) {
 
 const sd_bus_vtable handoffd_vtable[] = {
         SD_BUS_VTABLE_START(0),
-        SD_BUS_METHOD_WITH_ARGS("Check", SD_BUS_ARGS("s", registrationId), SD_BUS_RESULT("a{sv}", answer),
+        SD_BUS_METHOD_WITH_ARGS("Check", SD_BUS_ARGS("u", version, "s", registrationId),
+                                SD_BUS_RESULT("a{sv}", answer), on_call, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("Quiesce", SD_BUS_ARGS("u", version), SD_BUS_RESULT("a{sv}", answer),
                                 on_call, OPEN),
-        SD_BUS_METHOD_WITH_ARGS("Quiesce", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Resume", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
-        SD_BUS_METHOD_WITH_ARGS("Apply", SD_BUS_ARGS("a{sv}", assignment), SD_BUS_RESULT("a{sv}", answer),
-                                on_call, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("Apply", SD_BUS_ARGS("a{sv}", assignment, "b", dpsAnswers),
+                                SD_BUS_RESULT("a{sv}", answer), on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Forget", SD_BUS_ARGS("b", provisioning), SD_BUS_RESULT("as", notes),
                                 on_call, OPEN),
-        SD_BUS_METHOD_WITH_ARGS("Verify", SD_BUS_NO_ARGS, SD_BUS_RESULT("a{sv}", answer), on_call, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("Verify", SD_BUS_ARGS("a{sv}", assignment, "b", settled),
+                                SD_BUS_RESULT("a{sv}", answer), on_call, OPEN),
         SD_BUS_VTABLE_END,
 };

@@ -102,19 +102,13 @@ static int step_decide(Operation *op) {
                 op->result = "already";
                 return set_device(op, s->device.hub, s->device.device_id);
         }
-        if (situation_moved(s)) {
-                op->result = "moved";
-                return set_device(op, s->device_info.hub, s->device_info.device_id);
-        }
         return 0;
 }
 
 const FlowStep check_steps[] = { step_survey, step_ask_device, step_decide, NULL };
 
 /* Names what is lost, or NULL. */
-static const char *what_is_lost(const Situation *s, const Provisioning *wanted) {
-        const Record *rec = &s->record;
-
+static const char *what_is_lost(const Situation *s, const Assignment *a, const Provisioning *wanted) {
         if (!s->text)
                 return PATH_CONFIG " does not exist";
         if (!config_toml_matches(&s->toml, wanted))
@@ -123,33 +117,38 @@ static const char *what_is_lost(const Situation *s, const Provisioning *wanted) 
                 return PATH_APPLIED " names another provisioning";
         if (!s->device_info.hub)
                 return PATH_IDENTITYD "/device_info does not exist";
-        if (rec->hub &&
-            (!streq(rec->hub, s->device_info.hub) || !streq(rec->device_id, s->device_info.device_id)))
+        if (!assignment_same_device(a, s->device_info.hub, s->device_info.device_id))
                 return PATH_IDENTITYD "/device_info names another device";
         return NULL;
 }
 
 static int step_verify(Operation *op) {
+        const Assignment *a = &op->assignment;
         Situation *s = &op->situation;
-        const char *lost, *id;
         Provisioning wanted;
         int r;
 
         r = situation_read_files(s, op->h->options->root, &op->h->options->config, &op->failure);
         if (r < 0)
                 return r;
-        id = s->record.registration_id ? s->record.registration_id
-             : s->toml.registration_id ? s->toml.registration_id
-                                       : "";
-        wanted = situation_wanted(s, id);
-        if (situation_moved(s)) {
+        wanted = situation_wanted(s, a->target.registration_id);
+        if (situation_tables_ours(s) && s->device_info.hub &&
+            !assignment_same_device(a, s->device_info.hub, s->device_info.device_id)) {
                 op->result = "moved";
                 return set_device(op, s->device_info.hub, s->device_info.device_id);
         }
-        lost = what_is_lost(s, &wanted);
-        op->result = lost ? "lost" : "intact";
-        op->detail = lost;
+        op->detail = what_is_lost(s, a, &wanted);
+        op->result = op->detail ? "lost" : "intact";
         return 0;
 }
 
 const FlowStep verify_steps[] = { step_verify, NULL };
+
+/* identityd answers when it has registered, if it is about to. */
+static int step_let_settle(Operation *op) {
+        if (units_query(op->h->units, UNIT_IDENTITYD, &op->situation.identityd, NULL) < 0)
+                return 0;
+        return step_ask_device(op);
+}
+
+const FlowStep verify_settled_steps[] = { step_let_settle, step_verify, NULL };

@@ -204,7 +204,7 @@ int step_restore_config(Operation *op) {
         Failure first = op->failure;
         int r;
 
-        if (!plan->config_written || !plan->applied || op->assignment.key_changed || !s->text ||
+        if (!plan->config_written || !plan->applied || op->assignment.key.changed || !s->text ||
             !s->edged.active || (first.kind != FAILURE_APPLY_FAILED && first.kind != FAILURE_RESTART_FAILED))
                 return 0;
         r = check_unchanged(op, plan->written, strlen(plan->written));

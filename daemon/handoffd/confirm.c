@@ -190,7 +190,12 @@ int step_compare(Operation *op) {
 
         if (strcasecmp(plan->hub, a->hub) == 0 && streq(plan->device_id, a->device_id))
                 return 0;
-        if (plan->adopt && !plan->moved)
+        /* It has to register, and has not been told to: its identity had not been accepted yet. */
+        if (a->hand_over == HAND_OVER_REGISTER && !plan->keep && !plan->reprovision && a->snapshot.hub &&
+            strcasecmp(plan->hub, a->snapshot.hub) == 0 && streq(plan->device_id, a->snapshot.device_id))
+                return failure_set(&op->failure, FAILURE_APPLY_FAILED, "register",
+                                   "IoT Edge still runs as '%s' on '%s'", plan->device_id, plan->hub);
+        if (plan->adopt && !plan->keep)
                 operation_warn(op, WARNING_ADOPTION_REFUSED,
                                "IoT Edge did not keep the assigned identity '%s' on '%s' and registered by "
                                "itself as '%s' on '%s'",

@@ -8,6 +8,7 @@
 
 #include <systemd/sd-bus.h>
 
+#include "assignment.h"
 #include "identityd.h"
 #include "options.h"
 #include "situation.h"
@@ -26,12 +27,6 @@ typedef struct Operation Operation;
 #define FLOW_WAIT 1
 typedef int (*FlowStep)(Operation *op);
 
-/* What the service said, checked. Borrowed from the call. */
-typedef struct Assignment {
-        const char *registration_id, *hub, *device_id, *key_name; /* key_name may be NULL */
-        bool key_changed, adopt, dps_just_answered, force;
-} Assignment;
-
 /* What Apply does and has done. */
 typedef struct Plan {
         bool forget; /* Forget: there may be something of ours, so IoT Edge is stopped */
@@ -44,7 +39,7 @@ typedef struct Plan {
         char *pending; /* of the record: what IoT Edge becomes */
 
         usec_t deadline;    /* of the confirmation, CLOCK_MONOTONIC */
-        bool moved;         /* IoT Edge's own, newer identity stays */
+        bool keep;          /* IoT Edge's own, newer identity stays */
         usec_t apply_begun; /* CLOCK_MONOTONIC */
 
         bool need_new_proof; /* identityd was started anew: only a prev_state newer than this counts */
@@ -64,7 +59,8 @@ struct Operation {
         bool forget_provisioning; /* Forget's argument */
         Situation situation;
         const char *result, *detail; /* of Check and Verify */
-        Assignment assignment;
+        Assignment assignment;       /* of Apply and Verify, checked */
+        bool dps_answers;            /* Apply's argument: IoT Edge may give up its identity to register */
         Plan plan;
         struct {
                 FailureKind kind;
@@ -127,8 +123,8 @@ int step_write_config(Operation *op);
 int step_restore_config(Operation *op);                                              /* in the recovery */
 int operation_write(Operation *op, const char *path, const char *text, size_t size); /* in /etc/aziot */
 
-extern const FlowStep check_steps[], verify_steps[], apply_steps[], apply_recovery_steps[], quiesce_steps[],
-        quiesce_recovery_steps[], resume_steps[], forget_steps[];
+extern const FlowStep check_steps[], verify_steps[], verify_settled_steps[], apply_steps[],
+        apply_recovery_steps[], quiesce_steps[], quiesce_recovery_steps[], resume_steps[], forget_steps[];
 
 int operation_reply(Operation *op);                            /* bus.c */
 int handoffd_begin_call(Handoffd *h, sd_bus_message *message); /* bus.c: what was queued */

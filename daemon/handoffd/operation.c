@@ -54,6 +54,7 @@ static void operation_free(Operation *op) {
         (void) sd_bus_message_unref(op->message);
         situation_deinit(&op->situation);
         free(op->registration_id);
+        assignment_deinit(&op->assignment);
         free(op->plan.hub);
         free(op->plan.device_id);
         free(op->plan.written);
@@ -270,8 +271,13 @@ static int step_quiesce(Operation *op) {
         return r < 0 ? r : operation_jobs(op, jobs, n);
 }
 
+/* IoT Edge is quiesced, so from now on only we change its files. */
 static int step_quiesced(Operation *op) {
+        Situation *s = &op->situation;
+
         op->h->quiesced = true;
+        (void) device_info_read(&s->device_info, op->h->options->root);
+        s->prev_state = prev_state_mark(op->h->options->root);
         return 0;
 }
 

@@ -164,17 +164,11 @@ static bool equal(const char *a, const char *b) {
         return a && b && streq(a, b);
 }
 
-bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted) {
-        return !s->toml.has_provisioning || config_toml_matches(&s->toml, wanted) ||
-               equal(s->toml.digest, s->record.digest) || equal(s->toml.digest, s->record.previous_digest);
+bool situation_tables_ours(const Situation *s) {
+        return equal(s->toml.digest, s->record.digest) || equal(s->toml.digest, s->record.previous_digest);
 }
 
-bool situation_moved(const Situation *s) {
-        const Record *rec = &s->record;
-        const DeviceInfo *info = &s->device_info;
-        bool ours = equal(s->toml.digest, rec->digest) || equal(s->toml.digest, rec->previous_digest);
-
-        return ours && rec->hub && info->hub &&
-               !(equal(info->hub, rec->hub) && equal(info->device_id, rec->device_id)) &&
-               !(equal(info->hub, rec->previous_hub) && equal(info->device_id, rec->previous_device_id));
+bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted) {
+        return !s->toml.has_provisioning || config_toml_matches(&s->toml, wanted) ||
+               situation_tables_ours(s);
 }

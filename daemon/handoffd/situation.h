@@ -61,6 +61,5 @@ Provisioning situation_wanted(const Situation *s, const char *registration_id);
 /* May config.toml's provisioning be replaced? It has none, says what we want, or we wrote it. */
 bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted);
 
-/* config.toml is ours, but identityd runs as somebody whom we have not made it: it registered by itself.
- * Compared by content, never by time. */
-bool situation_moved(const Situation *s);
+/* Did this helper write config.toml's provisioning? Compared by content, never by time. */
+bool situation_tables_ours(const Situation *s);

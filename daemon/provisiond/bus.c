@@ -28,15 +28,15 @@ static const char *text_property(const Daemon *d, const char *name) {
         const struct {
                 const char *name, *value;
         } texts[] = {
-                { "State", state_to_string(d->machine.state) },
+                { "State", state_to_string(daemon_state(d)) },
                 { "Step", daemon_step_text(d) },
                 { "IdScope", d->config->id_scope },
                 { "GlobalEndpoint", d->config->global_endpoint },
-                { "RegistrationId", d->registration_id },
-                { "EndorsementKey", d->ek_base64 },
-                { "AssignedHub", d->record.proven_hub },
-                { "DeviceId", d->record.proven_device_id },
-                { "Substatus", d->record.substatus },
+                { "RegistrationId", d->tpm.registration_id },
+                { "EndorsementKey", d->tpm.ek_base64 },
+                { "AssignedHub", d->record.confirmed.hub },
+                { "DeviceId", d->record.confirmed.device_id },
+                { "Substatus", record_assignment(&d->record)->substatus },
                 { "Version", PROJECT_VERSION },
         };
 
@@ -176,14 +176,14 @@ static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error,
 /* --- methods --- */
 
 void bus_answer_reprovision(Daemon *d) {
-        if (d->machine.restart)
+        if (d->machine.pending == PENDING_REPROVISION)
                 return;
         while (d->reprovision_count > 0) {
                 CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = d->reprovision[--d->reprovision_count];
 
-                if (d->machine.state == STATE_ATTESTING)
+                if (daemon_state(d) == STATE_ATTESTING)
                         (void) sd_bus_reply_method_return(call, NULL);
-                else if (d->machine.reset)
+                else if (d->record.reset)
                         (void) sd_bus_reply_method_errorf(call, ERROR_RESETTING, RESETTING);
                 else /* it had to wait for a helper's call, and meanwhile the configuration went */
                         (void) sd_bus_reply_method_errorf(call, ERROR_NO_SCOPE, "%s",
@@ -197,7 +197,7 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         usec_t left = daemon_wait_left(d);
         Failure failure;
 
-        if (d->machine.reset)
+        if (d->record.reset)
                 return sd_bus_error_setf(error, ERROR_RESETTING, RESETTING);
         if (config_failure(d->config, &failure))
                 return bus_error_set_failure(error, &failure);
@@ -209,9 +209,9 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
                                          "Reprovisioning was asked for often enough, and begins soon");
         d->reprovision[d->reprovision_count++] = sd_bus_message_ref(call);
         log_notice("Reprovisioning was asked for");
-        if (d->machine.state == STATE_UNPROVISIONED)
+        if (daemon_state(d) == STATE_UNPROVISIONED)
                 left = daemon_resume_throttling(d, "the factory reset");
-        daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .forced = true, .delay_usec = left });
+        daemon_feed(d, &(Event){ .type = EVENT_REPROVISION, .delay_usec = left });
         return 1;
 }
 
@@ -233,7 +233,7 @@ static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
         if (!machine_backing_off(&d->machine))
                 return sd_bus_error_setf(
                         error, ERROR_NOT_WAITING, "There is no wait to end: the state is %s, the step %s%s",
-                        state_to_string(d->machine.state), daemon_step_text(d), what_else(d));
+                        state_to_string(daemon_state(d)), daemon_step_text(d), what_else(d));
         allowed = machine_throttled(&d->machine) ? d->wait_ends_usec
                                                  : d->wait_began_usec + d->failure.retry_after_usec;
         if (allowed > now) {
@@ -289,14 +289,14 @@ void bus_answer_reset(Daemon *d, const Failure *failure) {
 static int factory_reset(Daemon *d, sd_bus_message *call, bool provisioning, sd_bus_error *error) {
         Failure failure = { .kind = FAILURE_CONFIG,
                             .sentence = "Another call has taken the factory reset over" };
-        bool before = d->record.reset_provisioning;
+        bool was_due = d->record.reset, before = d->record.reset_provisioning;
         int r;
 
         d->record.reset = true;
         d->record.reset_provisioning = d->record.reset_provisioning || provisioning;
         r = daemon_save(d, &failure);
         if (r < 0) {
-                d->record.reset = d->machine.reset;
+                d->record.reset = was_due;
                 d->record.reset_provisioning = before;
                 daemon_publish(d); /* it may be on the disk all the same, and must not be */
                 return bus_error_set_failure(error, &failure);

@@ -65,52 +65,66 @@ int daemon_hash_config(const Daemon *d, uint8_t ret[static SHA256_SIZE]) {
         return r < 0 ? r : sha256(text, size, ret);
 }
 
-static bool text_differs(const char *a, const char *b) {
-        return (a == NULL) != (b == NULL) || (a && !streq(a, b));
-}
-
-/* What was assigned counts, not what the file said in between: a value that comes back is no change. */
+/* Compares with the assignment, not with the last file: a value that was changed back is no change. */
 static bool registration_id_changed(const Daemon *d, const Config *old) {
         const Config *c = d->config;
         CLEANUP(freep) char *id = NULL;
         Failure failure;
 
-        if (d->machine.state != STATE_ATTESTING && d->record.registration_id && d->ek_public.size > 0)
-                return identity_registration_id(&id, c, &d->options->config, d->ek_public.data,
-                                                d->ek_public.size, &failure) < 0 ||
-                       !streq(id, d->record.registration_id);
-        return text_differs(c->registration_id, old->registration_id) ||
+        /* One that is not known is not another one. The next look at the TPM tells. */
+        if (record_has_intent(&d->record)) {
+                if (!c->registration_id && d->tpm.ek_public.size == 0)
+                        return false;
+                return identity_registration_id(&id, c, &d->options->config, d->tpm.ek_public.data,
+                                                d->tpm.ek_public.size, &failure) >= 0 &&
+                       !streq(id, d->record.intended.target.registration_id);
+        }
+        return !str_equal(c->registration_id, old->registration_id) ||
                c->registration_id_format != old->registration_id_format;
 }
 
-static bool identity_changed(const Daemon *d, const Config *old) {
+/* The configuration has another target than the intended assignment, or does not allow its hub. */
+static bool intent_is_void(const Daemon *d, const Config *old) {
         const Config *c = d->config;
-        bool assigned = d->record.hub && d->machine.state != STATE_ATTESTING;
+        const Target *target = &d->record.intended.target;
+        bool intended = record_has_intent(&d->record);
 
-        return text_differs(c->id_scope, assigned ? d->record.id_scope : old->id_scope) ||
-               text_differs(c->global_endpoint, assigned ? d->record.endpoint : old->global_endpoint) ||
+        return !intent_is_allowed(d) ||
+               !str_equal(c->id_scope, intended ? target->id_scope : old->id_scope) ||
+               !str_equal(c->global_endpoint, intended ? target->endpoint : old->global_endpoint) ||
                registration_id_changed(d, old);
 }
 
+/* A state file of version 1 has these settings only for a confirmed assignment. */
 bool daemon_retargeted(const Daemon *d) {
-        const Record *r = &d->record;
+        const Assignment *a = &d->record.intended;
 
-        return r->target && r->identity &&
-               (!streq(r->target, target_to_string(d->config->target)) ||
-                !streq(r->identity, identity_mode_to_string(d->config->identity)) ||
-                r->hub_key_handle != d->config->hub_key_handle);
+        if (!a->handed_to || !a->identity)
+                return record_has_intent(&d->record) && !record_is_confirmed(&d->record);
+        return !streq(a->handed_to, target_to_string(d->config->target)) ||
+               !streq(a->identity, identity_mode_to_string(d->config->identity)) ||
+               a->hub_key_handle != d->config->hub_key_handle;
 }
 
-static bool target_changed(const Daemon *d, const Config *old) {
+static bool hand_over_changed(const Daemon *d, const Config *old) {
         const Config *c = d->config;
 
-        if (d->machine.state == STATE_HANDED_OFF)
+        if (record_has_intent(&d->record))
                 return daemon_retargeted(d);
         return c->hub_key_handle != old->hub_key_handle || c->target != old->target ||
                c->identity != old->identity;
 }
 
 /* --- what follows --- */
+
+void daemon_tell_hub(Daemon *d) {
+        const char *hub = d->record.confirmed.hub;
+
+        daemon_unwarn(d, FAILURE_HUB_NOT_ALLOWED);
+        if (record_is_confirmed(&d->record) && !config_hub_allowed(d->config, hub))
+                daemon_warn(d, FAILURE_HUB_NOT_ALLOWED,
+                            "AllowedHubs= does not allow '%s', which this gateway uses", hub);
+}
 
 void daemon_tell_config(Daemon *d) {
         const Config *c = d->config;
@@ -131,6 +145,7 @@ void daemon_tell_config(Daemon *d) {
                 daemon_warn(d, WARNING_CONFIG_IGNORED, "%s", all);
         else
                 daemon_unwarn(d, WARNING_CONFIG_IGNORED);
+        daemon_tell_hub(d);
 }
 
 static void log_config_failure(const Failure *failure) {
@@ -141,7 +156,7 @@ static void log_config_failure(const Failure *failure) {
 }
 
 void daemon_tell_unusable(Daemon *d, const Failure *failure) {
-        State state = d->machine.state;
+        State state = daemon_state(d);
 
         if (failure->kind != FAILURE_NONE)
                 log_config_failure(failure);
@@ -154,18 +169,18 @@ void daemon_tell_unusable(Daemon *d, const Failure *failure) {
                 d->failure = *failure;
 }
 
-static void act_on_change(Daemon *d, const Config *old) {
+static void act_on_change(Daemon *d, const Config *old, bool was_usable) {
         usec_t left = daemon_wait_left(d);
 
-        if (d->machine.state == STATE_UNPROVISIONED) {
+        if (d->machine.step == STEP_IDLE && !record_has_intent(&d->record)) {
                 left = daemon_resume_throttling(d, "the configuration changed");
                 daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .delay_usec = left });
-        } else if (identity_changed(d, old))
+        } else if (intent_is_void(d, old))
                 daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .delay_usec = left });
-        else if (target_changed(d, old))
+        else if (hand_over_changed(d, old))
                 daemon_feed(d, &(Event){ .type = EVENT_RETARGET, .delay_usec = left });
         else
-                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
+                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .anew = !was_usable });
 }
 
 void daemon_reload(Daemon *d, bool asked) {
@@ -173,7 +188,7 @@ void daemon_reload(Daemon *d, bool asked) {
         uint8_t hash[SHA256_SIZE];
         Config *fresh = NULL;
         Failure failure;
-        bool usable;
+        bool was_usable = daemon_config_usable(d, &failure), usable;
         int r;
 
         watch_update(d->watch); /* first: what changes from here on is noticed */
@@ -199,10 +214,11 @@ void daemon_reload(Daemon *d, bool asked) {
         usable = daemon_config_usable(d, &failure);
         if (usable)
                 before = TAKE(d->config_before);
-        if (d->machine.reset) /* it may be the cure; it means no more until then */
+        d->record.resting = d->record.resting && !usable;
+        if (d->record.reset) /* a configuration change only ends the wait */
                 daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
         else if (usable) {
-                act_on_change(d, before ? before : old);
+                act_on_change(d, before ? before : old, was_usable);
                 /* whatever it was: it may be the cure, but for too many requests */
                 if (!machine_throttled(&d->machine))
                         retry_reset(&d->machine.retry);

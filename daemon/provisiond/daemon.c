@@ -60,30 +60,35 @@ static const struct {
         FailureKind kind;
         size_t offset;
 } kept_warnings[] = {
-        { WARNING_EDGE_FLAG_MISSING, offsetof(Record, edge_flag_missing) },
-        { WARNING_ADOPTION_REFUSED, offsetof(Record, adoption_refused) },
-        { WARNING_DATA_MOVED, offsetof(Record, data_moved) },
+        { WARNING_EDGE_FLAG_MISSING, offsetof(Assignment, edge_flag_missing) },
+        { WARNING_ADOPTION_REFUSED, offsetof(Assignment, adoption_refused) },
+        { WARNING_DATA_MOVED, offsetof(Assignment, data_moved) },
 };
 
-static char **kept_sentence(Record *record, size_t i) {
-        return (void *) ((char *) record + kept_warnings[i].offset);
+static char **kept_sentence(const Assignment *assignment, size_t i) {
+        return (void *) ((char *) assignment + kept_warnings[i].offset);
 }
 
 int daemon_keep_warnings(Daemon *d) {
         int r = 0;
 
+        if (!record_has_intent(&d->record))
+                return 0;
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kept_warnings); i++) {
                 const Failure *warning = find_warning(d, kept_warnings[i].kind);
 
-                r = string_replace(kept_sentence(&d->record, i), warning ? warning->sentence : NULL);
+                r = string_replace(kept_sentence(&d->record.intended, i),
+                                   warning ? warning->sentence : NULL);
         }
         return r;
 }
 
 static void restore_warnings(Daemon *d) {
+        const Assignment *a = record_assignment(&d->record);
+
         for (size_t i = 0; i < ARRAY_SIZE(kept_warnings); i++)
-                if (*kept_sentence(&d->record, i))
-                        daemon_warn(d, kept_warnings[i].kind, "%s", *kept_sentence(&d->record, i));
+                if (*kept_sentence(a, i))
+                        daemon_warn(d, kept_warnings[i].kind, "%s", *kept_sentence(a, i));
 }
 
 void daemon_unwarn_assignment(Daemon *d) {
@@ -172,22 +177,16 @@ static void disarm(Daemon *d) {
         d->record.next_attempt_usec = 0;
 }
 
-static void forget_attempt(Daemon *d) {
-        d->http = http_free(d->http);
-        bytes_deinit(&d->challenge);
-        bytes_deinit(&d->hub_key_blob);
-        secret_freep(&d->token);
-        free(TAKE(d->operation_id));
-}
-
 static void act(Daemon *d, const Action *action) {
         if (!action->start)
                 return;
         disarm(d);
-        if (action->cancel)
-                forget_attempt(d);
         if (action->resume)
                 handoff_resume(d);
+        if (action->cancel || action->step == STEP_IDLE)
+                attempt_deinit(&d->attempt);
+        if (action->change != PENDING_NONE && intent_change(d, action->change) < 0)
+                log_error("Failed to change the intended assignment: out of memory");
         if (action->step == STEP_IDLE)
                 return;
         /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
@@ -204,11 +203,6 @@ static void warn_about_clock(Daemon *d) {
                 daemon_warn(d, FAILURE_CLOCK_BEHIND, "%s", failure.sentence);
 }
 
-static void finish_target_none(Daemon *d) {
-        warn_about_clock(d);
-        (void) handoff_prove(d);
-}
-
 static void forget_failure(Daemon *d) {
         d->failure = (Failure){};
         d->failed_step = STEP_IDLE;
@@ -217,8 +211,7 @@ static void forget_failure(Daemon *d) {
 static void keep_failure(Daemon *d, State state, Step step, const Failure *failure) {
         Failure *warning;
 
-        forget_attempt(d);
-        if (state == STATE_HANDED_OFF && step == STEP_IDENTITY) {
+        if (state == STATE_HANDED_OFF && (step == STEP_IDENTITY || step == STEP_ADOPT)) {
                 /* what was handed off works on; whether the TPM is still the same can't be told now */
                 if (d->identity_warning != failure->kind)
                         daemon_unwarn(d, d->identity_warning);
@@ -229,6 +222,7 @@ static void keep_failure(Daemon *d, State state, Step step, const Failure *failu
                 d->identity_warning = failure->kind;
                 return;
         }
+        attempt_deinit(&d->attempt);
         d->failure = *failure;
         d->failed_step = step;
 }
@@ -254,39 +248,46 @@ static void use_missed(Daemon *d) {
 }
 
 void daemon_clock_set(Daemon *d) {
-        if (d->machine.state == STATE_HANDED_OFF && d->machine.target_none)
+        if (daemon_state(d) == STATE_HANDED_OFF && d->config->target == TARGET_NONE)
                 warn_about_clock(d);
         tell_next_attempt(d);
         daemon_publish(d);
         daemon_shorten_wait(d, RETRY_EVENT_CLOCK);
 }
 
+/* The failure is over when the failed step or a later one succeeds, or when an outside event begins anew. */
+static bool is_failure_over(const Daemon *d, const Event *event, Step step, const Action *action) {
+        if (event->type < EVENT_CONFIGURED)
+                return step >= d->failed_step;
+        return action->start && d->machine.failure == FAILURE_NONE;
+}
+
 void daemon_feed(Daemon *d, const Event *event) {
-        State before = d->machine.state;
         Step step = d->machine.step;
+        Facts facts;
+        State state;
         Action action;
 
-        action = machine_feed(&d->machine, event, &d->config->retry, random_number());
+        daemon_facts(d, &facts);
+        action = machine_feed(&d->machine, &facts, event, &d->config->retry, random_number());
         if (event->type == EVENT_FAILED)
-                keep_failure(d, before, step, event->failure);
-        else if (event->type < EVENT_CONFIGURED
-                         ? step >= d->failed_step /* it got further than where it failed */
-                         : action.start && d->machine.failure == FAILURE_NONE)
+                keep_failure(d, facts_state(&facts), step, event->failure);
+        else if (is_failure_over(d, event, step, &action))
                 forget_failure(d);
-        if (d->machine.state == STATE_HANDED_OFF && before != STATE_HANDED_OFF) {
-                forget_failure(d);
-                forget_attempt(d);
-                if (d->machine.target_none)
-                        finish_target_none(d);
-        }
         act(d, &action);
+        state = daemon_state(d);
+        if (state == STATE_HANDED_OFF && d->record.state != STATE_HANDED_OFF) {
+                forget_failure(d);
+                if (d->config->target == TARGET_NONE)
+                        warn_about_clock(d);
+        }
         if (machine_throttled(&d->machine))
                 d->throttled_until_usec = d->wait_ends_usec;
         if (event->type == EVENT_FAILED) {
                 tell_failure(d, step);
                 use_missed(d);
         }
-        if (d->machine.state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
+        if (state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
                 (void) daemon_config_usable(d, &d->failure); /* why it is not provisioned */
         daemon_publish(d);
         if (event->type == EVENT_FAILED && step == STEP_FORGET)
@@ -294,7 +295,7 @@ void daemon_feed(Daemon *d, const Event *event) {
 }
 
 void daemon_done(Daemon *d) {
-        daemon_feed(d, &(Event){ .type = EVENT_DONE, .live = d->machine.live, .adopt = d->machine.adopt });
+        daemon_feed(d, &(Event){ .type = EVENT_DONE });
 }
 
 void daemon_failed(Daemon *d, const Failure *failure) {
@@ -363,11 +364,9 @@ static int load_record(Daemon *d) {
         d->server_time_restored = true;
         d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
         d->machine.retry = d->record.retry;
-        d->machine.has_assignment = d->record.hub != NULL;
-        d->machine.has_hub_key = d->record.key_private.size > 0;
-        d->machine.reset = d->record.reset;
         restore_warnings(d);
-        return string_replace(&d->registration_id, d->record.registration_id);
+        return string_replace(&d->tpm.registration_id,
+                              record_assignment(&d->record)->target.registration_id);
 }
 
 int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus) {
@@ -399,7 +398,7 @@ int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_b
 Daemon *daemon_free(Daemon *d) {
         if (!d)
                 return NULL;
-        forget_attempt(d);
+        attempt_deinit(&d->attempt);
         d->watch = watch_free(d->watch);
         (void) sd_event_source_disable_unref(d->renewal);
         (void) sd_event_source_disable_unref(d->save_again);
@@ -410,11 +409,7 @@ Daemon *daemon_free(Daemon *d) {
         (void) sd_event_source_disable_unref(d->timer);
         (void) sd_bus_unref(d->bus);
         (void) sd_event_unref(d->event);
-        bytes_deinit(&d->ek_public);
-        bytes_deinit(&d->srk_public);
-        free(d->registration_id);
-        free(d->ek_base64);
-        free(d->ek_hash);
+        tpm1_deinit(&d->tpm);
         free(d->record_path);
         free(d->record_on_disk);
         free(d->status);
@@ -446,10 +441,10 @@ static void restore_throttling(Daemon *d) {
 }
 
 int daemon_start(Daemon *d) {
-        State state = d->record.state;
         Failure failure;
         usec_t throttled;
         Action action;
+        Facts facts;
         bool ready;
         int r;
 
@@ -457,16 +452,19 @@ int daemon_start(Daemon *d) {
         if (r < 0)
                 return r;
         ready = daemon_config_usable(d, &failure);
-        d->machine.target_none = d->config->target == TARGET_NONE;
-        d->machine.adopt = daemon_adopts(d);
-        if (state == STATE_HANDED_OFF && ready && daemon_retargeted(d))
-                state = STATE_ASSIGNED;
-
+        if (ready && !intent_is_allowed(d))
+                r = intent_change(d, PENDING_REATTEST);
+        else if (ready && daemon_retargeted(d))
+                r = intent_change(d, PENDING_RETARGET);
+        if (r < 0)
+                return r;
+        daemon_facts(d, &facts);
         restore_throttling(d);
-        throttled = state == STATE_ATTESTING && ready
-                            ? daemon_resume_throttling(d, "the device was switched off")
-                            : 0;
-        action = machine_start(&d->machine, state, ready, throttled);
+        throttled =
+                ready && (facts_state(&facts) == STATE_ATTESTING || facts_state(&facts) == STATE_ASSIGNED)
+                        ? daemon_resume_throttling(d, "the device was switched off")
+                        : 0;
+        action = machine_start(&d->machine, &facts, throttled);
         daemon_tell_config(d);
         if (!ready)
                 daemon_tell_unusable(d, &failure);

@@ -1,10 +1,11 @@
 /*
- * Daemon: owns everything, does what the machine says, tells everybody about it. One outstanding operation
- * at a time.
+ * Daemon: owns everything, runs the machine's actions and publishes the state. One outstanding operation at
+ * a time.
  *
- * Layers: daemon.c runs actions and publishes the state; step-*.c start one step each and feed its result;
- * bus.c is the D-Bus interface; watch.c what comes from outside (files, network, clock); configuration.c
- * what a change of the configuration means.
+ * Layers: daemon.c runs actions and publishes the state; step-*.c start one step each, record its result and
+ * feed the event; intent.c begins, changes and discards the intended assignment; bus.c is the D-Bus
+ * interface; watch.c what comes from outside (files, network, clock); configuration.c what a change of the
+ * configuration means.
  */
 #pragma once
 
@@ -25,6 +26,33 @@
 
 typedef struct Watch Watch;
 
+typedef enum HandleState {
+        HANDLE_EMPTY,
+        HANDLE_HMAC, /* a key of the hub key's kind */
+        HANDLE_FOREIGN,
+} HandleState;
+
+/* The TPM helper's last answer, and the registration ID that follows from it. */
+typedef struct Tpm1 {
+        Bytes ek_public, srk_public;
+        char *ek_base64, *ek_hash;
+        char *registration_id;
+        HandleState handle;
+        Bytes handle_name; /* of the object at the hub key's handle */
+        bool owner_auth_usable;
+} Tpm1;
+
+/* What the current attempt has seen and made; emptied when the attempt ends. */
+typedef struct Attempt {
+        Http *http; /* one TLS connection */
+        Bytes challenge;
+        char *token, *operation_id;
+        usec_t polling_since_usec;             /* CLOCK_BOOTTIME */
+        usec_t dps_answered_usec;              /* CLOCK_BOOTTIME of DPS' last reply; 0: none */
+        bool live, quiesced, may_adopt, fresh; /* see Facts; may_adopt: HandOff1.Check allows it */
+        Snapshot snapshot;                     /* what the gateway has now */
+} Attempt;
+
 typedef struct Daemon {
         const DaemonOptions *options;
         sd_event *event;
@@ -42,18 +70,13 @@ typedef struct Daemon {
         sd_event_source *timer;
         usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
         unsigned missed;             /* a bit for each RetryEvent that came while a step was under way */
-        usec_t throttled_until_usec; /* CLOCK_BOOTTIME; nothing that happens on the device makes it earlier
-                                      */
+        usec_t throttled_until_usec; /* CLOCK_BOOTTIME; no local event ends it earlier */
 
         /* the operation under way */
         sd_bus_slot *call;        /* a helper's */
         sd_event_source *renewal; /* while IoT Edge is quiesced */
-        Http *http;               /* one for an attempt: one TLS connection */
-
-        /* this attempt */
-        Bytes ek_public, srk_public, challenge, hub_key_blob;
-        char *registration_id, *ek_base64, *ek_hash, *token, *operation_id;
-        usec_t polling_since_usec; /* CLOCK_BOOTTIME */
+        Tpm1 tpm;
+        Attempt attempt;
 
         /* the service's time: Date at the moment of CLOCK_BOOTTIME; 0: never seen */
         uint64_t server_time;
@@ -62,7 +85,6 @@ typedef struct Daemon {
 
         Failure failure; /* the last one; FAILURE_NONE: none */
         Step failed_step;
-        bool key_replaced;            /* IoT Edge has another key at the handle than the adopted one */
         FailureKind identity_warning; /* why a handed-off device's TPM could not be looked at */
         Failure warnings[WARNINGS_MAX];
         size_t warning_count;
@@ -106,8 +128,9 @@ usec_t daemon_resume_throttling(Daemon *daemon, const char *since);
 void daemon_reload(Daemon *daemon, bool asked);
 bool daemon_config_usable(const Daemon *daemon, Failure *ret); /* false without a failure: no scope */
 int daemon_hash_config(const Daemon *daemon, uint8_t ret[static SHA256_SIZE]);
-bool daemon_retargeted(const Daemon *daemon); /* since the last hand-off */
-void daemon_tell_config(Daemon *daemon);      /* what has no effect */
+bool daemon_retargeted(const Daemon *daemon); /* the settings of the hand-off changed */
+void daemon_tell_config(Daemon *daemon);      /* warns about settings without effect, and: */
+void daemon_tell_hub(Daemon *daemon);         /* warns when the hub in use is not allowed */
 void daemon_tell_unusable(Daemon *daemon, const Failure *failure);
 
 /* Replaces the warning of the same kind. Logged when it is new. */
@@ -115,8 +138,36 @@ void daemon_warn(Daemon *daemon, FailureKind kind, const char *format, ...) PRIN
 void daemon_note_reset(Daemon *daemon, const char *format, ...) PRINTF_LIKE(2, 3); /* logged as well */
 void daemon_unwarn(Daemon *daemon, FailureKind kind);
 void daemon_unwarn_assignment(Daemon *daemon); /* those that came with the assignment */
-int daemon_keep_warnings(Daemon *daemon);      /* these, in the record */
+int daemon_keep_warnings(Daemon *daemon);      /* stores them in the record */
 void daemon_unwarn_all(Daemon *daemon);        /* but for those about the configuration */
+
+/* intent.c. These functions change the record. The caller feeds the event, which saves the record. */
+void daemon_facts(const Daemon *daemon, Facts *ret);
+State daemon_state(const Daemon *daemon);
+int daemon_target(const Daemon *daemon, Target *ret); /* by the current configuration and TPM */
+/* Makes the reply of DPS the intended assignment and writes it to disk, with the hub key as received. */
+int intent_begin(Daemon *daemon, DpsReply *reply, Failure *reterr);
+/* Accepts the device that IoT Edge runs as already, without a registration. */
+int intent_begin_with_own(Daemon *daemon, const char *hub, const char *device_id);
+/* The hub has accepted the intended assignment. hub, device_id: the device that IoT Edge runs as; NULL: the
+ * assigned one. */
+int intent_confirm(Daemon *daemon, const char *hub, const char *device_id);
+/* Keeps IoT Edge's newer identity (hub, device_id; NULL: the assigned device) and drops our hub key. */
+int intent_give_way(Daemon *daemon, const char *hub, const char *device_id);
+/* This TPM can't use the hub key: IoT Edge has to register itself. */
+void intent_register_instead(Daemon *daemon, const char *why);
+int intent_change(Daemon *daemon, Pending change); /* Action.change */
+/* Compares the intended assignment with the attempt's snapshot, and gives way to a newer identity. A key at
+ * the handle counts as equal to ours until AdoptHubKey has compared them. */
+int intent_judge(Daemon *daemon);
+/* True when AllowedHubs= allows the hub of the intended assignment, or the assignment is confirmed. */
+bool intent_is_allowed(const Daemon *daemon);
+int intent_note_configuration(Daemon *daemon); /* what it is handed over with, from now on */
+/* True when DPS answered within the last minute, so IoT Edge may give up its identity to register. */
+bool daemon_dps_answers(const Daemon *daemon);
+int attempt_take_snapshot(Daemon *daemon, const char *hub, const char *device_id, const char *proof);
+void attempt_deinit(Attempt *attempt);
+void tpm1_deinit(Tpm1 *tpm);
 
 /* publish.c. daemon_publish() persists, logs, tells systemd and the bus what has changed; called after every
  * change. */
@@ -147,7 +198,6 @@ void step_confirm(Daemon *daemon);
 void step_poll(Daemon *daemon);
 void step_forget(Daemon *daemon);
 
-int handoff_prove(Daemon *daemon);          /* what was handed off counts from here on */
 void handoff_resume(Daemon *daemon);        /* asks and does not wait */
 void handoff_renew_quiesce(Daemon *daemon); /* likewise */
 
@@ -155,12 +205,15 @@ void handoff_renew_quiesce(Daemon *daemon); /* likewise */
  * reply, or the failure was already fed. */
 typedef int (*HelperBuild)(Daemon *daemon, sd_bus_message *message);
 typedef int (*HelperDone)(Daemon *daemon, sd_bus_message *reply);
+
 void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
                  HelperDone done);
 /* failed() gets the failure before it is fed; true: it has gone on by itself. */
 typedef bool (*HelperFailed)(Daemon *daemon, const Failure *failure);
 void helper_call_or(Daemon *daemon, const char *name, const char *path, const char *method,
                     HelperBuild build, HelperDone done, HelperFailed failed);
+/* step-tpm.c: reads what is at the hub key's handle into daemon->tpm. done() can't read the reply again. */
+void step_look_at_handle(Daemon *daemon, HelperDone done);
 
 /* bus.c */
 int bus_export(Daemon *daemon);

@@ -16,18 +16,36 @@ static struct {
         bool tpm;
 } under_way;
 
+/* A helper that was started before an upgrade has another version. It exits when it is idle, and the next
+ * call starts the installed one. */
+static void set_version_failure(Failure *ret, const sd_bus_error *error, bool tpm) {
+        (void) failure_set(ret, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED, "version",
+                           "The helper '%s' has another version than dps-provisiond: %s",
+                           tpm ? "dps-tpmd" : "dps-handoffd",
+                           error->message ? error->message : "unknown method");
+        ret->remedy =
+                tpm ? "Run 'systemctl stop dps-tpmd'. The next attempt starts the installed version."
+                    : "Run 'systemctl stop dps-handoffd'. The next attempt starts the installed version.";
+}
+
 /* What it means when the helper itself could not be reached, died or did not answer. */
 static void helper_failed(Daemon *daemon, const sd_bus_error *error) {
         bool tpm = under_way.tpm;
         Failure failure;
 
-        bus_failure_from_error(
-                &failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
-                tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd",
-                tpm ? SEE_UNIT("dps-tpmd") " If the TPM does not answer it, power-cycle the device."
-                    : SEE_UNIT("dps-handoffd"));
-        /* The challenge has just shown that the enrolment is for this TPM; the hub's key should be, too. */
-        if (daemon->machine.step == STEP_IMPORT && failure.kind == FAILURE_IDENTITY_MISMATCH)
+        if (sd_bus_error_has_name(error, SD_BUS_ERROR_UNKNOWN_METHOD) ||
+            sd_bus_error_has_name(error, SD_BUS_ERROR_INVALID_ARGS))
+                set_version_failure(&failure, error, tpm);
+        else
+                bus_failure_from_error(
+                        &failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
+                        tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd",
+                        tpm ? SEE_UNIT("dps-tpmd") " If the TPM does not answer it, power-cycle the device."
+                            : SEE_UNIT("dps-handoffd"));
+        /* This TPM has just answered the challenge, so the enrollment is for it, and the hub key has to be
+         * as well. */
+        if (daemon->machine.step == STEP_IMPORT && daemon->attempt.fresh &&
+            failure.kind == FAILURE_IDENTITY_MISMATCH)
                 failure.kind = FAILURE_PROTOCOL;
         if (!under_way.failed || !under_way.failed(daemon, &failure))
                 daemon_failed(daemon, &failure);

@@ -31,10 +31,10 @@ static void fields_deinit(Fields *f) {
 }
 
 static void add_common_fields(Fields *f, const Daemon *d, Step step) {
-        add_field(f, "DPS_STATE", state_to_string(d->machine.state));
+        add_field(f, "DPS_STATE", state_to_string(daemon_state(d)));
         add_field(f, "DPS_STEP", step_to_string(step));
         add_field(f, "DPS_SCOPE_ID", d->config->id_scope);
-        add_field(f, "DPS_REGISTRATION_ID", d->registration_id);
+        add_field(f, "DPS_REGISTRATION_ID", d->tpm.registration_id);
 }
 
 void publish_failure(Daemon *d, Step step) {
@@ -52,11 +52,11 @@ void publish_failure(Daemon *d, Step step) {
         else
                 log_event(LOG_WARNING, failure_message_id(d->failure.kind), (const char *const *) f.list,
                           "%s%s", d->failure.sentence,
-                          d->machine.state == STATE_ATTESTING ? ". It begins anew at once" : "");
+                          daemon_state(d) == STATE_ATTESTING ? ". It begins anew at once" : "");
 }
 
 static const char *why_unprovisioned(const Daemon *d) {
-        if (d->machine.reset)
+        if (d->record.reset)
                 return "a factory reset is under way";
         if (d->failure.kind != FAILURE_NONE)
                 return "the configuration has to be corrected first";
@@ -67,32 +67,34 @@ static const char *why_unprovisioned(const Daemon *d) {
 
 static void log_state(Daemon *d) {
         CLEANUP(fields_deinit) Fields f = {};
-        const char *id = state_message_id(d->machine.state);
+        const Assignment *a = record_assignment(&d->record);
+        State state = daemon_state(d);
+        const char *id = state_message_id(state);
         const char *const *fields;
 
-        if (d->logged_state == d->machine.state)
+        if (d->logged_state == state)
                 return;
-        d->logged_state = d->machine.state;
+        d->logged_state = state;
         add_common_fields(&f, d, d->machine.step);
-        if (d->machine.state >= STATE_ASSIGNED) {
-                add_field(&f, "DPS_HUB", d->record.hub);
-                add_field(&f, "DPS_DEVICE_ID", d->record.device_id);
-                add_field(&f, "DPS_SUBSTATUS", d->record.substatus);
-                add_field(&f, "DPS_PAYLOAD", d->record.payload);
+        if (state >= STATE_ASSIGNED) {
+                add_field(&f, "DPS_HUB", a->hub);
+                add_field(&f, "DPS_DEVICE_ID", a->device_id);
+                add_field(&f, "DPS_SUBSTATUS", a->substatus);
+                add_field(&f, "DPS_PAYLOAD", a->payload);
         }
         fields = (const char *const *) f.list;
-        switch (d->machine.state) {
+        switch (state) {
         case STATE_ATTESTING:
                 log_event(LOG_NOTICE, id, fields, "Attesting to '%s' in the ID scope '%s'",
                           d->config->global_endpoint, d->config->id_scope);
                 break;
         case STATE_ASSIGNED:
-                log_event(LOG_NOTICE, id, fields, "Assigned to '%s' as the device '%s'", d->record.hub,
-                          d->record.device_id);
+                log_event(LOG_NOTICE, id, fields, "Assigned to '%s' as the device '%s'", a->hub,
+                          a->device_id);
                 break;
         case STATE_HANDED_OFF:
-                log_event(LOG_NOTICE, id, fields, "Handed off: the device '%s' on '%s'", d->record.device_id,
-                          d->record.hub);
+                log_event(LOG_NOTICE, id, fields, "Handed off: the device '%s' on '%s'", a->device_id,
+                          a->hub);
                 break;
         default:
                 log_event(LOG_NOTICE, id, fields, "Not provisioned: %s", why_unprovisioned(d));
@@ -105,18 +107,20 @@ const char *daemon_step_text(const Daemon *d) {
 }
 
 static char *status_text(const Daemon *d) {
+        const Assignment *a = record_assignment(&d->record);
+        State state = daemon_state(d);
         char *text = NULL;
         int r;
 
         if (d->failure.kind != FAILURE_NONE)
-                r = asprintf(&text, "%s (%s): %s", state_to_string(d->machine.state), daemon_step_text(d),
+                r = asprintf(&text, "%s (%s): %s", state_to_string(daemon_state(d)), daemon_step_text(d),
                              d->failure.sentence);
-        else if (d->machine.state == STATE_UNPROVISIONED)
+        else if (state == STATE_UNPROVISIONED)
                 r = asprintf(&text, "unprovisioned: %s", why_unprovisioned(d));
-        else if (d->machine.state == STATE_HANDED_OFF)
-                r = asprintf(&text, "handed-off: '%s' on '%s'", d->record.device_id, d->record.hub);
+        else if (state == STATE_HANDED_OFF)
+                r = asprintf(&text, "handed-off: '%s' on '%s'", a->device_id, a->hub);
         else
-                r = asprintf(&text, "%s (%s)", state_to_string(d->machine.state), daemon_step_text(d));
+                r = asprintf(&text, "%s (%s)", state_to_string(daemon_state(d)), daemon_step_text(d));
         return r < 0 ? NULL : text;
 }
 
@@ -131,6 +135,7 @@ static void notify_systemd(Daemon *d) {
 }
 
 int daemon_save(Daemon *d, Failure *reterr) {
+        (void) daemon_keep_warnings(d);
         return record_save(&d->record, d->record_path, &d->record_on_disk, reterr);
 }
 
@@ -149,12 +154,11 @@ static void save_later(Daemon *d) {
 void daemon_publish(Daemon *d) {
         Failure failure;
 
-        if (d->record.state != d->machine.state || d->record.state_changed_usec == 0)
+        if (d->record.state != daemon_state(d) || d->record.state_changed_usec == 0)
                 d->record.state_changed_usec = now_usec(CLOCK_REALTIME);
-        d->record.state = d->machine.state;
+        d->record.state = daemon_state(d);
         d->record.retry = d->machine.retry;
         d->record.throttled = machine_throttled(&d->machine);
-        (void) daemon_keep_warnings(d);
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);

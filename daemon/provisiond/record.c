@@ -7,97 +7,59 @@
 #include "store.h"
 
 #define RECORD_MAX_SIZE ((size_t) 256 * 1024)
-#define RECORD_VERSION  1
-
-typedef struct RecordString {
-        const char *key;
-        size_t offset;
-} RecordString;
-
-#define STRING(key, member)                                                                                 \
-        { key, offsetof(Record, member) }
-
-static const RecordString strings[] = {
-        STRING("idScope", id_scope),
-        STRING("globalEndpoint", endpoint),
-        STRING("registrationId", registration_id),
-        STRING("endorsementKeyHash", ek_hash),
-        STRING("hub", hub),
-        STRING("deviceId", device_id),
-        STRING("substatus", substatus),
-        STRING("payload", payload),
-        STRING("provenHub", proven_hub),
-        STRING("provenDeviceId", proven_device_id),
-        STRING("target", target),
-        STRING("identity", identity),
-        STRING("edgeFlagMissing", edge_flag_missing),
-        STRING("adoptionRefused", adoption_refused),
-        STRING("dataMoved", data_moved),
-};
-
-static const RecordString blobs[] = {
-        STRING("keyPrivate", key_private),
-        STRING("keyPublic", key_public),
-        STRING("keyName", key_name),
-};
-
-static char **string_of(Record *record, const RecordString *s) {
-        return (void *) ((char *) record + s->offset);
-}
-
-static Bytes *blob_of(Record *record, const RecordString *s) {
-        return (void *) ((char *) record + s->offset);
-}
+#define RECORD_VERSION  2
+#define KEY_NAME_MAX    ((size_t) 66)
 
 /* The numbers, by name, as the file has them. Retry's counters are small: 64 bits hold all. */
-typedef struct RecordNumbers {
-        uint64_t state_changed, key_changed, last_success, handle, attempts, transients, throttles,
-                operators, operator_waited, throttled, next_attempt, server_time, reset, reset_provisioning;
-} RecordNumbers;
+typedef struct RecordNumber {
+        const char *key;
+        size_t offset;
+} RecordNumber;
 
-static const RecordString numbers[] = {
-        { "stateChangedUSec", offsetof(RecordNumbers, state_changed) },
-        { "keyChanged", offsetof(RecordNumbers, key_changed) },
-        { "lastSuccessUSec", offsetof(RecordNumbers, last_success) },
-        { "hubKeyHandle", offsetof(RecordNumbers, handle) },
-        { "attempts", offsetof(RecordNumbers, attempts) },
-        { "transientFailures", offsetof(RecordNumbers, transients) },
-        { "throttledFailures", offsetof(RecordNumbers, throttles) },
-        { "operatorFailures", offsetof(RecordNumbers, operators) },
-        { "operatorWaitedUSec", offsetof(RecordNumbers, operator_waited) },
-        { "throttled", offsetof(RecordNumbers, throttled) },
-        { "nextAttemptUSec", offsetof(RecordNumbers, next_attempt) },
-        { "serverTime", offsetof(RecordNumbers, server_time) },
-        { "reset", offsetof(RecordNumbers, reset) },
-        { "resetProvisioning", offsetof(RecordNumbers, reset_provisioning) },
+typedef struct Numbers {
+        uint64_t state_changed, last_success, attempts, transients, throttles, operators, operator_waited,
+                throttled, next_attempt, server_time, reset, reset_provisioning, forced;
+} Numbers;
+
+static const RecordNumber numbers[] = {
+        { "stateChangedUSec", offsetof(Numbers, state_changed) },
+        { "lastSuccessUSec", offsetof(Numbers, last_success) },
+        { "attempts", offsetof(Numbers, attempts) },
+        { "transientFailures", offsetof(Numbers, transients) },
+        { "throttledFailures", offsetof(Numbers, throttles) },
+        { "operatorFailures", offsetof(Numbers, operators) },
+        { "operatorWaitedUSec", offsetof(Numbers, operator_waited) },
+        { "throttled", offsetof(Numbers, throttled) },
+        { "nextAttemptUSec", offsetof(Numbers, next_attempt) },
+        { "serverTime", offsetof(Numbers, server_time) },
+        { "reset", offsetof(Numbers, reset) },
+        { "resetProvisioning", offsetof(Numbers, reset_provisioning) },
+        { "forced", offsetof(Numbers, forced) },
 };
 
-static uint64_t *number_of(RecordNumbers *n, const RecordString *s) {
+static uint64_t *number_of(Numbers *n, const RecordNumber *s) {
         return (void *) ((char *) n + s->offset);
 }
 
-static void numbers_from_record(RecordNumbers *n, const Record *r) {
-        *n = (RecordNumbers){ .state_changed = r->state_changed_usec,
-                              .key_changed = r->key_changed,
-                              .last_success = r->last_success_usec,
-                              .handle = r->hub_key_handle,
-                              .attempts = r->retry.attempts,
-                              .transients = r->retry.transient_count,
-                              .throttles = r->retry.throttled_count,
-                              .operators = r->retry.operator_count,
-                              .operator_waited = r->retry.operator_waited_usec,
-                              .throttled = r->throttled,
-                              .next_attempt = r->next_attempt_usec,
-                              .server_time = r->server_time,
-                              .reset = r->reset,
-                              .reset_provisioning = r->reset_provisioning };
+static void numbers_from_record(Numbers *n, const Record *r) {
+        *n = (Numbers){ .state_changed = r->state_changed_usec,
+                        .last_success = r->last_success_usec,
+                        .attempts = r->retry.attempts,
+                        .transients = r->retry.transient_count,
+                        .throttles = r->retry.throttled_count,
+                        .operators = r->retry.operator_count,
+                        .operator_waited = r->retry.operator_waited_usec,
+                        .throttled = r->throttled,
+                        .next_attempt = r->next_attempt_usec,
+                        .server_time = r->server_time,
+                        .reset = r->reset,
+                        .reset_provisioning = r->reset_provisioning,
+                        .forced = r->forced };
 }
 
-static void numbers_to_record(Record *r, const RecordNumbers *n) {
+static void numbers_to_record(Record *r, const Numbers *n) {
         r->state_changed_usec = n->state_changed;
-        r->key_changed = n->key_changed;
         r->last_success_usec = n->last_success;
-        r->hub_key_handle = (uint32_t) n->handle;
         r->retry = (Retry){ .attempts = (uint32_t) n->attempts,
                             .transient_count = (uint32_t) n->transients,
                             .throttled_count = (uint32_t) n->throttles,
@@ -108,32 +70,121 @@ static void numbers_to_record(Record *r, const RecordNumbers *n) {
         r->server_time = n->server_time;
         r->reset = n->reset;
         r->reset_provisioning = n->reset_provisioning;
+        r->forced = n->forced;
 }
 
-static int read_strings(Record *record, json_object *root) {
-        json_object *value;
-        int r = 0;
+/* --- version 1 --- */
 
-        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(strings); i++)
-                if (json_object_object_get_ex(root, strings[i].key, &value) &&
-                    json_object_is_type(value, json_type_string))
-                        r = string_replace(string_of(record, &strings[i]), json_object_get_string(value));
-        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(blobs); i++)
-                if (json_object_object_get_ex(root, blobs[i].key, &value) &&
-                    json_object_is_type(value, json_type_string))
-                        r = base64_decode(blob_of(record, &blobs[i]), json_object_get_string(value),
-                                          RECORD_MAX_SIZE);
-        return r;
+/* Version 1 kept the old key's name until the new key was persistent. */
+static int keep_older_name(Record *record) {
+        CLEANUP(bytes_deinit) Bytes wrapped = {};
+        HubKey *key = &record->intended.key;
+        int r;
+
+        r = assignment_wrapped_name(&record->intended, &wrapped);
+        if (r == -ENOMEM)
+                return r;
+        if (bytes_equal(&key->name, &wrapped))
+                return 0;
+        record->left_key_name = key->name;
+        key->name = (Bytes){};
+        return 0;
+}
+
+/* What the hub had accepted before, and its key, are older than the assignment. */
+static int reconstruct_snapshot(Record *record) {
+        Snapshot then = { .taken = true,
+                          .key_name = record->left_key_name,
+                          .hub = record->confirmed.hub,
+                          .device_id = record->confirmed.device_id };
+
+        if (!record_has_confirmed(record) || record->confirmed.key.name.size == 0)
+                return 0;
+        return snapshot_copy(&record->intended.snapshot, &then);
+}
+
+/* Version 1 has one assignment at its top level, beside the State. */
+static int convert_assignment(Record *record, json_object *root, Assignment *a) {
+        json_object *hub, *device;
+        int r;
+
+        r = assignment_from_json(a, root);
+        if (r < 0)
+                return r;
+        a->hand_over = a->key.private_area.size > 0        ? HAND_OVER_ADOPT
+                       : record->state == STATE_HANDED_OFF ? HAND_OVER_KEEP
+                                                           : HAND_OVER_REGISTER;
+        if (record->state == STATE_HANDED_OFF) {
+                a->snapshot.taken = true; /* a key or a device that differs from ours is newer */
+                record_intend(record, a);
+                return record_confirm(record);
+        }
+        if (json_object_object_get_ex(root, "provenHub", &hub) &&
+            json_object_object_get_ex(root, "provenDeviceId", &device)) {
+                r = assignment_copy(&record->confirmed, a);
+                if (r >= 0)
+                        r = string_replace(&record->confirmed.hub, json_object_get_string(hub));
+                if (r >= 0)
+                        r = string_replace(&record->confirmed.device_id, json_object_get_string(device));
+                if (r < 0)
+                        return r;
+                bytes_deinit(&record->confirmed.key.private_area);
+                bytes_deinit(&record->confirmed.key.public_area);
+                record->confirmed.generation = 1;
+        }
+        record_intend(record, a);
+        if (record->state != STATE_ASSIGNED)
+                return record_discard(record);
+        r = keep_older_name(record);
+        return r < 0 ? r : reconstruct_snapshot(record);
+}
+
+static int read_version_1(Record *record, json_object *root) {
+        CLEANUP(assignment_deinit) Assignment a = {};
+
+        if (!json_object_object_get_ex(root, "hub", NULL))
+                return 0;
+        return convert_assignment(record, root, &a);
+}
+
+/* --- the file --- */
+
+static int read_assignment(Assignment *ret, json_object *root, const char *key) {
+        json_object *value;
+
+        return json_object_object_get_ex(root, key, &value) ? assignment_from_json(ret, value) : 0;
+}
+
+static int read_name(Bytes *ret, json_object *root, const char *key) {
+        json_object *value;
+
+        if (!json_object_object_get_ex(root, key, &value))
+                return 0;
+        return json_object_is_type(value, json_type_string)
+                       ? base64_decode(ret, json_object_get_string(value), KEY_NAME_MAX)
+                       : -EBADMSG;
+}
+
+static int read_version_2(Record *record, json_object *root) {
+        int r;
+
+        r = read_assignment(&record->intended, root, "intended");
+        if (r >= 0)
+                r = read_assignment(&record->confirmed, root, "confirmed");
+        if (r >= 0)
+                r = read_name(&record->left_key_name, root, "leftKeyName");
+        return r < 0 ? r : read_name(&record->left_wrapped_name, root, "leftWrappedName");
 }
 
 static int read_record(Record *record, json_object *root) {
-        RecordNumbers n = {};
+        Numbers n = {};
         json_object *value;
+        int version;
 
         if (!json_object_is_type(root, json_type_object) ||
-            !json_object_object_get_ex(root, "version", &value) ||
-            json_object_get_int(value) != RECORD_VERSION)
+            !json_object_object_get_ex(root, "version", &value))
                 return -EBADMSG;
+        version = json_object_get_int(value);
         if (!json_object_object_get_ex(root, "state", &value) ||
             !json_object_is_type(value, json_type_string))
                 return -EBADMSG;
@@ -144,16 +195,14 @@ static int read_record(Record *record, json_object *root) {
                 if (json_object_object_get_ex(root, numbers[i].key, &value))
                         *number_of(&n, &numbers[i]) = json_object_get_uint64(value);
         numbers_to_record(record, &n);
-        return read_strings(record, root);
+        return version == RECORD_VERSION ? read_version_2(record, root)
+               : version == 1            ? read_version_1(record, root)
+                                         : -EBADMSG;
 }
 
-/* What is claimed must be there: a state with an assignment has one. */
-static bool consistent(const Record *r) {
-        if (!r->key_private.size != !r->key_public.size)
-                return false;
-        if (r->state == STATE_ASSIGNED || r->state == STATE_HANDED_OFF)
-                return r->id_scope && r->endpoint && r->registration_id && r->hub && r->device_id;
-        return true;
+/* The State and the assignment are written together. */
+static bool is_consistent(const Record *r) {
+        return record_has_intent(r) || (r->state != STATE_ASSIGNED && r->state != STATE_HANDED_OFF);
 }
 
 int record_load(Record *ret, const char *path, Failure *reterr) {
@@ -166,14 +215,14 @@ int record_load(Record *ret, const char *path, Failure *reterr) {
         if (r == -ENOENT)
                 return r;
         if (r < 0) {
-                (void) failure_set_errno(reterr, FAILURE_STORAGE, r, "The state in '%s' can't be read",
+                (void) failure_set_errno(reterr, FAILURE_STORAGE, r, "Failed to read the state in '%s'",
                                          path);
                 return r;
         }
         root = json_tokener_parse(text);
         r = root ? read_record(&record, root) : -EBADMSG;
         json_object_put(root);
-        if (r >= 0 && !consistent(&record))
+        if (r >= 0 && !is_consistent(&record))
                 r = -EBADMSG;
         if (r < 0) {
                 (void) failure_set_errno(reterr, FAILURE_STORAGE, r, "The state in '%s' is damaged", path);
@@ -184,29 +233,46 @@ int record_load(Record *ret, const char *path, Failure *reterr) {
         return 0;
 }
 
-static int fill(json_object *root, const Record *record) {
-        Record *writable = (Record *) record; /* the accessors serve both ways */
-        RecordNumbers n;
+static int add_text(json_object *root, const char *key, const char *text) {
+        return dps_json_add(root, key, json_object_new_string(text));
+}
+
+static int add_assignment(json_object *root, const char *key, const Assignment *a) {
+        json_object *value;
+        int r;
+
+        if (a->generation == 0)
+                return 0;
+        r = assignment_to_json(a, &value);
+        return r < 0 ? r : dps_json_add(root, key, value);
+}
+
+static int add_name(json_object *root, const char *key, const Bytes *name) {
+        CLEANUP(freep) char *text = NULL;
+        int r;
+
+        if (name->size == 0)
+                return 0;
+        r = base64_encode(&text, name->data, name->size);
+        return r < 0 ? r : add_text(root, key, text);
+}
+
+static int record_to_json(json_object *root, const Record *record) {
+        Numbers n;
         int r;
 
         numbers_from_record(&n, record);
         r = dps_json_add(root, "version", json_object_new_int(RECORD_VERSION));
         if (r >= 0)
-                r = dps_json_add(root, "state", json_object_new_string(state_to_string(record->state)));
-        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(strings); i++)
-                if (*string_of(writable, &strings[i]))
-                        r = dps_json_add(root, strings[i].key,
-                                         json_object_new_string(*string_of(writable, &strings[i])));
-        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(blobs); i++) {
-                const Bytes *b = blob_of(writable, &blobs[i]);
-                CLEANUP(freep) char *text = NULL;
-
-                if (b->size == 0)
-                        continue;
-                r = base64_encode(&text, b->data, b->size);
-                if (r >= 0)
-                        r = dps_json_add(root, blobs[i].key, json_object_new_string(text));
-        }
+                r = add_text(root, "state", state_to_string(record->state));
+        if (r >= 0)
+                r = add_assignment(root, "intended", &record->intended);
+        if (r >= 0)
+                r = add_assignment(root, "confirmed", &record->confirmed);
+        if (r >= 0)
+                r = add_name(root, "leftKeyName", &record->left_key_name);
+        if (r >= 0)
+                r = add_name(root, "leftWrappedName", &record->left_wrapped_name);
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(numbers); i++)
                 r = dps_json_add(root, numbers[i].key, json_object_new_uint64(*number_of(&n, &numbers[i])));
         return r;
@@ -215,7 +281,7 @@ static int fill(json_object *root, const Record *record) {
 int record_save(const Record *record, const char *path, char **last, Failure *reterr) {
         json_object *root = json_object_new_object();
         const char *text = NULL;
-        int r = root ? fill(root, record) : -ENOMEM;
+        int r = root ? record_to_json(root, record) : -ENOMEM;
 
         if (r >= 0) {
                 text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
@@ -231,20 +297,133 @@ int record_save(const Record *record, const char *path, char **last, Failure *re
         }
         json_object_put(root);
         if (r < 0)
-                (void) failure_set_errno(reterr, FAILURE_STORAGE, r, "The state can't be written to '%s'",
+                (void) failure_set_errno(reterr, FAILURE_STORAGE, r, "Failed to write the state to '%s'",
                                          path);
         return r;
 }
 
-void record_forget_assignment(Record *record) {
-        for (size_t i = 0; i < ARRAY_SIZE(strings); i++)
-                (void) string_replace(string_of(record, &strings[i]), NULL);
-        for (size_t i = 0; i < ARRAY_SIZE(blobs); i++)
-                bytes_deinit(blob_of(record, &blobs[i]));
-        record->key_changed = false;
+void record_deinit(Record *record) {
+        record_forget_assignments(record);
+        *record = (Record){};
 }
 
-void record_deinit(Record *record) {
-        record_forget_assignment(record);
-        *record = (Record){};
+/* --- the assignments --- */
+
+bool record_has_intent(const Record *record) {
+        return record->intended.generation > 0;
+}
+
+bool record_has_confirmed(const Record *record) {
+        return record->confirmed.generation > 0;
+}
+
+bool record_is_confirmed(const Record *record) {
+        return record_has_intent(record) && record->intended.generation == record->confirmed.generation;
+}
+
+const Assignment *record_assignment(const Record *record) {
+        return record_has_intent(record) ? &record->intended : &record->confirmed;
+}
+
+static uint64_t next_generation(const Record *record) {
+        uint64_t a = record->intended.generation, b = record->confirmed.generation;
+
+        return (a > b ? a : b) + 1;
+}
+
+void record_intend(Record *record, Assignment *assignment) {
+        uint64_t generation = next_generation(record);
+
+        assignment_deinit(&record->intended);
+        record->intended = *assignment;
+        record->intended.generation = generation;
+        record->forced = false;
+        *assignment = (Assignment){};
+}
+
+static void forget_left_keys(Record *record) {
+        bytes_deinit(&record->left_key_name);
+        bytes_deinit(&record->left_wrapped_name);
+}
+
+int record_confirm(Record *record) {
+        Assignment copy;
+        int r;
+
+        record->intended.key.changed = record->intended.forced = false;
+        r = assignment_copy(&copy, &record->intended);
+        if (r < 0)
+                return r;
+        assignment_deinit(&record->confirmed);
+        record->confirmed = copy;
+        forget_left_keys(record);
+        return 0;
+}
+
+void record_reopen(Record *record) {
+        record->intended.generation = next_generation(record);
+}
+
+int record_discard(Record *record) {
+        CLEANUP(bytes_deinit) Bytes wrapped = {};
+        Bytes *name = &record->intended.key.name;
+        int r;
+
+        r = assignment_wrapped_name(&record->intended, &wrapped);
+        if (r == -ENOMEM)
+                return r;
+        if (name->size > 0) {
+                bytes_deinit(&record->left_key_name);
+                record->left_key_name = *name;
+                *name = (Bytes){};
+        } else if (r >= 0) {
+                bytes_deinit(&record->left_wrapped_name);
+                record->left_wrapped_name = wrapped;
+                wrapped = (Bytes){};
+        }
+        assignment_deinit(&record->intended);
+        return 0;
+}
+
+int record_forget_device(Record *record) {
+        Bytes *name = &record->confirmed.key.name;
+        int r = record_discard(record);
+
+        if (r < 0)
+                return r;
+        if (record->left_key_name.size == 0) {
+                record->left_key_name = *name;
+                *name = (Bytes){};
+        }
+        assignment_deinit(&record->confirmed);
+        return 0;
+}
+
+void record_forget_assignments(Record *record) {
+        assignment_deinit(&record->intended);
+        assignment_deinit(&record->confirmed);
+        forget_left_keys(record);
+        record->forced = false;
+}
+
+static bool is_key_of(const Assignment *a, const Bytes *name) {
+        CLEANUP(bytes_deinit) Bytes wrapped = {};
+
+        return bytes_equal(name, &a->key.name) ||
+               (assignment_wrapped_name(a, &wrapped) >= 0 && bytes_equal(name, &wrapped));
+}
+
+bool record_is_our_key(const Record *record, const Bytes *name) {
+        return name->size > 0 &&
+               (is_key_of(&record->intended, name) || is_key_of(&record->confirmed, name) ||
+                bytes_equal(name, &record->left_key_name) || bytes_equal(name, &record->left_wrapped_name));
+}
+
+void record_facts(const Record *record, Facts *ret) {
+        ret->reset = record->reset;
+        ret->resting = record->resting;
+        ret->intended = record_has_intent(record);
+        ret->confirmed = record_is_confirmed(record);
+        ret->hand_over = record->intended.hand_over;
+        ret->key = assignment_key_state(&record->intended);
 }

@@ -1,47 +1,62 @@
 /*
- * Record: what the daemon remembers over a restart and a power cut, one JSON file written atomically.
+ * Record: the state that survives a restart and a power cut, in one JSON file that is replaced atomically.
  *
- * The assignment (hub, device, wrapped hub key) is stored together with whom it was made for: scope,
- * endpoint, registration ID and a hash of the endorsement key. The wrapped key is worthless outside this
- * TPM.
+ * The record holds two assignments: the intended one, which the daemon hands off, and the confirmed one,
+ * the last that was confirmed by the hub. They are the same assignment when their generations are equal. The
+ * State follows from them (machine.h).
  */
 #pragma once
 
 #include "machine.h"
 
 typedef struct Record {
-        State state;
+        Assignment intended, confirmed; /* generation 0: none */
+        bool forced;  /* a person asked for the registration that DPS has not answered yet */
+        bool resting; /* Facts.resting; not on disk, since the daemon's start ends it */
+        /* names of a discarded hub key that was adopted, and of one that was wrapped and may be at the
+         * handle */
+        Bytes left_key_name, left_wrapped_name;
+        State state;               /* as published last */
         usec_t state_changed_usec; /* CLOCK_REALTIME */
-        /* whom the assignment is for; NULL without one */
-        char *id_scope, *endpoint, *registration_id, *ek_hash;
-        /* what the service assigned */
-        char *hub, *device_id, *substatus, *payload;
-        Bytes key_private, key_public; /* the wrapped hub key, TPM2B; size 0: none */
-        Bytes key_name;                /* of the key that we made persistent; size 0: none */
-        bool key_changed;              /* made persistent since IoT Edge was last handed over to */
-        /* what IoT Edge has proven */
-        char *proven_hub, *proven_device_id;
-        usec_t last_success_usec; /* CLOCK_REALTIME */
-        /* what this assignment was handed off with, to notice a change of the configuration */
-        uint32_t hub_key_handle;
-        char *target, *identity;
-        /* the sentences of the warnings that this assignment came with; NULL for none */
-        char *edge_flag_missing, *adoption_refused, *data_moved;
+        usec_t last_success_usec;  /* CLOCK_REALTIME */
         /* retry policy */
         Retry retry;
-        bool throttled;           /* the last failure was the service asking everybody to wait */
+        bool throttled;           /* the last failure was DPS throttling requests */
         usec_t next_attempt_usec; /* CLOCK_REALTIME */
-        /* a factory reset that is not complete, and whether it takes config.toml's provisioning along */
+        /* a factory reset that is due, and whether it removes config.toml's provisioning too */
         bool reset, reset_provisioning;
-        uint64_t server_time; /* the service's last Date, seconds since the epoch; 0: none */
+        uint64_t server_time; /* DPS' last Date, seconds since the epoch; 0: none */
 } Record;
 
-/* -ENOENT: no file yet. A file that can't be understood is reported as FAILURE_STORAGE; the caller begins
- * anew. */
+/* Also reads version 1. -ENOENT: no file yet. FAILURE_STORAGE: the file is damaged or of a newer version;
+ * the caller begins with an empty record. */
 int record_load(Record *ret, const char *path, Failure *reterr);
 
 /* Writes when the content differs from *last (what is on disk; updated, caller frees). */
 int record_save(const Record *record, const char *path, char **last, Failure *reterr);
-
-void record_forget_assignment(Record *record);
 void record_deinit(Record *record);
+
+bool record_has_intent(const Record *record);
+bool record_has_confirmed(const Record *record);
+bool record_is_confirmed(const Record *record); /* the intended assignment is the confirmed one */
+/* The intended assignment, else the confirmed one, else one without any member. */
+const Assignment *record_assignment(const Record *record);
+
+/* Moves the assignment to the intended one and gives it a new generation. */
+void record_intend(Record *record, Assignment *assignment);
+/* The intended assignment becomes the confirmed one. */
+int record_confirm(Record *record);
+/* The intended assignment has to be handed off and confirmed again. */
+void record_reopen(Record *record);
+/* Drops the intended assignment. Its key at the handle is still known as ours. */
+int record_discard(Record *record);
+/* Drops both assignments, which were made for another TPM. A key of theirs at the handle is still known as
+ * ours. */
+int record_forget_device(Record *record);
+void record_forget_assignments(Record *record);
+
+/* True for the name of a hub key that an assignment made persistent, or may have made persistent. */
+bool record_is_our_key(const Record *record, const Bytes *name);
+
+/* Facts that follow from the record. */
+void record_facts(const Record *record, Facts *ret);

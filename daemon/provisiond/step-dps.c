@@ -25,93 +25,36 @@ static int register_body(Daemon *d, char **ret, Failure *reterr) {
         r = read_payload(d, &payload, reterr);
         if (r < 0)
                 return r;
-        r = dps_register_body(ret, d->registration_id, &d->ek_public, &d->srk_public, payload);
+        r = dps_register_body(ret, d->tpm.registration_id, &d->tpm.ek_public, &d->tpm.srk_public, payload);
         if (r == -EINVAL)
                 return failure_set(reterr, FAILURE_CONFIG, NULL, "Payload=%s is not JSON",
                                    d->config->payload);
         return r < 0 ? failure_set_errno(reterr, FAILURE_STORAGE, r, "The request can't be made") : 0;
 }
 
-/* The assignment goes into the record; it is written with the wrapped key, or with the state. */
-static int keep_assignment(Daemon *d, const DpsReply *reply) {
-        Record *rec = &d->record;
-        int r;
-
-        bytes_deinit(&rec->key_private);
-        bytes_deinit(&rec->key_public);
-        r = string_replace(&rec->hub, reply->hub);
-        if (r >= 0)
-                r = string_replace(&rec->device_id, reply->device_id);
-        if (r >= 0)
-                r = string_replace(&rec->substatus, reply->substatus);
-        if (r >= 0)
-                r = string_replace(&rec->payload, reply->payload);
-        if (r >= 0)
-                r = string_replace(&rec->id_scope, d->config->id_scope);
-        if (r >= 0)
-                r = string_replace(&rec->endpoint, d->config->global_endpoint);
-        if (r >= 0)
-                r = string_replace(&rec->registration_id, d->registration_id);
-        if (r >= 0)
-                r = string_replace(&rec->ek_hash, d->ek_hash);
-        return r;
-}
-
-static bool data_moved(const char *substatus) {
-        return substatus && (streq(substatus, "deviceDataMigrated") || streq(substatus, "deviceDataReset"));
-}
-
 static void on_assigned(Daemon *d, DpsReply *reply) {
-        bool has_key = reply->hub_key.size > 0;
         Failure failure;
 
-        d->http = http_free(d->http); /* the attempt's connection has done its work */
-        if (!config_hub_allowed(d->config, reply->hub)) {
-                (void) failure_set(&failure, FAILURE_HUB_NOT_ALLOWED, NULL,
-                                   "The service assigned '%s', which AllowedHubs= does not allow",
-                                   reply->hub);
+        d->attempt.http = http_free(d->attempt.http); /* the attempt's connection has done its work */
+        if (intent_begin(d, reply, &failure) < 0)
                 daemon_failed(d, &failure);
-                return;
-        }
-        if (!has_key && d->machine.adopt && d->machine.target_none) {
-                (void) failure_set(&failure, FAILURE_PROTOCOL, NULL,
-                                   "The service assigned '%s' without the hub's key", reply->hub);
-                daemon_failed(d, &failure);
-                return;
-        }
-        if (keep_assignment(d, reply) < 0) {
-                (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The assignment can't be kept");
-                daemon_failed(d, &failure);
-                return;
-        }
-        daemon_unwarn(d, WARNING_ADOPTION_REFUSED);
-        daemon_unwarn(d, WARNING_DATA_MOVED);
-        if (!has_key && d->machine.adopt)
-                daemon_warn(d, WARNING_ADOPTION_REFUSED,
-                            "The service assigned '%s' without the hub's key, so IoT Edge has to register "
-                            "by itself",
-                            reply->hub);
-        if (data_moved(reply->substatus))
-                daemon_warn(d, WARNING_DATA_MOVED, "The service reports '%s' for the device '%s' on '%s'",
-                            reply->substatus, reply->device_id, reply->hub);
-        bytes_deinit(&d->hub_key_blob);
-        d->hub_key_blob = reply->hub_key;
-        reply->hub_key = (Bytes){};
-        daemon_feed(d, &(Event){ .type = EVENT_ASSIGNED, .hub_key = has_key });
+        else
+                daemon_done(d);
 }
 
 static void on_reply(Daemon *d, DpsReply *reply) {
+        d->attempt.dps_answered_usec = now_usec(CLOCK_BOOTTIME);
         switch (reply->type) {
         case DPS_REPLY_CHALLENGE:
-                bytes_deinit(&d->challenge);
-                d->challenge = reply->challenge;
+                bytes_deinit(&d->attempt.challenge);
+                d->attempt.challenge = reply->challenge;
                 reply->challenge = (Bytes){};
                 daemon_done(d);
                 return;
         case DPS_REPLY_PENDING:
                 if (reply->operation_id) {
-                        free(d->operation_id);
-                        d->operation_id = TAKE(reply->operation_id);
+                        free(d->attempt.operation_id);
+                        d->attempt.operation_id = TAKE(reply->operation_id);
                 }
                 daemon_feed(d, &(Event){ .type = EVENT_PENDING, .delay_usec = reply->poll_usec });
                 return;
@@ -145,7 +88,7 @@ static void on_http(void *userdata, const HttpReply *http, const Failure *http_f
         if (http->retry_after)
                 raw.retry_after_usec = dps_parse_retry_after(http->retry_after, http->date,
                                                              now_usec(CLOCK_REALTIME) / USEC_PER_SEC);
-        if (dps_parse_reply(&reply, request_of(d->machine.step), d->config->id_scope, d->registration_id,
+        if (dps_parse_reply(&reply, request_of(d->machine.step), d->config->id_scope, d->tpm.registration_id,
                             &raw, &failure) < 0)
                 daemon_failed(d, &failure);
         else
@@ -156,7 +99,7 @@ static void start(Daemon *d, const HttpRequest *request) {
         Failure failure;
         int r;
 
-        r = http_start(d->http, request, on_http, d);
+        r = http_start(d->attempt.http, request, on_http, d);
         if (r < 0) {
                 (void) failure_set_errno(&failure, FAILURE_CONNECT, r, "The request to '%s' can't be made",
                                          d->config->global_endpoint);
@@ -170,14 +113,15 @@ static void put(Daemon *d) {
         int r;
 
         r = register_body(d, &body, &failure);
-        if (r >= 0 &&
-            dps_register_url(&url, d->config->global_endpoint, d->config->id_scope, d->registration_id) < 0)
+        if (r >= 0 && dps_register_url(&url, d->config->global_endpoint, d->config->id_scope,
+                                       d->tpm.registration_id) < 0)
                 r = failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The request can't be made");
         if (r < 0) {
                 daemon_failed(d, &failure);
                 return;
         }
-        start(d, &(HttpRequest){ .method = "PUT", .url = url, .authorization = d->token, .body = body });
+        start(d, &(HttpRequest){
+                         .method = "PUT", .url = url, .authorization = d->attempt.token, .body = body });
 }
 
 void step_register(Daemon *d) {
@@ -190,16 +134,21 @@ void step_register(Daemon *d) {
         Failure failure;
         int r;
 
+        if (!d->config->id_scope) {
+                (void) failure_set(&failure, FAILURE_CONFIG, NULL, "IdScope= is not set");
+                daemon_failed(d, &failure);
+                return;
+        }
         /* An assignment that can't be stored is lost with the power, and each one is billed. */
         if (daemon_save(d, &failure) < 0) {
                 daemon_failed(d, &failure);
                 return;
         }
-        secret_freep(&d->token);
-        free(TAKE(d->operation_id));
-        d->polling_since_usec = 0;
-        d->http = http_free(d->http);
-        r = http_new(&d->http, d->event, &settings);
+        secret_freep(&d->attempt.token);
+        free(TAKE(d->attempt.operation_id));
+        d->attempt.polling_since_usec = 0;
+        d->attempt.http = http_free(d->attempt.http);
+        r = http_new(&d->attempt.http, d->event, &settings);
         if (r < 0) {
                 (void) failure_set_errno(&failure, FAILURE_CONNECT, r, "HTTPS can't be used");
                 daemon_failed(d, &failure);
@@ -209,7 +158,7 @@ void step_register(Daemon *d) {
 }
 
 void step_confirm(Daemon *d) {
-        d->polling_since_usec = now_usec(CLOCK_BOOTTIME);
+        d->attempt.polling_since_usec = now_usec(CLOCK_BOOTTIME);
         put(d);
 }
 
@@ -217,20 +166,20 @@ void step_poll(Daemon *d) {
         CLEANUP(freep) char *url = NULL;
         Failure failure;
 
-        if (now_usec(CLOCK_BOOTTIME) - d->polling_since_usec > POLLING_MAX_USEC) {
+        if (now_usec(CLOCK_BOOTTIME) - d->attempt.polling_since_usec > POLLING_MAX_USEC) {
                 (void) failure_set(&failure, FAILURE_TIMEOUT, NULL,
                                    "The service is still assigning '%s' after 20 minutes",
-                                   d->registration_id);
+                                   d->tpm.registration_id);
                 daemon_failed(d, &failure);
                 return;
         }
-        if (d->machine.quiesced)
+        if (d->attempt.quiesced)
                 handoff_renew_quiesce(d);
-        if (dps_operation_url(&url, d->config->global_endpoint, d->config->id_scope, d->registration_id,
-                              d->operation_id) < 0) {
+        if (dps_operation_url(&url, d->config->global_endpoint, d->config->id_scope, d->tpm.registration_id,
+                              d->attempt.operation_id) < 0) {
                 (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The request can't be made");
                 daemon_failed(d, &failure);
                 return;
         }
-        start(d, &(HttpRequest){ .method = "GET", .url = url, .authorization = d->token });
+        start(d, &(HttpRequest){ .method = "GET", .url = url, .authorization = d->attempt.token });
 }

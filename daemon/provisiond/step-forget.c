@@ -7,8 +7,7 @@
 #include "bus.h"
 #include "daemon.h"
 
-#define ALG_SHA256 0x0b
-#define NAME_SIZE  (2 + SHA256_SIZE)
+#define FORGET_NAMES_MAX 5
 
 static void forget_state(Daemon *d) {
         Record *rec = &d->record;
@@ -17,15 +16,52 @@ static void forget_state(Daemon *d) {
                 step_forget(d); /* somebody has asked for more meanwhile */
                 return;
         }
-        record_forget_assignment(rec);
+        record_forget_assignments(rec);
         rec->last_success_usec = 0;
-        rec->hub_key_handle = 0;
         rec->reset = rec->reset_provisioning = false;
-        free(TAKE(d->registration_id));
+        rec->resting = true;
+        free(TAKE(d->tpm.registration_id));
         daemon_unwarn_all(d);
         log_notice("The factory reset is complete");
         daemon_done(d);
         bus_answer_reset(d, NULL);
+}
+
+/* The names that our key at the handle may have: those of the adopted keys, and that of the wrapped key,
+ * which may have become persistent just before a crash. */
+static int key_names(const Daemon *d, Bytes ret[static FORGET_NAMES_MAX]) {
+        const Record *rec = &d->record;
+        const Bytes *known[] = { &rec->intended.key.name, &rec->confirmed.key.name, &rec->left_key_name,
+                                 &rec->left_wrapped_name };
+        int n = 0, r;
+
+        for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
+                if (known[i]->size == 0)
+                        continue;
+                r = bytes_copy(&ret[n], known[i]->data, known[i]->size);
+                if (r < 0)
+                        return r;
+                n++;
+        }
+        r = assignment_wrapped_name(&rec->intended, &ret[n]);
+        if (r == -ENOMEM)
+                return r;
+        return r < 0 ? n : n + 1;
+}
+
+static int build_forget_key(Daemon *d, sd_bus_message *m) {
+        Bytes names[FORGET_NAMES_MAX] = {};
+        int n = key_names(d, names), r = n;
+
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'a', "ay");
+        for (int i = 0; r >= 0 && i < n; i++)
+                r = sd_bus_message_append_array(m, 'y', names[i].data, names[i].size);
+        if (r >= 0)
+                r = sd_bus_message_close_container(m);
+        for (size_t i = 0; i < FORGET_NAMES_MAX; i++)
+                bytes_deinit(&names[i]);
+        return r;
 }
 
 static int on_key_forgotten(Daemon *d, sd_bus_message *reply) {
@@ -33,65 +69,28 @@ static int on_key_forgotten(Daemon *d, sd_bus_message *reply) {
         return 0;
 }
 
-/* The name of the key that was wrapped last: nameAlg and the digest of TPMT_PUBLIC (TPM 2.0 part 1, 16),
- * which comes after two bytes of size and two of type. */
-static int wrapped_name(const Daemon *d, uint8_t ret[static NAME_SIZE]) {
-        const Bytes *public = &d->record.key_public;
-
-        if (public->size <= 6 || public->data[4] != 0 || public->data[5] != ALG_SHA256)
-                return -ENOENT;
-        ret[0] = 0;
-        ret[1] = ALG_SHA256;
-        return sha256(public->data + 2, public->size - 2, ret + 2);
-}
-
-static int build_forget_wrapped(Daemon *d, sd_bus_message *m) {
-        uint8_t name[NAME_SIZE];
-        int r = wrapped_name(d, name);
-
-        return r < 0 ? r : sd_bus_message_append_array(m, 'y', name, sizeof(name));
-}
-
-/* Somebody else's object sits where our key was, or was to be. */
-static bool on_wrapped_failed(Daemon *d, const Failure *failure) {
+/* Another program's object is at the handle. */
+static bool on_key_failed(Daemon *d, const Failure *failure) {
         if (failure->kind != FAILURE_TPM_HANDLE_TAKEN)
                 return false;
-        if (d->record.key_name.size > 0)
+        if (d->record.intended.key.name.size > 0 || d->record.confirmed.key.name.size > 0)
                 daemon_note_reset(d, "%s; it stays", failure->sentence);
         forget_state(d);
         return true;
 }
 
-/* What ended the making persistent of a key may have kept its name from us, and not the key from its handle.
- */
-static void forget_wrapped(Daemon *d) {
-        helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_wrapped, on_key_forgotten,
-                       on_wrapped_failed);
+static bool has_key(const Daemon *d) {
+        const Record *rec = &d->record;
+
+        return assignment_key_state(&rec->intended) >= HUB_KEY_WRAPPED || rec->confirmed.key.name.size > 0 ||
+               rec->left_key_name.size > 0 || rec->left_wrapped_name.size > 0;
 }
 
-static int build_forget_known(Daemon *d, sd_bus_message *m) {
-        return sd_bus_message_append_array(m, 'y', d->record.key_name.data, d->record.key_name.size);
-}
-
-static bool on_known_failed(Daemon *d, const Failure *failure) {
-        uint8_t name[NAME_SIZE];
-
-        if (failure->kind != FAILURE_TPM_HANDLE_TAKEN || wrapped_name(d, name) < 0)
-                return on_wrapped_failed(d, failure);
-        forget_wrapped(d);
-        return true;
-}
-
-/* Comes last: IoT Edge that finds its key gone, and still has an identity, would register by itself at once.
- */
+/* Comes last: IoT Edge that finds its key gone, and still has an identity, would register itself at once. */
 static void forget_key(Daemon *d) {
-        uint8_t name[NAME_SIZE];
-
-        if (d->record.key_name.size > 0)
-                helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_known, on_key_forgotten,
-                               on_known_failed);
-        else if (wrapped_name(d, name) >= 0)
-                forget_wrapped(d);
+        if (has_key(d))
+                helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_key, on_key_forgotten,
+                               on_key_failed);
         else
                 forget_state(d);
 }
@@ -114,8 +113,10 @@ static int on_forgotten(Daemon *d, sd_bus_message *reply) {
 }
 
 static bool has_handed_over(const Daemon *d) {
-        return d->config->target == TARGET_IOTEDGE ||
-               (d->record.target && streq(d->record.target, target_to_string(TARGET_IOTEDGE)));
+        const char *edge = target_to_string(TARGET_IOTEDGE);
+
+        return d->config->target == TARGET_IOTEDGE || str_equal(d->record.intended.handed_to, edge) ||
+               str_equal(d->record.confirmed.handed_to, edge);
 }
 
 void step_forget(Daemon *d) {

@@ -8,9 +8,10 @@
 
 #define RENEWAL_USEC (60 * USEC_PER_SEC)
 
-/* The answers of Check, Apply and Verify have the same shape; each uses a part. Borrowed from the reply. */
+/* The answers of Check, Quiesce, Apply and Verify have the same shape; each uses a part. Borrowed from the
+ * reply. */
 typedef struct Answer {
-        const char *result, *identity, *hub, *device_id, *detail;
+        const char *result, *identity, *hub, *device_id, *proof, *detail;
         int live, changed;
         Failure warnings[WARNINGS_MAX];
         size_t warning_count;
@@ -38,10 +39,11 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
                 const char *key, *type;
                 void *target;
         } entries[] = {
-                { "result", "s", &a->result },   { "identity", "s", &a->identity },
-                { "hub", "s", &a->hub },         { "deviceId", "s", &a->device_id },
-                { "detail", "s", &a->detail },   { "live", "b", &a->live },
-                { "changed", "b", &a->changed }, { "warnings", "a(ss)", NULL },
+                { "result", "s", &a->result }, { "identity", "s", &a->identity },
+                { "hub", "s", &a->hub },       { "deviceId", "s", &a->device_id },
+                { "proof", "s", &a->proof },   { "detail", "s", &a->detail },
+                { "live", "b", &a->live },     { "changed", "b", &a->changed },
+                { "warnings", "a(ss)", NULL },
         };
         int r;
 
@@ -64,96 +66,85 @@ static void take_warnings(Daemon *d, const Answer *a) {
                 daemon_warn(d, a->warnings[i].kind, "%s", a->warnings[i].sentence);
 }
 
-/* Who this machine is can't be told while its TPM or its serial number can't be read. */
-static int replace_known(char **target, const char *value) {
-        return value ? string_replace(target, value) : 0;
+static int build_check(Daemon *d, sd_bus_message *m) {
+        return sd_bus_message_append(m, "us", HANDOFF_VERSION, d->tpm.registration_id);
 }
 
-/* IoT Edge has another identity than the one that was assigned: that one is newer. */
-static int take_identity(Daemon *d, const Answer *a) {
-        Record *rec = &d->record;
+/* IoT Edge runs with our provisioning, although this daemon has handed nothing over. */
+static bool is_provisioned_by_others(const Daemon *d, const Answer *a) {
+        return streq(a->result, "already") && a->hub && a->device_id && daemon_state(d) == STATE_ATTESTING &&
+               !record_has_confirmed(&d->record) && !d->record.forced;
+}
+
+/* What the TPM permits is not known while it can't be read, and not needed for a key that is in its place.
+ */
+static bool can_persist(const Daemon *d) {
+        const Bytes *name = &d->record.intended.key.name;
+
+        return d->tpm.owner_auth_usable || d->tpm.ek_public.size == 0 ||
+               (name->size > 0 && bytes_equal(name, &d->tpm.handle_name));
+}
+
+static int judge_prepared(Daemon *d) {
+        Assignment *a = &d->record.intended;
         int r;
 
-        if (!a->hub || !a->device_id)
-                return -EBADMSG;
-        if (rec->hub && rec->device_id && streq(rec->hub, a->hub) && streq(rec->device_id, a->device_id))
-                return 0;
-        bytes_deinit(&rec->key_private);
-        bytes_deinit(&rec->key_public);
-        bytes_deinit(&rec->key_name);
-        r = string_replace(&rec->hub, a->hub);
-        if (r >= 0)
-                r = string_replace(&rec->device_id, a->device_id);
-        if (r >= 0)
-                r = string_replace(&rec->substatus, NULL);
-        if (r >= 0)
-                r = replace_known(&rec->id_scope, d->config->id_scope);
-        if (r >= 0)
-                r = replace_known(&rec->endpoint, d->config->global_endpoint);
-        if (r >= 0)
-                r = replace_known(&rec->registration_id, d->registration_id);
-        return r < 0 ? r : replace_known(&rec->ek_hash, d->ek_hash);
+        r = intent_judge(d);
+        if (r >= 0 && a->hand_over == HAND_OVER_ADOPT && !(d->attempt.may_adopt && can_persist(d)))
+                a->hand_over = HAND_OVER_REGISTER;
+        return r;
 }
 
-/* What the hub has accepted: from here on this is what people see. */
-int handoff_prove(Daemon *d) {
-        Record *rec = &d->record;
+static int keep_handle_name(Daemon *d) {
+        Bytes *name = &d->attempt.snapshot.key_name;
+
+        bytes_deinit(name);
+        return bytes_copy(name, d->tpm.handle_name.data, d->tpm.handle_name.size);
+}
+
+/* identityd may have registered since IDENTITY: Check waits for it. */
+static int on_prepared(Daemon *d, sd_bus_message *reply) {
         int r;
 
-        rec->last_success_usec = now_usec(CLOCK_REALTIME);
-        rec->key_changed = false;
-        rec->hub_key_handle = d->config->hub_key_handle;
-        r = string_replace(&rec->target, target_to_string(d->config->target));
+        r = keep_handle_name(d);
         if (r >= 0)
-                r = string_replace(&rec->identity, identity_mode_to_string(d->config->identity));
-        if (r >= 0)
-                r = string_replace(&rec->proven_hub, rec->hub);
-        return r < 0 ? r : string_replace(&rec->proven_device_id, rec->device_id);
-}
-
-static void warn_moved(Daemon *d, const Answer *a) {
-        daemon_warn(d, WARNING_ADOPTION_REFUSED, "IoT Edge has registered by itself as '%s' on '%s'",
-                    a->device_id, a->hub);
-}
-
-static int build_registration_id(Daemon *d, sd_bus_message *m) {
-        return sd_bus_message_append(m, "s", d->registration_id);
+                r = judge_prepared(d);
+        if (r < 0)
+                return r;
+        daemon_done(d);
+        return 0;
 }
 
 static int on_prepare(Daemon *d, sd_bus_message *reply) {
-        Event event = { .type = EVENT_DONE };
+        bool assigned = daemon_state(d) == STATE_ASSIGNED;
         Answer a = {};
         int r;
 
         r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
-        if (!a.result || !a.identity)
+        if (!a.result || !a.identity || !a.proof)
                 return -EBADMSG;
         take_warnings(d, &a);
-        event.live = a.live;
-        event.adopt = d->machine.adopt && streq(a.identity, "adopt");
-
-        if (streq(a.result, "already") && d->machine.state == STATE_ATTESTING &&
-            !d->machine.has_assignment && !d->machine.forced) {
-                event.type = EVENT_ALREADY;
-                r = take_identity(d, &a);
-                if (r >= 0)
-                        r = handoff_prove(d);
-        } else if (streq(a.result, "moved") && d->machine.state == STATE_ASSIGNED) {
-                event.type = EVENT_MOVED;
-                r = take_identity(d, &a);
-                if (r >= 0)
-                        warn_moved(d, &a);
+        d->attempt.live = a.live;
+        d->attempt.may_adopt = streq(a.identity, "adopt");
+        r = attempt_take_snapshot(d, a.hub, a.device_id, a.proof);
+        if (r >= 0 && assigned && a.live) {
+                step_look_at_handle(d, on_prepared);
+                return 0;
         }
+        if (r >= 0 && assigned)
+                r = judge_prepared(d);
+        else if (r >= 0 && is_provisioned_by_others(d, &a))
+                r = intent_begin_with_own(d, a.hub, a.device_id);
         if (r < 0)
                 return r;
-        daemon_feed(d, &event);
+        daemon_done(d);
         return 0;
 }
 
 void step_prepare(Daemon *d) {
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Check", build_registration_id, on_prepare);
+        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Check", build_check, on_prepare);
 }
 
 /* Nobody waits for these two: the helper lets IoT Edge go on by itself in the end. */
@@ -165,17 +156,14 @@ static int on_aside(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         return 0;
 }
 
-static void call_aside(Daemon *d, const char *method) {
-        (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, method,
+void handoff_resume(Daemon *d) {
+        (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, "Resume",
                                         on_aside, NULL, NULL);
 }
 
-void handoff_resume(Daemon *d) {
-        call_aside(d, "Resume");
-}
-
 void handoff_renew_quiesce(Daemon *d) {
-        call_aside(d, "Quiesce");
+        (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, "Quiesce",
+                                        on_aside, NULL, "u", HANDOFF_VERSION);
 }
 
 /* Between two polls, and while the TPM takes its time, more may pass than the helper waits for (5 minutes).
@@ -183,105 +171,122 @@ void handoff_renew_quiesce(Daemon *d) {
 static int on_renewal(sd_event_source *source, uint64_t usec, void *userdata) {
         Daemon *d = userdata;
 
-        if (!d->machine.quiesced || d->machine.step == STEP_HANDOFF)
+        if (!d->attempt.quiesced || d->machine.step == STEP_HANDOFF)
                 return sd_event_source_set_enabled(source, SD_EVENT_OFF);
         handoff_renew_quiesce(d);
         (void) sd_event_source_set_time_relative(source, RENEWAL_USEC);
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
-static int on_quiesce(Daemon *d, sd_bus_message *reply) {
+static int on_looked(Daemon *d, sd_bus_message *reply) {
         int r;
 
-        d->renewal = sd_event_source_disable_unref(d->renewal);
-        r = sd_event_add_time_relative(d->event, &d->renewal, CLOCK_BOOTTIME, RENEWAL_USEC, USEC_PER_SEC,
-                                       on_renewal, d);
+        r = keep_handle_name(d);
+        if (r >= 0 && daemon_state(d) == STATE_ASSIGNED)
+                r = intent_judge(d);
         if (r < 0)
                 return r;
         daemon_done(d);
         return 0;
 }
 
+/* IoT Edge is quiesced, so its identity and the key at the handle are older than the next reply of DPS. */
+static int on_quiesce(Daemon *d, sd_bus_message *reply) {
+        Answer a = {};
+        int r;
+
+        d->attempt.quiesced = true; /* also when the answer makes no sense */
+
+        r = bus_read_entries(reply, read_entry, &a);
+        if (r < 0)
+                return r;
+        if (!a.proof)
+                return -EBADMSG;
+        r = attempt_take_snapshot(d, a.hub, a.device_id, a.proof);
+        if (r < 0)
+                return r;
+        d->renewal = sd_event_source_disable_unref(d->renewal);
+        r = sd_event_add_time_relative(d->event, &d->renewal, CLOCK_BOOTTIME, RENEWAL_USEC, USEC_PER_SEC,
+                                       on_renewal, d);
+        if (r < 0)
+                return r;
+        step_look_at_handle(d, on_looked);
+        return 0;
+}
+
+static int build_quiesce(Daemon *d, sd_bus_message *m) {
+        return sd_bus_message_append(m, "u", HANDOFF_VERSION);
+}
+
 void step_quiesce(Daemon *d) {
         Failure failure;
 
-        /* The key that would be adopted can't be used yet (see step_adopt()), so IoT Edge goes on. */
-        if (d->machine.state == STATE_ASSIGNED && daemon_clock_behind(d, &failure)) {
+        /* IoT Edge can't use an adopted key yet (see step_adopt()), so leave it running. */
+        if (daemon_state(d) == STATE_ASSIGNED && daemon_clock_behind(d, &failure)) {
                 daemon_failed(d, &failure);
                 return;
         }
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Quiesce", NULL, on_quiesce);
-}
-
-static int append_flag(sd_bus_message *m, const char *key, bool value) {
-        return sd_bus_message_append(m, "{sv}", key, "b", (int) value);
-}
-
-static int append_text(sd_bus_message *m, const char *key, const char *value) {
-        return sd_bus_message_append(m, "{sv}", key, "s", value);
+        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Quiesce", build_quiesce, on_quiesce);
 }
 
 static int build_handoff(Daemon *d, sd_bus_message *m) {
-        const Record *rec = &d->record;
-        CLEANUP(freep) char *key_name = NULL;
-        bool adopt = d->machine.adopt && d->machine.has_hub_key;
         int r;
 
-        r = hex_encode(&key_name, rec->key_name.data, rec->key_name.size);
-        if (r >= 0)
-                r = sd_bus_message_open_container(m, 'a', "{sv}");
-        if (r >= 0)
-                r = append_text(m, "registrationId", d->registration_id);
-        if (r >= 0)
-                r = append_text(m, "hub", rec->hub);
-        if (r >= 0)
-                r = append_text(m, "deviceId", rec->device_id);
-        if (r >= 0 && adopt && rec->key_name.size > 0)
-                r = append_text(m, "keyName", key_name);
-        if (r >= 0)
-                r = append_flag(m, "keyChanged", adopt && rec->key_changed);
-        if (r >= 0)
-                r = append_flag(m, "adopt", adopt);
-        if (r >= 0)
-                r = append_flag(m, "dpsJustAnswered", d->machine.fresh);
-        if (r >= 0)
-                r = append_flag(m, "force", d->machine.forced && !adopt);
-        return r < 0 ? r : sd_bus_message_close_container(m);
+        r = assignment_append(&d->record.intended, m);
+        return r < 0 ? r : sd_bus_message_append(m, "b", (int) daemon_dps_answers(d));
 }
 
 static int on_handoff(Daemon *d, sd_bus_message *reply) {
         Answer a = {};
         int r;
 
+        d->attempt.quiesced = false; /* Apply resumes IoT Edge */
+
         r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
         daemon_unwarn(d, WARNING_EDGE_FLAG_MISSING);
         take_warnings(d, &a);
-        if (a.hub && a.device_id) {
-                r = take_identity(d, &a);
-                if (r < 0)
-                        return r;
-        }
-        r = handoff_prove(d);
+        r = intent_confirm(d, a.hub, a.device_id);
         if (r < 0)
                 return r;
         daemon_done(d);
         return 0;
 }
 
+/* Without IoT Edge there is nothing to hand over. */
+static void finish_without_edge(Daemon *d) {
+        Failure failure;
+        int r;
+
+        r = intent_note_configuration(d);
+        if (r >= 0)
+                r = intent_confirm(d, NULL, NULL);
+        if (r < 0) {
+                (void) failure_set_errno(&failure, FAILURE_STORAGE, r, "Failed to store the assignment");
+                daemon_failed(d, &failure);
+        } else
+                daemon_done(d);
+}
+
 void step_handoff(Daemon *d) {
         Failure failure;
 
-        if (daemon_clock_behind(d, &failure)) {
-                daemon_failed(d, &failure);
+        if (d->config->target == TARGET_NONE) {
+                finish_without_edge(d);
                 return;
         }
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Apply", build_handoff, on_handoff);
+        if (intent_note_configuration(d) < 0)
+                (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM,
+                                         "Failed to store the assignment");
+        else if (!daemon_clock_behind(d, &failure) && daemon_save(d, &failure) >= 0) {
+                helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Apply", build_handoff, on_handoff);
+                return;
+        }
+        daemon_failed(d, &failure);
 }
 
 static int on_verify(Daemon *d, sd_bus_message *reply) {
-        Event event = { .type = EVENT_DONE };
         Answer a = {};
         int r;
 
@@ -291,31 +296,30 @@ static int on_verify(Daemon *d, sd_bus_message *reply) {
         if (!a.result)
                 return -EBADMSG;
         if (streq(a.result, "lost")) {
-                event.type = EVENT_LOST;
-                log_notice("What was handed off to IoT Edge is lost and is written again: %s",
-                           a.detail ? a.detail : "no detail");
+                log_notice("Handing over to IoT Edge again: %s", a.detail ? a.detail : "something is lost");
+                record_reopen(&d->record);
         } else if (streq(a.result, "moved")) {
-                event.type = EVENT_MOVED;
-                r = take_identity(d, &a);
+                if (!a.hub || !a.device_id)
+                        return -EBADMSG;
+                r = intent_give_way(d, a.hub, a.device_id);
                 if (r >= 0)
-                        r = handoff_prove(d);
-                if (r < 0)
-                        return r;
-                warn_moved(d, &a);
-        } else if (d->key_replaced) {
-                event.type = EVENT_MOVED;
-                bytes_deinit(&d->record.key_private); /* may be the hub's no more; the name still tells */
-                bytes_deinit(&d->record.key_public);
-                daemon_warn(
-                        d, WARNING_ADOPTION_REFUSED,
-                        "IoT Edge has registered by itself, as the same device: the key at 0x%08x is not "
-                        "the one that it was given",
-                        d->config->hub_key_handle);
+                        r = intent_confirm(d, NULL, NULL);
         }
-        daemon_feed(d, &event);
+        if (r < 0)
+                return r;
+        daemon_done(d);
         return 0;
 }
 
+static int build_verify(Daemon *d, sd_bus_message *m) {
+        Facts facts;
+        int r;
+
+        daemon_facts(d, &facts);
+        r = assignment_append(&d->record.intended, m);
+        return r < 0 ? r : sd_bus_message_append(m, "b", (int) facts.key_questioned);
+}
+
 void step_verify(Daemon *d) {
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Verify", NULL, on_verify);
+        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Verify", build_verify, on_verify);
 }

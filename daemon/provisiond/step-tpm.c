@@ -5,6 +5,7 @@
 #include "bus.h"
 #include "daemon.h"
 #include "identity.h"
+#include "tpm.h"
 
 typedef struct Identity {
         Bytes ek, srk, hub_key_name; /* borrowed from the reply */
@@ -64,40 +65,61 @@ static int read_identity(sd_bus_message *m, Identity *id) {
         return id->ek.size > 0 && id->srk.size > 0 && id->hub_key_state ? 0 : -EBADMSG;
 }
 
+static HandleState handle_state(const char *name) {
+        return streq(name, "empty") ? HANDLE_EMPTY : streq(name, "hmac") ? HANDLE_HMAC : HANDLE_FOREIGN;
+}
+
+static int keep_handle(Daemon *d, const char *state, const Bytes *name) {
+        bytes_deinit(&d->tpm.handle_name);
+        d->tpm.handle = handle_state(state);
+        return bytes_copy(&d->tpm.handle_name, name->data, name->size);
+}
+
 static int keep_identity(Daemon *d, const Identity *id) {
+        Tpm1 *tpm = &d->tpm;
         uint8_t hash[SHA256_SIZE];
         int r;
 
-        bytes_deinit(&d->ek_public);
-        bytes_deinit(&d->srk_public);
-        free(TAKE(d->ek_base64));
-        free(TAKE(d->ek_hash));
-        r = bytes_copy(&d->ek_public, id->ek.data, id->ek.size);
+        bytes_deinit(&tpm->ek_public);
+        bytes_deinit(&tpm->srk_public);
+        free(TAKE(tpm->ek_base64));
+        free(TAKE(tpm->ek_hash));
+        tpm->owner_auth_usable = id->owner_auth_usable;
+        r = keep_handle(d, id->hub_key_state, &id->hub_key_name);
         if (r >= 0)
-                r = bytes_copy(&d->srk_public, id->srk.data, id->srk.size);
+                r = bytes_copy(&tpm->ek_public, id->ek.data, id->ek.size);
         if (r >= 0)
-                r = base64_encode(&d->ek_base64, id->ek.data, id->ek.size);
+                r = bytes_copy(&tpm->srk_public, id->srk.data, id->srk.size);
+        if (r >= 0)
+                r = base64_encode(&tpm->ek_base64, id->ek.data, id->ek.size);
         if (r >= 0)
                 r = sha256(id->ek.data, id->ek.size, hash);
-        return r < 0 ? r : hex_encode(&d->ek_hash, hash, sizeof(hash));
+        return r < 0 ? r : hex_encode(&tpm->ek_hash, hash, sizeof(hash));
 }
 
-/* What the hub key's handle holds is known before the service is asked. */
-static int check_handle(const Daemon *d, const Identity *id, Failure *reterr) {
-        bool ours = d->record.key_name.size > 0 && bytes_equal(&id->hub_key_name, &d->record.key_name);
+/* May an HMAC key that was there before our first adoption be replaced? With IoT Edge, HandOff1.Check
+ * decides that: aziot-tpmd would evict it as well. */
+static bool may_replace(const Daemon *d) {
+        return d->config->target == TARGET_IOTEDGE || d->config->replace_provisioning;
+}
 
-        if (!daemon_adopts(d) || d->machine.state == STATE_HANDED_OFF || streq(id->hub_key_state, "empty") ||
-            ours)
+/* What the hub key's handle holds is known before DPS is asked. */
+static int check_handle(const Daemon *d, Failure *reterr) {
+        const Tpm1 *tpm = &d->tpm;
+        State state = daemon_state(d);
+
+        if (!daemon_adopts(d) || state == STATE_HANDED_OFF ||
+            (state == STATE_ASSIGNED && d->record.intended.hand_over != HAND_OVER_ADOPT) ||
+            tpm->handle == HANDLE_EMPTY || record_is_our_key(&d->record, &tpm->handle_name))
                 return 0;
-        /* With IoT Edge, Check() decides whether an HMAC key may go: aziot-tpmd would evict it as well. */
-        if (streq(id->hub_key_state, "hmac") &&
-            (d->config->target == TARGET_IOTEDGE || d->config->replace_provisioning ||
-             (d->machine.state == STATE_ASSIGNED && d->machine.has_hub_key)))
-                return 0; /* ADOPT compares the keys themselves: a power cut may have hidden our own name */
+        /* With a wrapped key, ADOPT compares the keys themselves. */
+        if (tpm->handle == HANDLE_HMAC &&
+            (may_replace(d) || assignment_key_state(&d->record.intended) >= HUB_KEY_WRAPPED))
+                return 0;
         return failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, NULL, "The TPM handle 0x%08x holds %s",
                            d->config->hub_key_handle,
-                           streq(id->hub_key_state, "hmac") ? "an HMAC key that is not ours"
-                                                            : "an object that is not a hub key");
+                           tpm->handle == HANDLE_HMAC ? "an HMAC key that is not ours"
+                                                      : "an object that is not a hub key");
 }
 
 static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
@@ -107,56 +129,56 @@ static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
                             "The TPM handle 0x81000001 holds a storage root key that IoT Edge can't use");
         if (id->owner_auth_usable || d->config->identity == IDENTITY_REGISTER)
                 return 0;
-        if (d->config->target == TARGET_NONE && d->machine.state != STATE_HANDED_OFF)
+        if (d->config->target == TARGET_NONE && daemon_state(d) != STATE_HANDED_OFF)
                 return failure_set(reterr, FAILURE_TPM_AUTH, NULL,
                                    "The TPM's owner authorization is set and not known, so no key can be "
                                    "made persistent");
-        daemon_warn(
-                d, WARNING_SRK_UNSUITABLE,
-                "The TPM's owner authorization is set and not known: IoT Edge has to register by itself");
+        daemon_warn(d, WARNING_SRK_UNSUITABLE,
+                    "The TPM's owner authorization is set and not known: IoT Edge has to register itself");
         return 0;
 }
 
-static bool differs(const char *a, const char *b) {
-        return a && b && !streq(a, b);
+/* Drops an assignment for another target. An unknown member does not count. Another endorsement key means
+ * that the disk was cloned, and then the confirmed assignment is not this device's either. */
+static int check_target(Daemon *d) {
+        const Target *stored = &record_assignment(&d->record)->target;
+        CLEANUP(target_deinit) Target now = {};
+        int r;
+
+        r = daemon_target(d, &now);
+        if (r < 0)
+                return r;
+        if (stored->ek_hash && !streq(stored->ek_hash, now.ek_hash)) {
+                log_notice("Forgetting the stored assignment of '%s': it was made for another TPM",
+                           stored->registration_id);
+                daemon_unwarn_assignment(d);
+                return record_forget_device(&d->record);
+        }
+        if (!record_has_intent(&d->record) || !target_differs(stored, &now))
+                return 0;
+        log_notice(
+                "Discarding the stored assignment of '%s' in the ID scope '%s': this device is '%s' in '%s'",
+                stored->registration_id, stored->id_scope, now.registration_id, now.id_scope);
+        return record_discard(&d->record);
 }
 
-/* Another scope, endpoint, registration ID or endorsement key than the assignment was made for? */
-static bool is_other(Daemon *d) {
-        const Record *r = &d->record;
+/* Looks for an empty handle only. AdoptHubKey compares another key with ours; see Facts.key_questioned. */
+static void check_key_is_there(Daemon *d) {
+        const Assignment *a = &d->record.intended;
 
-        if (!r->hub || !(differs(r->id_scope, d->config->id_scope) ||
-                         differs(r->endpoint, d->config->global_endpoint) ||
-                         differs(r->registration_id, d->registration_id) || differs(r->ek_hash, d->ek_hash)))
-                return false;
-        log_notice("The stored assignment of '%s' in scope '%s' belongs to another device or instance; this "
-                   "one is "
-                   "'%s' in scope '%s'",
-                   r->registration_id, r->id_scope, d->registration_id, d->config->id_scope);
-        return true;
-}
-
-static bool is_key_lost(const Daemon *d, const Identity *id) {
-        if (d->record.key_name.size == 0 || !daemon_adopts(d) || !id->owner_auth_usable)
-                return false;
-        /* With IoT Edge, another key than ours means that it registered by itself: on_verify(). */
-        return streq(id->hub_key_state, "empty") ||
-               (d->config->target == TARGET_NONE && !bytes_equal(&id->hub_key_name, &d->record.key_name));
-}
-
-/* tpmd imports a key when identityd registers, and each import has another name. */
-static bool is_key_replaced(const Daemon *d, const Identity *id) {
-        return d->record.key_name.size > 0 && daemon_adopts(d) && d->config->target == TARGET_IOTEDGE &&
-               d->record.hub_key_handle == d->config->hub_key_handle && streq(id->hub_key_state, "hmac") &&
-               !bytes_equal(&id->hub_key_name, &d->record.key_name);
+        if (record_is_confirmed(&d->record) && daemon_adopts(d) && d->tpm.owner_auth_usable &&
+            assignment_key_state(a) == HUB_KEY_ADOPTED && d->tpm.handle == HANDLE_EMPTY) {
+                log_notice("Loading the hub key again: the TPM handle 0x%08x is empty",
+                           d->config->hub_key_handle);
+                record_reopen(&d->record);
+        }
 }
 
 static int on_identity(Daemon *d, sd_bus_message *reply) {
         CLEANUP(freep) char *registration_id = NULL;
-        Event event = { .type = EVENT_DONE };
         Identity id = {};
         Failure failure = { .kind = FAILURE_TPM_FAILED,
-                            .sentence = "The identity can't be kept: out of memory" };
+                            .sentence = "Failed to store the TPM's identity: out of memory" };
         int r;
 
         r = read_identity(reply, &id);
@@ -167,34 +189,28 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
 
         r = identity_registration_id(&registration_id, d->config, &d->options->config, id.ek.data,
                                      id.ek.size, &failure);
-        if (r >= 0 || d->machine.state != STATE_HANDED_OFF) { /* what was handed off has the stored one */
-                free(d->registration_id);
-                d->registration_id = TAKE(registration_id);
+        if (r >= 0 || daemon_state(d) != STATE_HANDED_OFF) { /* a handed-off device keeps the stored one */
+                free(d->tpm.registration_id);
+                d->tpm.registration_id = TAKE(registration_id);
         }
         if (r >= 0)
-                r = check_handle(d, &id, &failure);
+                r = check_target(d);
+        if (r >= 0)
+                r = check_handle(d, &failure);
         if (r >= 0)
                 r = check_owner(d, &id, &failure);
+        if (r >= 0 && d->config->target == TARGET_NONE)
+                r = attempt_take_snapshot(d, NULL, NULL, NULL);
+        if (r >= 0 && d->config->target == TARGET_NONE && daemon_state(d) == STATE_ASSIGNED)
+                r = intent_judge(d);
         if (r < 0) {
                 daemon_failed(d, &failure);
                 return 0;
         }
         daemon_unwarn(d, d->identity_warning);
         d->identity_warning = FAILURE_NONE;
-        d->key_replaced = is_key_replaced(d, &id);
-        d->machine.target_none = d->config->target == TARGET_NONE;
-        d->machine.adopt = daemon_adopts(d) && id.owner_auth_usable;
-
-        if (d->machine.state != STATE_ATTESTING && is_other(d)) {
-                event.type = EVENT_OTHER;
-                if (differs(d->record.ek_hash, d->ek_hash)) { /* never this machine's: a cloned disk */
-                        record_forget_assignment(&d->record);
-                        daemon_unwarn_assignment(d);
-                        d->machine.has_assignment = d->machine.has_hub_key = false;
-                }
-        } else if (is_key_lost(d, &id))
-                event.type = EVENT_LOST;
-        daemon_feed(d, &event);
+        check_key_is_there(d);
+        daemon_done(d);
         return 0;
 }
 
@@ -202,13 +218,35 @@ void step_identity(Daemon *d) {
         helper_call(d, TPM_NAME, TPM_PATH, "Identity", NULL, on_identity);
 }
 
+/* --- the handle now --- */
+
+static HelperDone after_look;
+
+static int on_look(Daemon *d, sd_bus_message *reply) {
+        const char *state;
+        Bytes name;
+        int r;
+
+        r = sd_bus_message_read(reply, "s", &state);
+        if (r >= 0)
+                r = read_bytes(reply, &name);
+        if (r >= 0)
+                r = keep_handle(d, state, &name);
+        return r < 0 ? r : after_look(d, reply);
+}
+
+void step_look_at_handle(Daemon *d, HelperDone done) {
+        after_look = done;
+        helper_call(d, TPM_NAME, TPM_PATH, "HubKey", NULL, on_look);
+}
+
 static int build_activate(Daemon *d, sd_bus_message *m) {
         int r;
 
-        r = append_bytes(m, &d->challenge);
+        r = append_bytes(m, &d->attempt.challenge);
         if (r < 0)
                 return r;
-        return sd_bus_message_append(m, "st", d->registration_id, daemon_server_time(d) + 3600);
+        return sd_bus_message_append(m, "st", d->tpm.registration_id, daemon_server_time(d) + 3600);
 }
 
 static int on_activate(Daemon *d, sd_bus_message *reply) {
@@ -218,11 +256,11 @@ static int on_activate(Daemon *d, sd_bus_message *reply) {
         r = sd_bus_message_read(reply, "s", &token);
         if (r < 0)
                 return r;
-        secret_freep(&d->token);
-        r = string_replace(&d->token, token);
+        secret_freep(&d->attempt.token);
+        r = string_replace(&d->attempt.token, token);
         if (r < 0)
                 return r;
-        bytes_deinit(&d->challenge);
+        bytes_deinit(&d->attempt.challenge);
         daemon_done(d);
         return 0;
 }
@@ -231,14 +269,25 @@ void step_activate(Daemon *d) {
         helper_call(d, TPM_NAME, TPM_PATH, "SignRegistration", build_activate, on_activate);
 }
 
-static int build_import(Daemon *d, sd_bus_message *m) {
-        return append_bytes(m, &d->hub_key_blob);
+/* --- the hub key --- */
+
+/* The assignment has to be on disk before the TPM is changed. Feeds the failure when it can't be saved. */
+static bool save_or_fail(Daemon *d) {
+        Failure failure;
+
+        if (daemon_save(d, &failure) >= 0)
+                return true;
+        daemon_failed(d, &failure);
+        return false;
 }
 
-/* Assignment and wrapped key are on disk before anything changes in the TPM. */
+static int build_import(Daemon *d, sd_bus_message *m) {
+        return append_bytes(m, &d->record.intended.key.received);
+}
+
 static int on_import(Daemon *d, sd_bus_message *reply) {
+        HubKey *key = &d->record.intended.key;
         Bytes private_area, public_area;
-        State before = d->record.state;
         Failure failure;
         int r;
 
@@ -247,65 +296,149 @@ static int on_import(Daemon *d, sd_bus_message *reply) {
                 r = read_bytes(reply, &public_area);
         if (r < 0)
                 return r;
-        bytes_deinit(&d->record.key_private);
-        bytes_deinit(&d->record.key_public);
-        r = bytes_copy(&d->record.key_private, private_area.data, private_area.size);
+        bytes_deinit(&key->private_area);
+        bytes_deinit(&key->public_area);
+        r = bytes_copy(&key->private_area, private_area.data, private_area.size);
         if (r >= 0)
-                r = bytes_copy(&d->record.key_public, public_area.data, public_area.size);
-        if (r < 0)
+                r = bytes_copy(&key->public_area, public_area.data, public_area.size);
+        if (r < 0) {
+                bytes_deinit(&key->private_area);
                 return r;
-        bytes_deinit(&d->hub_key_blob);
-
-        d->record.state = STATE_ASSIGNED;
-        if (daemon_save(d, &failure) < 0) {
-                d->record.state = before;
+        }
+        bytes_deinit(&key->received);
+        if (daemon_save(d, &failure) < 0)
                 daemon_failed(d, &failure);
-        } else
+        else
                 daemon_done(d);
         return 0;
 }
 
+/* This TPM can't use a key of this kind, and another registration by us would bring the same kind again. */
+static bool register_instead(Daemon *d, const Failure *failure) {
+        if (d->config->target == TARGET_NONE) {
+                (void) record_discard(&d->record);
+                return false;
+        }
+        intent_register_instead(d, failure->sentence);
+        daemon_done(d);
+        return true;
+}
+
+static bool on_import_failed(Daemon *d, const Failure *failure) {
+        if (failure->kind == FAILURE_PROTOCOL)
+                return register_instead(d, failure);
+        if (failure->kind == FAILURE_IDENTITY_MISMATCH)
+                (void) record_discard(&d->record); /* the TPM was cleared since the key was received */
+        return false;
+}
+
 void step_import(Daemon *d) {
-        helper_call(d, TPM_NAME, TPM_PATH, "ImportHubKey", build_import, on_import);
+        if (save_or_fail(d))
+                helper_call_or(d, TPM_NAME, TPM_PATH, "ImportHubKey", build_import, on_import,
+                               on_import_failed);
+}
+
+/* The names of the keys that AdoptHubKey may replace. When handed off the list is empty, and the keys are
+ * only compared. */
+static int append_replaceable(Daemon *d, sd_bus_message *m) {
+        const Assignment *a = &d->record.intended, *confirmed = &d->record.confirmed;
+        const Bytes *names[] = { &a->key.name, &confirmed->key.name, &d->record.left_key_name,
+                                 &d->record.left_wrapped_name,
+                                 may_replace(d) ? &a->snapshot.key_name : NULL };
+        int r;
+
+        r = sd_bus_message_open_container(m, 'a', "ay");
+        for (size_t i = 0; r >= 0 && daemon_state(d) == STATE_ASSIGNED && i < ARRAY_SIZE(names); i++)
+                if (names[i] && names[i]->size > 0)
+                        r = append_bytes(m, names[i]);
+        return r < 0 ? r : sd_bus_message_close_container(m);
 }
 
 static int build_adopt(Daemon *d, sd_bus_message *m) {
+        const HubKey *key = &d->record.intended.key;
         int r;
 
-        r = append_bytes(m, &d->record.key_private);
+        r = append_bytes(m, &key->private_area);
         if (r >= 0)
-                r = append_bytes(m, &d->record.key_public);
-        if (r >= 0)
-                r = append_bytes(m, &d->record.key_name);
-        return r < 0 ? r : sd_bus_message_append(m, "b", !d->machine.target_none); /* Check() came before */
+                r = append_bytes(m, &key->public_area);
+        return r < 0 ? r : append_replaceable(d, m);
+}
+
+/* With Target=none the hand-off ends here. */
+static int finish_adopt(Daemon *d) {
+        int r = 0;
+
+        if (d->config->target == TARGET_NONE && daemon_state(d) == STATE_ASSIGNED)
+                r = intent_confirm(d, NULL, NULL);
+        if (r < 0)
+                return r;
+        daemon_done(d);
+        return 0;
 }
 
 static int on_adopt(Daemon *d, sd_bus_message *reply) {
+        HubKey *key = &d->record.intended.key;
+        State state = daemon_state(d);
         Bytes name;
         int changed, r;
 
         r = sd_bus_message_read(reply, "b", &changed);
         if (r >= 0)
                 r = read_bytes(reply, &name);
-        if (r < 0)
-                return r;
-        bytes_deinit(&d->record.key_name);
-        r = bytes_copy(&d->record.key_name, name.data, name.size);
-        if (r < 0)
-                return r;
-        if (changed)
-                d->record.key_changed = true;
-        daemon_done(d);
-        return 0;
+        if (r >= 0)
+                r = keep_handle(d, "hmac", &name);
+        /* The key is equal to ours, but the program that imported it may have registered another device. */
+        if (r >= 0 && !changed && state == STATE_ASSIGNED) {
+                bytes_deinit(&d->attempt.snapshot.key_name);
+                r = bytes_copy(&d->attempt.snapshot.key_name, name.data, name.size);
+                if (r >= 0)
+                        r = intent_judge(d);
+        }
+        if (r >= 0 && d->record.intended.hand_over == HAND_OVER_ADOPT) {
+                bytes_deinit(&key->name);
+                r = bytes_copy(&key->name, name.data, name.size);
+                key->changed = key->changed || changed;
+        }
+        if (r >= 0 && state == STATE_HANDED_OFF && changed)
+                record_reopen(&d->record); /* it was gone: aziot-tpmd has to load it */
+        else if (r >= 0 && state == STATE_HANDED_OFF)
+                r = record_confirm(&d->record);
+        return r < 0 ? r : finish_adopt(d);
+}
+
+/* The key at the handle is older than the assignment, is not ours, and may not be replaced. */
+static bool is_older(const Daemon *d) {
+        const Bytes *name = &d->record.intended.snapshot.key_name;
+
+        return !may_replace(d) && name->size > 0 && !record_is_our_key(&d->record, name) &&
+               bytes_equal(name, &d->tpm.handle_name);
+}
+
+static bool on_adopt_failed(Daemon *d, const Failure *failure) {
+        bool handed_off = daemon_state(d) == STATE_HANDED_OFF,
+             newer = failure->kind == FAILURE_TPM_HANDLE_TAKEN && streq(failure->code, TPM_CODE_HUB_KEY) &&
+                     (handed_off || !is_older(d)),
+             dead = failure->kind == FAILURE_IDENTITY_MISMATCH;
+
+        if (!handed_off && (failure->kind == FAILURE_PROTOCOL || (dead && d->attempt.fresh)))
+                return register_instead(d, failure);
+        if (dead && !handed_off) {
+                (void) record_discard(&d->record); /* the TPM was cleared */
+                return false;
+        }
+        return (newer || dead) && intent_give_way(d, NULL, NULL) >= 0 && finish_adopt(d) >= 0;
 }
 
 void step_adopt(Daemon *d) {
+        bool handed_off = daemon_state(d) == STATE_HANDED_OFF;
         Failure failure;
 
-        /* IoT Edge could not use the key: its tokens would be refused, and it would throw the key away. */
-        if (!d->machine.target_none && daemon_clock_behind(d, &failure)) {
+        if (!save_or_fail(d))
+                return;
+        /* While the clock is behind, the hub refuses IoT Edge's tokens, and IoT Edge then evicts the key. */
+        if (!handed_off && d->config->target == TARGET_IOTEDGE && daemon_clock_behind(d, &failure)) {
                 daemon_failed(d, &failure);
                 return;
         }
-        helper_call(d, TPM_NAME, TPM_PATH, "AdoptHubKey", build_adopt, on_adopt);
+        helper_call_or(d, TPM_NAME, TPM_PATH, "AdoptHubKey", build_adopt, on_adopt, on_adopt_failed);
 }

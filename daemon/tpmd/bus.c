@@ -11,6 +11,7 @@
 #include "tpmd.h"
 
 #define TPM_PUBLIC_MAX 1024
+#define NAMES_MAX      8
 #define TPM_NAME_MAX   66 /* nameAlg and the largest digest */
 
 /* What one call needs: the configuration and the open TPM. */
@@ -134,8 +135,13 @@ static int append_variant_bytes(sd_bus_message *reply, const char *key, const By
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 
+static const char *const hub_key_states[] = {
+        [TPM_HUB_KEY_EMPTY] = "empty",
+        [TPM_HUB_KEY_HMAC] = "hmac",
+        [TPM_HUB_KEY_FOREIGN] = "foreign",
+};
+
 static int append_identity(sd_bus_message *reply, const TpmIdentity *id) {
-        static const char *const states[] = { "empty", "hmac", "foreign" };
         int r;
 
         r = sd_bus_message_open_container(reply, 'a', "{sv}");
@@ -151,7 +157,7 @@ static int append_identity(sd_bus_message *reply, const TpmIdentity *id) {
                                           id->srk_persistent, "endorsementKeyTcgTemplate", "b",
                                           id->ek_tcg_template, "ownerAuthUsable", "b", id->owner_auth_usable,
                                           "storageRootKeyUnsuitable", "b", id->srk_unsuitable, "hubKeyState",
-                                          "s", states[id->hub_key_state]);
+                                          "s", hub_key_states[id->hub_key_state]);
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 
@@ -253,46 +259,59 @@ static int method_import_hub_key(sd_bus_message *m, void *userdata, sd_bus_error
         return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static int read_adoption(sd_bus_message *m, Bytes *private_area, Bytes *public_area, Bytes *known_name,
-                         int *checked) {
+/* The names of keys, borrowed from the message. */
+typedef struct Names {
+        Bytes list[NAMES_MAX];
+        size_t count;
+} Names;
+
+static int read_names(sd_bus_message *m, Names *ret) {
+        int r;
+
+        r = sd_bus_message_enter_container(m, 'a', "ay");
+        while (r >= 0 && (r = sd_bus_message_at_end(m, false)) == 0) {
+                if (ret->count == NAMES_MAX)
+                        return -E2BIG;
+                r = read_bytes(m, &ret->list[ret->count++], TPM_NAME_MAX);
+        }
+        return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static int read_adoption(sd_bus_message *m, Bytes *private_area, Bytes *public_area, Names *names) {
         int r;
 
         r = read_bytes(m, private_area, TPM_BLOB_MAX);
         if (r >= 0)
                 r = read_bytes(m, public_area, TPM_PUBLIC_MAX);
-        if (r >= 0)
-                r = read_bytes(m, known_name, TPM_NAME_MAX);
-        return r < 0 ? r : sd_bus_message_read(m, "b", checked);
+        return r < 0 ? r : read_names(m, names);
 }
 
 static int method_adopt_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
         CLEANUP(call_deinit) Call call = {};
         CLEANUP(bytes_deinit) Bytes name = {};
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        Bytes private_area, public_area, known_name;
+        Bytes private_area, public_area;
         bool changed = false;
-        int checked, r;
         Failure failure = {};
+        Names names = {};
+        int r;
 
         r = bus_check_caller(m, error);
         if (r < 0)
                 return r;
-        r = read_adoption(m, &private_area, &public_area, &known_name, &checked);
+        r = read_adoption(m, &private_area, &public_area, &names);
         if (r < 0)
-                return bad_argument(m, error, "a key or a name is too large");
+                return bad_argument(m, error, "a key or a name is too large, or there are too many names");
         r = call_begin(&call, userdata, &failure);
         if (r >= 0)
                 r = hub_key_allowed(&call, &failure);
         if (r >= 0)
-                /* Without a hand-off there was no check, whatever the caller says. */
-                r = tpm_adopt_hub_key(call.tpm, &private_area, &public_area, &known_name,
-                                      call.config->replace_provisioning ||
-                                              (checked && call.config->target == TARGET_IOTEDGE),
+                r = tpm_adopt_hub_key(call.tpm, &private_area, &public_area, names.list, names.count,
                                       &changed, &name, &failure);
         if (r < 0)
                 return fail(m, error, r, &failure);
         if (changed)
-                log_info("The hub key was made persistent at 0x%08x", call.config->hub_key_handle);
+                log_info("Made the hub key persistent at 0x%08x", call.config->hub_key_handle);
         r = sd_bus_message_new_method_return(m, &reply);
         if (r >= 0)
                 r = sd_bus_message_append(reply, "b", changed);
@@ -301,21 +320,45 @@ static int method_adopt_hub_key(sd_bus_message *m, void *userdata, sd_bus_error 
         return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static int method_forget_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
+static int method_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
         CLEANUP(call_deinit) Call call = {};
-        Bytes known_name;
+        CLEANUP(bytes_deinit) Bytes name = {};
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        TpmHubKeyState state;
         Failure failure = {};
         int r;
 
         r = bus_check_caller(m, error);
         if (r < 0)
                 return r;
-        r = read_bytes(m, &known_name, TPM_NAME_MAX);
-        if (r < 0)
-                return bad_argument(m, error, "the name is too large");
         r = call_begin(&call, userdata, &failure);
         if (r >= 0)
-                r = tpm_forget_hub_key(call.tpm, &known_name, &failure);
+                r = tpm_hub_key(call.tpm, &state, &name, &failure);
+        if (r < 0)
+                return fail(m, error, r, &failure);
+        r = sd_bus_message_new_method_return(m, &reply);
+        if (r >= 0)
+                r = sd_bus_message_append(reply, "s", hub_key_states[state]);
+        if (r >= 0)
+                r = sd_bus_message_append_array(reply, 'y', name.data, name.size);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_forget_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
+        CLEANUP(call_deinit) Call call = {};
+        Failure failure = {};
+        Names names = {};
+        int r;
+
+        r = bus_check_caller(m, error);
+        if (r < 0)
+                return r;
+        r = read_names(m, &names);
+        if (r < 0)
+                return bad_argument(m, error, "a name is too large, or there are too many names");
+        r = call_begin(&call, userdata, &failure);
+        if (r >= 0)
+                r = tpm_forget_hub_key(call.tpm, names.list, names.count, &failure);
         return r < 0 ? fail(m, error, r, &failure) : sd_bus_reply_method_return(m, NULL);
 }
 
@@ -331,11 +374,12 @@ const sd_bus_vtable tpmd_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("ImportHubKey", SD_BUS_ARGS("ay", blob),
                                 SD_BUS_RESULT("ay", private, "ay", public), method_import_hub_key,
                                 OPEN | SD_BUS_VTABLE_SENSITIVE),
-        SD_BUS_METHOD_WITH_ARGS("AdoptHubKey",
-                                SD_BUS_ARGS("ay", private, "ay", public, "ay", known_name, "b", checked),
+        SD_BUS_METHOD_WITH_ARGS("AdoptHubKey", SD_BUS_ARGS("ay", private, "ay", public, "aay", replaceable),
                                 SD_BUS_RESULT("b", changed, "ay", name), method_adopt_hub_key,
                                 OPEN | SD_BUS_VTABLE_SENSITIVE),
-        SD_BUS_METHOD_WITH_ARGS("ForgetHubKey", SD_BUS_ARGS("ay", known_name), SD_BUS_NO_RESULT,
+        SD_BUS_METHOD_WITH_ARGS("HubKey", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", state, "ay", name),
+                                method_hub_key, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("ForgetHubKey", SD_BUS_ARGS("aay", names), SD_BUS_NO_RESULT,
                                 method_forget_hub_key, OPEN),
         SD_BUS_VTABLE_END,
 };

@@ -1,5 +1,5 @@
 /*
- * Tpmd: the five calls of org.dps.Tpm1 on lib/tpm. Its settings come from the root-owned configuration, read
+ * Tpmd: the six calls of org.dps.Tpm1 on lib/tpm. Its settings come from the root-owned configuration, read
  * anew for each call; the caller brings only what the service said.
  */
 #pragma once

@@ -186,8 +186,8 @@ def test_a_mistake_during_a_call_of_a_helper(new_world):
     w.write_config(Network={"RequestTimeoutSec": "soon"})
     w.daemon.wait_for_line("RequestTimeoutSec=soon")
     w.tpm_faults()
-    p = w.wait("the mistake", lambda p: p["State"] == "unprovisioned")
-    assert p["LastError"][0] == "config" and p["Step"] == "idle"
+    p = w.wait("the mistake", lambda p: p["State"] == "unprovisioned" and p["Step"] == "idle")
+    assert p["LastError"][0] == "config"
     w.write_config(Network={"RequestTimeoutSec": 10})
     assert w.wait_for_state("handed-off")["LastError"][0] == ""
 

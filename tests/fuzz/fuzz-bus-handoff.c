@@ -10,8 +10,8 @@ static Handoffd handoffd;
 
 /* --- operations: the first one ends after the last call, so the calls between are queued --- */
 
-const FlowStep check_steps[] = { NULL }, verify_steps[] = { NULL }, apply_steps[] = { NULL },
-               apply_recovery_steps[] = { NULL }, quiesce_steps[] = { NULL },
+const FlowStep check_steps[] = { NULL }, verify_steps[] = { NULL }, verify_settled_steps[] = { NULL },
+               apply_steps[] = { NULL }, apply_recovery_steps[] = { NULL }, quiesce_steps[] = { NULL },
                quiesce_recovery_steps[] = { NULL }, resume_steps[] = { NULL }, forget_steps[] = { NULL };
 
 int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
@@ -27,15 +27,21 @@ int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, cons
 }
 
 static void check_assignment(const Assignment *a) {
-        PROMISE(a->registration_id && identity_registration_id_valid(a->registration_id));
+        const Target *target = &a->target;
+
+        PROMISE(target->registration_id && identity_registration_id_valid(target->registration_id));
         PROMISE(a->hub && hub_name_valid(a->hub) && a->device_id && device_id_valid(a->device_id));
-        PROMISE(!a->key_name || strlen(a->key_name) <= 132);
+        PROMISE(!a->snapshot.hub == !a->snapshot.device_id && a->key.name.size <= 66);
+        PROMISE(assignment_key_state(a) == HUB_KEY_ABSENT);
 }
 
 void operation_run(Operation *op) {
-        if (op->steps_begun == check_steps || op->steps_begun == apply_steps)
+        bool has_assignment = op->steps_begun == apply_steps || op->steps_begun == verify_steps ||
+                              op->steps_begun == verify_settled_steps;
+
+        if (op->steps_begun == check_steps || has_assignment)
                 PROMISE(op->registration_id && identity_registration_id_valid(op->registration_id));
-        if (op->steps_begun == apply_steps)
+        if (has_assignment)
                 check_assignment(&op->assignment);
 }
 
@@ -44,7 +50,7 @@ static void end_operation(void) {
         size_t length = op->registration_id ? strlen(op->registration_id) : 0;
 
         op->result = "handed-off";
-        op->plan.hub = (char *) op->assignment.hub;
+        op->plan.hub = op->assignment.hub;
         op->failed = length % 3 == 1;
         (void) failure_set(&op->failure, FAILURE_APPLY_FAILED, "1", "it failed");
         op->warning_count = length % 3;
@@ -55,6 +61,7 @@ static void end_operation(void) {
         }
         PROMISE(operation_reply(op) >= 0);
         (void) sd_bus_message_unref(op->message);
+        assignment_deinit(&op->assignment);
         free(op->registration_id);
         free(op);
 }

@@ -33,8 +33,11 @@ void daemon_publish(Daemon *daemon) {
 
 void daemon_feed(Daemon *daemon, const Event *event) {
         PROMISE(daemon->reprovision_count <= CALLERS_MAX);
-        PROMISE(event->type == EVENT_REATTEST || (event->type == EVENT_RESET && daemon->reset));
-        daemon->machine.state = STATE_ATTESTING;
+        PROMISE(event->type == EVENT_REPROVISION || (event->type == EVENT_RESET && daemon->reset));
+}
+
+State daemon_state(const Daemon *daemon) {
+        return STATE_ATTESTING;
 }
 
 static void settle(void) {

@@ -47,17 +47,30 @@ int tpm_import_hub_key(Tpm *tpm, const Bytes *blob, Bytes *ret_private, Bytes *r
         return r < 0 ? r : bytes_copy(ret_public, "public", 6);
 }
 
-int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *known_name,
-                      bool may_replace, bool *ret_changed, Bytes *ret_name, Failure *reterr) {
+static void check_names(const Bytes *names, size_t count) {
+        PROMISE(count <= 8);
+        for (size_t i = 0; i < count; i++)
+                PROMISE(names[i].size <= 66);
+}
+
+int tpm_adopt_hub_key(Tpm *tpm, const Bytes *private_area, const Bytes *public_area, const Bytes *names,
+                      size_t name_count, bool *ret_changed, Bytes *ret_name, Failure *reterr) {
         int r = judge(private_area, TPM_BLOB_MAX, reterr);
 
-        PROMISE(public_area->size <= TPM_BLOB_MAX && known_name->size <= 66);
-        *ret_changed = may_replace;
+        PROMISE(public_area->size <= TPM_BLOB_MAX);
+        check_names(names, name_count);
+        *ret_changed = name_count > 0;
         return r < 0 ? r : bytes_copy(ret_name, "name", 4);
 }
 
-int tpm_forget_hub_key(Tpm *tpm, const Bytes *known_name, Failure *reterr) {
-        return judge(known_name, 66, reterr);
+int tpm_hub_key(Tpm *tpm, TpmHubKeyState *ret_state, Bytes *ret_name, Failure *reterr) {
+        *ret_state = TPM_HUB_KEY_HMAC;
+        return bytes_copy(ret_name, "name", 4);
+}
+
+int tpm_forget_hub_key(Tpm *tpm, const Bytes *names, size_t name_count, Failure *reterr) {
+        check_names(names, name_count);
+        return name_count % 2 == 0 ? 0 : failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, NULL, "odd");
 }
 
 static void settle(void) {

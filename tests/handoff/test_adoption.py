@@ -7,7 +7,7 @@ import textwrap
 import time
 
 import pytest
-from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, assignment, info_path, info_text, queued, record, record_path,
+from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, info_path, info_text, queued, record, record_path,
                      set_confirm_timeout, snapshot, stopped_path)
 from harness import BUILD, DEADLINE, wait_for
 
@@ -53,15 +53,15 @@ def test_adoption_gone_wrong(new_world, wrong):
         w.tpm2("flushcontext", "-t")
         if wrong == "no key":
             evict(w)
-            reply = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            reply = caller.begin_apply(**gateway.assignment(keyChanged=True))
         elif wrong == "wrong key":
             replace_key(w)
-            reply = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            reply = caller.begin_apply(**gateway.assignment(keyChanged=True))
         else:
             text = {"malformed": "hub_name = \n", "truncated": f'hub_name = "{hub}"\n', "unprovisioned": "unprovisioned"}
             helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls",
                                          f"--pause=fsync {info_path(w).parent}", "0")
-            reply = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            reply = caller.begin_apply(**gateway.assignment(keyChanged=True))
             wait_for("device_info", lambda: f"fsync {info_path(w).parent}\n" in (w.dir / "calls").read_text())
             info_path(w).write_text(text[wrong])
             helper.process.send_signal(signal.SIGUSR1)
@@ -96,7 +96,7 @@ def test_endpoint_with_a_slash_is_the_same(new_world):
         before, jobs = snapshot(w), len(queued(w))
         assert caller.apply(**gateway.assignment())["changed"] is False
         record_path(w).unlink()
-        assert caller.ask("Check", "s", gateway.id)["result"] == "already"
+        assert caller.ask("Check", "us", 2, gateway.id)["result"] == "already"
         del before[str(record_path(w))], before[str(record_path(w).parent)]
         after = snapshot(w)
         del after[str(record_path(w).parent)]
@@ -113,16 +113,16 @@ def test_reprovision_only_when_the_service_has_answered(new_world):
         before, jobs = info_path(w).read_text(), len(queued(w))
         set_confirm_timeout(w, 1)
         caller.stop_helper()
-        answer = caller.apply(**gateway.assignment(hub=hub, adopt=False))
-        assert answer["hub"] == gateway.hub  # as whom it runs, and no harm done
+        kind, _ = caller.apply_refused(**gateway.assignment(hub=hub, handOver="register"))
+        assert kind == "apply-failed"  # and no harm done
         assert info_path(w).read_text() == before and not w.standin_events("told-to-reprovision")
         assert ("restart", EDGED) not in queued(w)[jobs:]
         jobs = len(queued(w))
-        answer = caller.apply(**gateway.assignment(hub=hub, adopt=False, dpsJustAnswered=True))
+        answer = caller.apply(**gateway.assignment(hub=hub, handOver="register", dps_answers=True))
         assert answer["hub"] == hub and len(w.standin_events("told-to-reprovision")) == 1
         assert queued(w)[jobs:].count(("restart", EDGED)) == 1
         jobs = len(queued(w))
-        answer = caller.apply(**gateway.assignment(hub=hub, adopt=False, dpsJustAnswered=True, force=True))
+        answer = caller.apply(**gateway.assignment(hub=hub, handOver="register", dps_answers=True, forced=True))
         assert len(w.standin_events("told-to-reprovision")) == 2
         assert queued(w)[jobs:].count(("restart", EDGED)) == 1
 
@@ -135,7 +135,7 @@ def test_reprovision_loses_the_identity_without_the_service(new_world):
     w.stop_emulator()
     with Caller(w) as caller:
         caller.stop_helper()
-        kind, sentence = caller.apply_refused(**gateway.assignment(adopt=False, dpsJustAnswered=True, force=True))
+        kind, sentence = caller.apply_refused(**gateway.assignment(handOver="register", dps_answers=True, forced=True))
         assert kind == "apply-failed" and "did not register anew" in sentence
         assert not info_path(w).exists()
         caller.job("RestartUnit", IDENTITYD)
@@ -164,7 +164,7 @@ def test_statuses(new_world, status, words, at_once):
         assert f"does not run as '{gateway.device}' on '{gateway.hub}'" in sentence
         assert f"[HTTP {status}]" in sentence and time.monotonic() - began < 60
         assert snapshot(w) == before and len(queued(w)) == jobs
-        assert caller.ask("Check", "s", gateway.id)["live"] is False
+        assert caller.ask("Check", "us", 2, gateway.id)["live"] is False
         w.standin_faults()
         assert caller.apply(**gateway.assignment())["changed"] is False
 
@@ -180,9 +180,9 @@ def test_names_that_are_none(new_world, hub, device):
         kind, sentence = caller.apply_refused(**gateway.assignment())
         assert kind == "confirm-timeout" and "answers what is not understood" in sentence
         record_path(w).unlink()
-        assert caller.ask("Check", "s", gateway.id)["result"] == "ready"  # not: provisioned already, by somebody else
+        assert caller.ask("Check", "us", 2, gateway.id)["result"] == "ready"  # not: provisioned already, by somebody else
         w.standin_faults()
-        assert caller.ask("Check", "s", gateway.id)["result"] == "already"
+        assert caller.ask("Check", "us", 2, gateway.id)["result"] == "already"
 
 
 def test_device_info_with_names_that_are_none(new_world):
@@ -192,8 +192,8 @@ def test_device_info_with_names_that_are_none(new_world):
     with Caller(w) as caller:
         for hub, device in (("hub\\nMAINPID=1", gateway.device), (gateway.hub, "gw\\u001b[2J"), ("", gateway.device)):
             info_path(w).write_text(info_text(hub, device))
-            assert caller.ask("Verify")["result"] == "lost"
-            assert caller.ask("Check", "s", gateway.id)["result"] == "ready"
+            assert caller.verify(**gateway.assignment())["result"] == "lost"
+            assert caller.ask("Check", "us", 2, gateway.id)["result"] == "ready"
             caller.apply(**gateway.assignment())
             assert info_path(w).read_text() == info_text(gateway.hub, gateway.device)
 
@@ -219,7 +219,7 @@ def test_socket_that_accepts_and_never_answers(new_world):
         caller.stop_helper()
         before = snapshot(w)
         w.standin_faults(identityd="silent")
-        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment()))
+        under_way = caller.begin_apply(**gateway.assignment())
         w.fast_forward("the end of its patience", under_way.done)
         kind, sentence = caller.failure(under_way)
         assert kind == "confirm-timeout" and "gives no answer" in sentence
@@ -241,15 +241,15 @@ def test_quiesce_and_resume(new_world):
     w = gateway.world
     with Caller(w) as caller, Caller(w) as other:
         jobs = len(queued(w))
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         assert quiesced(w, caller, jobs)
-        caller.ask("Quiesce")  # renewed: nothing more to stop
+        caller.ask("Quiesce", "u", 2)  # renewed: nothing more to stop
         assert len(queued(w)) == jobs + len(UNITS)
         other.ask("Resume")
         all_run(w, caller)
         jobs = len(queued(w))
         other.ask("Resume")
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         caller.apply(**gateway.assignment())  # ends it as well
         all_run(w, caller)
         assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
@@ -262,13 +262,13 @@ def test_renewal_that_fails(new_world):
     w = gateway.world
     with Caller(w) as caller:
         jobs = len(queued(w))
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         assert quiesced(w, caller, jobs)
         jobs = len(queued(w))
         w.standin_faults(slow=60)
-        assert caller.refused("Quiesce")[0] == "restart-failed"
+        assert caller.refused("Quiesce", "u", 2)[0] == "restart-failed"
         w.standin_faults()
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         assert not queued(w)[jobs:] and stopped_path(w).exists()
         assert not any(runs(caller, unit) for unit in UNITS)
         caller.ask("Resume")
@@ -281,11 +281,11 @@ def test_quiesce_while_a_start_is_to_be_tried_again(new_world):
     w = gateway.world
     with Caller(w) as caller:
         helper = caller.start_helper(environment=w.clock())
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         w.standin_faults(units={"aziot-tpmd.service": {"start": "fail"}})
         assert caller.refused("Resume")[0] == "restart-failed"
         w.standin_faults()
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         for _ in range(2):
             assert not any(runs(caller, unit) for unit in UNITS)
             w.let_pass(145)
@@ -302,7 +302,7 @@ CALLER = textwrap.dedent("""\
 
     async def main():
         bus = await dbus_next.aio.MessageBus(sys.argv[1]).connect()
-        reply = await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Quiesce"))
+        reply = await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Quiesce", signature="u", body=[2]))
         print(reply.message_type, flush=True)
         await bus.wait_for_disconnect()
 
@@ -336,15 +336,15 @@ def test_caller_that_leaves_at_once(new_world):
         for busy in (False, True):
             if busy:
                 w.standin_faults(identityd="hold")
-                check = caller.begin("Check", "s", gateway.id)
+                check = caller.begin("Check", "us", 2, gateway.id)
             jobs = len(queued(w))
             other = Caller(w)
-            other.begin("Quiesce").cancel()
+            other.begin("Quiesce", "u", 2).cancel()
             other.close()
             w.standin_faults()
             if busy:
                 caller.end(check)
-            caller.ask("Verify")
+            caller.verify()
             all_run(w, caller)
             assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
 
@@ -357,10 +357,10 @@ def test_caller_that_leaves_during_an_apply(new_world):
         gateway.make_old(caller)
         helper = caller.start_helper()
         with Caller(w) as other:
-            other.ask("Quiesce")
+            other.ask("Quiesce", "u", 2)
             w.standin_faults(units={APPLY: {"delay": 60}})
             jobs = len(queued(w))
-            under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            under_way = caller.begin_apply(**gateway.assignment(keyChanged=True))
             wait_for("the apply", lambda: ("start", APPLY) in queued(w)[jobs:])
         helper.wait_for_line("has left the bus")
         w.standin_faults()
@@ -373,10 +373,10 @@ def test_helper_that_is_killed_while_it_holds(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         caller.stop_helper()
         assert stopped_path(w).exists() and not runs(caller, IDENTITYD)
-        caller.ask("Verify")  # systemd starts it by itself (Restart=on-failure); here somebody has to call
+        caller.verify()  # systemd starts it by itself (Restart=on-failure); here somebody has to call
         all_run(w, caller)
 
 
@@ -387,13 +387,13 @@ def test_helper_that_is_told_to_end(new_world, doing):
     w = gateway.world
     with Caller(w) as caller:
         jobs = len(queued(w))
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         assert quiesced(w, caller, jobs)
         if doing == "Apply":
             gateway.make_old(caller)
             w.standin_faults(units={APPLY: {"start": "hang"}})
             jobs = len(queued(w))
-            under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+            under_way = caller.begin_apply(**gateway.assignment(keyChanged=True))
             wait_for("the apply", lambda: ("start", APPLY) in queued(w)[jobs:])
             assert not runs(caller, EDGED)
         for pid in w.helper_pids("dps-handoffd"):
@@ -413,13 +413,13 @@ def test_quiesce_ends_after_five_minutes(new_world):
     with Caller(w) as caller:
         helper = caller.start_helper(environment=w.clock())
         jobs = len(queued(w))
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         assert quiesced(w, caller, jobs)
         for _ in range(2):
             w.let_pass(295)
             caller.introspect(caller.name)
             assert not any(runs(caller, unit) for unit in UNITS)
-            caller.ask("Quiesce")
+            caller.ask("Quiesce", "u", 2)
         w.let_pass(305)
         helper.wait_for_line("nobody has renewed the request")
         all_run(w, caller)

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 from bus import BusError
-from handoff import (APPLY, MANUAL, OPERATORS, Caller, assignment, backups, edge, info_path, info_text, ours, prepared,
+from handoff import (members, APPLY, MANUAL, OPERATORS, Caller, backups, edge, info_path, info_text, ours, prepared,
                      queued, set_confirm_timeout, snapshot, write_config_toml)
 from harness import SCOPE, wait_for
 
@@ -199,7 +199,7 @@ def test_network_gone_before_the_move(new_world):
 
 @pytest.mark.parametrize("moved", [True, False])
 def test_iot_edge_registered_by_itself_since(new_world, moved):
-    w = new_world()
+    w = new_world(emulator=("--rotate-keys",))
     hub = w.start_gateway()["AssignedHub"]
     w.stop_daemon()
     hub = w.move() if moved else hub
@@ -217,7 +217,8 @@ def test_iot_edge_registered_by_itself_since(new_world, moved):
         assert p["AssignedHub"] == hub and p["Warnings"][0][0] == "adoption-refused"
         assert len(w.service_requests()) == requests and w.hub_key() == key
         w.stop_daemon()
-        assert not json.loads((w.dir / "state/state.json").read_text()).get("keyPrivate")  # it is not the hub's any more
+        stored = json.loads((w.dir / "state/state.json").read_text())
+        assert "keyPrivate" not in stored["intended"]  # it is not the hub's any more
 
 
 @pytest.mark.parametrize("unknown", ["the TPM", "the registration ID"])
@@ -240,9 +241,11 @@ def test_what_can_not_be_told_now_is_not_forgotten(new_world, unknown):
     w.wait("both warnings", lambda p: p["Step"] == "idle" and len(p["Warnings"]) == 2)
     w.stop_daemon()
     after = json.loads(state.read_text())
-    assert (after["state"], after["hub"], after["deviceId"]) == ("handed-off", "hub-b.localhost", "gw-b")
-    for key in ("idScope", "globalEndpoint", "registrationId", "endorsementKeyHash"):
-        assert after.get(key) == before[key], key
+    assert after["state"] == "handed-off"
+    for which in ("intended", "confirmed"):
+        assert (after[which]["hub"], after[which]["deviceId"]) == ("hub-b.localhost", "gw-b")
+        for key in ("idScope", "globalEndpoint", "registrationId", "endorsementKeyHash"):
+            assert after[which].get(key) == before[which][key], key
 
 
 @pytest.mark.parametrize("what", ["config", "device_info", "applied", "all"])
@@ -256,7 +259,7 @@ def test_lost_hand_off_is_written_again_offline(new_world, what):
         path.unlink()
     requests = len(w.service_requests())
     w.start_daemon()
-    w.daemon.wait_for_line("is written again")
+    w.daemon.wait_for_line("DPS_STATE=assigned")
     w.wait_for_state("handed-off")
     for path in sum(paths.values(), []):
         assert path.exists()
@@ -432,7 +435,8 @@ def test_apply_without_the_container_runtime(new_world):
 BAD = [{"registrationId": None}, {"registrationId": ""}, {"registrationId": "../x"}, {"registrationId": "x" * 129},
        {"hub": None}, {"hub": ""}, {"hub": "a b"}, {"hub": 'x"\ny'}, {"hub": "x" * 256}, {"hub": "\u00e9.example"},
        {"deviceId": None}, {"deviceId": ""}, {"deviceId": 'x"'}, {"deviceId": "x\ny"}, {"deviceId": "x" * 129},
-       {"adopt": 7}, {"adopt": "yes"}, {"hub": True}, {"keyName": ""}, {"keyName": "xyz"}, {"keyName": "0" * 133},
+       {"forced": 7}, {"forced": "yes"}, {"handOver": "no"}, {"hub": True}, {"keyName": "00"}, {"keyName": bytes(67)},
+       {"snapshotHub": "a b"}, {"snapshotHub": "hub.example"}, {"keyPrivate": bytes(1)},
        {"command": "reboot"}]
 
 
@@ -465,17 +469,18 @@ def test_bad_arguments(new_world):
             w.bus_process.wait_for_line("bad argument", logged + number - 1)
             assert len(w.bus_process.lines) == logged + number, w.bus_process.lines[logged:]
         for bad in ("", "no good", "x" * 129, "a/b"):
-            assert caller.refused("Check", "s", bad)[0] == "InvalidArgs"
-        for method, signature, body in (("Apply", "s", ["x"]), ("Check", "", []), ("Check", "u", [1]),
-                                        ("Quiesce", "s", ["x"])):
-            assert caller.refused(method, signature, *body)[0] == "InvalidArgs"
+            assert caller.refused("Check", "us", 2, bad)[0] == "InvalidArgs"
         assert watch.quiet() and snapshot(w) == before and not queued(w)
+        for method, signature, body in (("Apply", "s", ["x"]), ("Apply", "a{sv}", [members()]), ("Check", "", []), ("Check", "us", [3, "gw-1"]),
+                                        ("Quiesce", "s", ["x"]), ("Quiesce", "u", [3])):
+            assert caller.refused(method, signature, *body)[0] == "InvalidArgs"
+        assert snapshot(w) == before and not queued(w)
 
 
 def test_hub_that_is_not_allowed(new_world):
     w = prepared(new_world)
     with Caller(w) as caller:
-        caller.ask("Verify")
+        caller.verify()
         before = snapshot(w)
         kind, sentence = caller.apply_refused(hub="evil.example")
         assert kind == "hub-not-allowed" and "evil.example" in sentence
@@ -483,15 +488,15 @@ def test_hub_that_is_not_allowed(new_world):
 
 
 @pytest.mark.parametrize("name, method, arguments", [
-    ("HandOff1", "Check", ["s", "x"]), ("HandOff1", "Quiesce", []), ("HandOff1", "Resume", []),
-    ("HandOff1", "Verify", []), ("HandOff1", "Apply", ["a{sv}", "0"]),
-    ("Tpm1", "Identity", []), ("Tpm1", "ForgetHubKey", ["ay", "0"]),
+    ("HandOff1", "Check", ["us", "2", "x"]), ("HandOff1", "Quiesce", ["u", "2"]), ("HandOff1", "Resume", []),
+    ("HandOff1", "Verify", ["a{sv}b", "0", "false"]), ("HandOff1", "Apply", ["a{sv}b", "0", "false"]),
+    ("Tpm1", "Identity", []), ("Tpm1", "ForgetHubKey", ["aay", "0"]),
 ])
 @pytest.mark.root
 def test_other_users_are_refused(new_world, name, method, arguments):
     w = prepared(new_world, OPERATORS)
     with Caller(w) as caller:
-        caller.ask("Verify")
+        caller.verify()
         before, watch, commands = snapshot(w), Watch(w), len(w.tpm_commands())
         w.dir.chmod(0o755)
         (w.dir / "bus").chmod(0o777)
@@ -509,9 +514,9 @@ def test_second_apply_is_told_to_wait(new_world):
     w = prepared(new_world)
     w.standin_faults(units={APPLY: {"delay": 50}})
     with Caller(w) as first, Caller(w) as second:
-        under_way = first.begin("Apply", "a{sv}", assignment(adopt=False))
+        under_way = first.begin_apply(handOver="register")
         wait_for("the apply", lambda: w.standin_events("start", unit=APPLY))
-        assert second.apply_refused(adopt=False)[0] == "Busy"
+        assert second.apply_refused(handOver="register")[0] == "Busy"
         under_way.cancel()
 
 
@@ -519,4 +524,5 @@ def test_reading_needs_nothing(new_world):
     w = prepared(new_world)
     with pytest.raises(BusError):
         w.bus.call("Nothing", name="org.dps.HandOff1")
-    assert w.bus.call("Verify", name="org.dps.HandOff1")[0]["result"] == "lost"
+    with Caller(w) as caller:
+        assert caller.verify()["result"] == "lost"

@@ -9,7 +9,7 @@ import subprocess
 
 import dbus_next
 import pytest
-from handoff import (APPLY, EDGED, IDENTITYD, OPERATORS, Caller, Gateway, assignment, backups, info_path, info_text,
+from handoff import (members, APPLY, EDGED, IDENTITYD, OPERATORS, Caller, Gateway, backups, info_path, info_text,
                      queued, record, record_path, snapshot, stopped_path, temporary_files)
 from harness import BUILD, wait_for
 
@@ -32,7 +32,7 @@ def killed_apply(gateway, caller, n):
     """Apply, killed at its n-th call; the name of that call, or None when there are fewer."""
     w = gateway.world
     helper = caller.start_helper(*crash_at(w, n))
-    reply = caller.outcome("Apply", "a{sv}", assignment(**gateway.assignment()))
+    reply = caller.outcome("Apply", "a{sv}b", members(**gateway.assignment()), False)
     done = reply.message_type == dbus_next.MessageType.METHOD_RETURN
     try:
         assert helper.process.wait(1 if done else 10) == KILLED

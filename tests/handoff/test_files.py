@@ -7,7 +7,7 @@ import subprocess
 import tomllib
 
 import pytest
-from handoff import (OPERATORS, Caller, applied_path, assignment, backups, info_path, info_text, ours, prepared, queued,
+from handoff import (members, OPERATORS, Caller, applied_path, backups, info_path, info_text, ours, prepared, queued,
                      record_path, snapshot, stopped_path, temporary_files, write_config_toml)
 from harness import BUILD, wait_for
 
@@ -101,7 +101,7 @@ def test_edited_by_somebody_else_meanwhile(new_world):
     with Caller(w) as caller:
         w.standin_faults(identityd="hold")
         caller.job("StartUnit", "aziot-identityd.service")
-        under_way = caller.begin("Apply", "a{sv}", assignment())
+        under_way = caller.begin_apply()
         wait_for("the question", lambda: w.standin_events("connected"))
         w.config_toml.write_text(OPERATORS + "\n# one more line\n")
         w.standin_faults()
@@ -153,7 +153,7 @@ def test_base_that_can_not_be_used(new_world, text, handle, words):
     if text:
         write_base(w, text)
     with Caller(w) as caller:
-        for method, arguments in (("Check", ("s", "gw-1")), ("Apply", ("a{sv}", assignment()))):
+        for method, arguments in (("Check", ("us", 2, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "config-conflict" and all(word in sentence for word in words), sentence
         assert not queued(w) and not w.config_toml.exists()
@@ -163,9 +163,9 @@ def test_base_with_another_key_index(new_world):
     w = prepared(new_world, Tpm={"HubKeyHandle": "0x81000200"})
     write_base(w, BASE.replace("0x100", "0x2_00"))
     with Caller(w) as caller:
-        assert caller.ask("Check", "s", "gw-1")["result"] == "ready"
+        assert caller.ask("Check", "us", 2, "gw-1")["result"] == "ready"
         write_base(w, 'auto_reprovisioning_mode = "AlwaysOnStartup"\n' + BASE.replace("0x100", "512"))
-        answer = caller.ask("Check", "s", "gw-1")
+        answer = caller.ask("Check", "us", 2, "gw-1")
         assert answer["identity"] == "register" and answer["warnings"][0][0] == "reprovisions-itself"
 
 
@@ -197,7 +197,7 @@ def test_read_only_file_system(new_world):
     with Caller(w) as caller:
         caller.start_helper(*new_namespace(w, script))
         attempt(w, caller, "storage", "/etc/aziot'", "Read-only file system")
-        assert caller.refused("Check", "s", "gw-1")[0] == "storage"  # known before anything else is done
+        assert caller.refused("Check", "us", 2, "gw-1")[0] == "storage"  # known before anything else is done
         caller.stop_helper()
         works(w, caller)
 
@@ -212,7 +212,7 @@ def test_immutable(new_world, what, flag, word):
     try:
         with Caller(w) as caller:
             attempt(w, caller, "storage", f"'{path}'", word, f"chattr -{flag} {path}")
-            assert caller.refused("Check", "s", "gw-1")[0] == "storage"
+            assert caller.refused("Check", "us", 2, "gw-1")[0] == "storage"
     finally:
         subprocess.run(["chattr", f"-{flag}", path], check=True)
     with Caller(w) as caller:
@@ -232,7 +232,7 @@ def test_what_is_not_a_file(new_world, make, word):
     before = snapshot(w, "etc/aziot")
     with Caller(w) as caller:
         assert word in attempt(w, caller, "config-conflict", f"'{w.config_toml}'")
-        assert caller.refused("Check", "s", "gw-1")[0] == "config-conflict"
+        assert caller.refused("Check", "us", 2, "gw-1")[0] == "config-conflict"
         assert snapshot(w, "etc/aziot") == before
         shutil.rmtree(w.config_toml) if w.config_toml.is_dir() and not w.config_toml.is_symlink() else \
             w.config_toml.unlink()
@@ -289,7 +289,7 @@ def test_device_info_that_is_a_trap(new_world, trap):
     TRAPS[trap](info_path(w), victim)
     before = snapshot(w, "etc", "var/lib/aziot")
     with Caller(w) as caller:
-        for method, arguments in (("Check", ("s", "gw-1")), ("Apply", ("a{sv}", assignment()))):
+        for method, arguments in (("Check", ("us", 2, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "storage" and "device_info' is a" in sentence and "remove it" in sentence
     assert snapshot(w, "etc", "var/lib/aziot") == before and victim.read_text() == "untouched"
@@ -312,7 +312,7 @@ def test_swapped_directory(new_world, how, word):
         os.chown(directory.parent, 1234, 1234)
     before = snapshot(w, "etc")
     with Caller(w) as caller:
-        for method, arguments in (("Check", ("s", "gw-1")), ("Apply", ("a{sv}", assignment()))):
+        for method, arguments in (("Check", ("us", 2, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "storage" and word in sentence, sentence
     assert snapshot(w, "etc") == before and not queued(w) and not stopped_path(w).exists()
@@ -327,7 +327,7 @@ def test_directory_swapped_while_it_is_written(new_world):
     w.standin_faults(apply="far enough")
     with Caller(w) as caller:
         helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=open .device_info.*", "0")
-        under_way = caller.begin("Apply", "a{sv}", assignment())
+        under_way = caller.begin_apply()
         wait_for("the write", lambda: "device_info" in (w.dir / "calls").read_text())
         directory.rename(elsewhere)
         directory.symlink_to(w.dir / "trap")

@@ -1,7 +1,7 @@
 """Suite "handoff": what becomes of units: each outcome is one failure kind, and what was stopped runs again."""
 
 import pytest
-from handoff import (APPLY, EDGED, IDENTITYD, MANUAL, OPERATORS, Caller, Gateway, assignment, backups, info_path,
+from handoff import (members, APPLY, EDGED, IDENTITYD, MANUAL, OPERATORS, Caller, Gateway, backups, info_path,
                      info_text, ours, prepared, queued, record, record_path, set_confirm_timeout, snapshot, stopped_path)
 from harness import BUILD, wait_for
 
@@ -71,7 +71,7 @@ def test_job_that_never_ends(new_world):
         caller.start_helper(environment=w.clock())
         jobs = len(queued(w))
         w.standin_faults(units={EDGED: {"stop": "hang"}})
-        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+        under_way = caller.begin_apply(**gateway.assignment(keyChanged=True))
         wait_for("the job", lambda: ("stop", EDGED) in queued(w)[jobs:])
         w.standin_faults()
         caller.unit(EDGED)  # systemd has answered the helper since,
@@ -94,7 +94,7 @@ def test_edged_that_had_to_wait_for_its_identity(new_world):
         gateway.make_old(caller)
         starts = len(w.standin_events("edged-start"))
         w.standin_faults(units={EDGED: {"start": "crash-loop"}})
-        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(keyChanged=True)))
+        under_way = caller.begin_apply(**gateway.assignment(keyChanged=True))
         wait_for("its end", lambda: len(w.standin_events("edged-start")) > starts)
         w.standin_faults()
         wait_for("the confirmation", lambda: w.standin_events("hub", hub=gateway.hub, status=200))
@@ -127,7 +127,7 @@ def test_jobs_of_others_do_not_keep_the_helper(new_world):
     w = gateway.world
     with Caller(w) as caller:
         helper = caller.start_helper(environment=w.clock())
-        caller.ask("Verify")
+        caller.verify()
         for _ in range(11):
             assert helper.running()
             caller.job("StartUnit", IDENTITYD)
@@ -140,7 +140,7 @@ def test_masked_while_it_was_stopped(new_world):
     gateway = moved_gateway(new_world)
     w = gateway.world
     with Caller(w) as caller:
-        caller.ask("Quiesce")
+        caller.ask("Quiesce", "u", 2)
         w.standin_faults(units={"aziot-tpmd.service": {"load": "masked"}, "aziot-tpmd.socket": {"load": "not-found"}})
         caller.ask("Resume")
         assert not stopped_path(w).exists()
@@ -160,7 +160,7 @@ def test_systemd_leaves_in_the_middle(new_world, units):
         assert kind in ("apply-failed", "restart-failed") and "systemd left the bus" in sentence
         assert kind == ("apply-failed" if APPLY in units else "restart-failed")
         assert stopped_path(w).exists()
-        assert caller.refused("Check", "s", gateway.id)[0] == "restart-failed"
+        assert caller.refused("Check", "us", 2, gateway.id)[0] == "restart-failed"
         w.standin_faults()
         wait_for("systemd", lambda: w.standin_events("back"))  # what fails again is tried again much later
         w.let_pass(11)
@@ -175,9 +175,9 @@ def test_masked_or_missing(new_world, unit, load):
     w = prepared(new_world, OPERATORS)
     w.standin_faults(units={unit: {"load": load}})
     with Caller(w) as caller:
-        caller.ask("Verify")
+        caller.verify()
         before = snapshot(w)
-        for method, arguments in (("Check", ("s", "gw-1")), ("Apply", ("a{sv}", assignment()))):
+        for method, arguments in (("Check", ("us", 2, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "runtime-missing" and unit in sentence
         assert snapshot(w) == before and not queued(w)
@@ -187,7 +187,7 @@ def test_apply_unit_masked(new_world):
     w = prepared(new_world, OPERATORS)
     w.standin_faults(units={APPLY: {"load": "masked"}})
     with Caller(w) as caller:
-        caller.ask("Verify")
+        caller.verify()
         before = snapshot(w)
         kind, sentence = caller.apply_refused()
         assert kind == "runtime-missing" and APPLY in sentence and "masked" in sentence
@@ -231,11 +231,12 @@ def test_same_assignment_again(new_world):
     w = gateway.world
     with Caller(w) as caller:
         before, jobs = snapshot(w), len(queued(w))
-        for changes in ({}, {"dpsJustAnswered": True}, {"adopt": False}, {"adopt": False, "dpsJustAnswered": True}):
+        for changes in ({}, {"dps_answers": True}, {"handOver": "register"}, {"handOver": "register", "dps_answers": True},
+                        {"handOver": "keep"}):
             answer = caller.apply(**gateway.assignment(**changes))
             assert answer["changed"] is False and answer["hub"] == gateway.hub and answer["warnings"] == []
-        assert caller.ask("Check", "s", gateway.id)["result"] == "ready"
-        assert caller.ask("Verify")["result"] == "intact"
+        assert caller.ask("Check", "us", 2, gateway.id)["result"] == "ready"
+        assert caller.verify(**gateway.assignment())["result"] == "intact"
         assert snapshot(w) == before and len(queued(w)) == jobs
 
 
@@ -290,10 +291,10 @@ def test_proof_of_the_old_identity_after_a_reboot_does_not_count(new_world):
     gateway = moved_gateway(new_world)
     w = gateway.world
     set_confirm_timeout(w, 1)
-    away = assignment(**gateway.assignment(hub="away.localhost:1", keyChanged=True))
+    away = gateway.assignment(hub="away.localhost:1", keyChanged=True)
     with Caller(w) as caller:
         helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=open .stopped.*", "0")
-        under_way = caller.begin("Apply", "a{sv}", away)
+        under_way = caller.begin_apply(**away)
         wait_for("the list of what is stopped", lambda: "open .stopped." in (w.dir / "calls").read_text())
         helper.kill()  # and with it what it traces
         caller.failure(under_way)
@@ -303,7 +304,7 @@ def test_proof_of_the_old_identity_after_a_reboot_does_not_count(new_world):
         wait_for("its end", lambda: len(w.standin_events("identityd-ready")) > ready)
         assert len(w.standin_events("hub", status=200)) > seen
         for _ in range(2):
-            assert caller.refused("Apply", "a{sv}", away)[0] == "hub-unreachable"
+            assert caller.apply_refused(**away)[0] == "hub-unreachable"
 
 
 # --- what must not be touched ---
@@ -327,9 +328,9 @@ def test_config_toml_of_somebody_else_is_not_touched(new_world, name, text, word
     w.start_standins()
     w.config_toml.write_text(text or ours(w, "gw-1", "0neOther"))
     with Caller(w) as caller:
-        caller.refused("Check", "s", "gw-1")
+        caller.refused("Check", "us", 2, "gw-1")
         before = snapshot(w)
-        for method, arguments in (("Check", ("s", "gw-1")), ("Apply", ("a{sv}", assignment()))):
+        for method, arguments in (("Check", ("us", 2, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "config-conflict" and words in sentence, (kind, sentence)
         assert snapshot(w) == before and not queued(w)
@@ -338,7 +339,7 @@ def test_config_toml_of_somebody_else_is_not_touched(new_world, name, text, word
 def test_target_none(new_world):
     w = prepared(new_world, OPERATORS, HandOff={"Target": "none"})
     with Caller(w) as caller:
-        caller.refused("Check", "s", "gw-1")
+        caller.refused("Check", "us", 2, "gw-1")
         before = snapshot(w)
         kind, sentence = caller.apply_refused()
         assert kind == "config" and "Target=none" in sentence
@@ -385,18 +386,18 @@ def test_rollback(new_world):
             w.standin_faults()
             caller.job("StartUnit", EDGED)
             w.standin_faults(units={EDGED: {"start": how}})
-            found, sentence = caller.apply_refused(**gateway.assignment(adopt=False))
+            found, sentence = caller.apply_refused(dps_answers=True, **gateway.assignment(handOver="register"))
             assert found == kind and "the previous config.toml was put back" in sentence, sentence
             assert w.config_toml.read_text() == before and backups(w)[-1].read_text() == before
         assert len(w.standin_events("applied")) == applied + 4  # the new one and the old one, twice
         w.standin_faults()
         caller.job("StartUnit", EDGED)
         w.standin_faults(apply="told to fail")
-        found, sentence = caller.apply_refused(**gateway.assignment(adopt=False))
+        found, sentence = caller.apply_refused(dps_answers=True, **gateway.assignment(handOver="register"))
         assert found == "apply-failed" and "put back" in sentence and w.config_toml.read_text() == before
         w.standin_faults()
         caller.stop_helper()
-        caller.apply(**gateway.assignment(adopt=False, dpsJustAnswered=True))
+        caller.apply(**gateway.assignment(handOver="register", dps_answers=True))
         assert w.config_toml.read_text() != before
         all_run_again(w, caller)
 
@@ -424,7 +425,7 @@ def test_no_rollback_over_an_operators_edit(new_world):
     with Caller(w) as caller:
         gateway.make_old(caller)
         w.standin_faults(apply="told to fail", units={APPLY: {"delay": 50}})
-        under_way = caller.begin("Apply", "a{sv}", assignment(**gateway.assignment(adopt=False)))
+        under_way = caller.begin_apply(dps_answers=True, **gateway.assignment(handOver="register"))
         wait_for("our text", lambda: gateway.id in w.config_toml.read_text())
         edited = w.config_toml.read_text() + "\n# one more line\n"
         w.config_toml.write_text(edited)

@@ -12,6 +12,8 @@ from conftest import DEBS, packages
 from machine import SCOPE, SOURCE, wait_for
 
 UNIT = "dps-provisiond.service"
+DAEMON, HANDOFFD, TPMD = ("usr/bin/dps-provisiond", "usr/libexec/dps-provisiond/dps-handoffd",
+                          "usr/libexec/dps-provisiond/dps-tpmd")
 COMMIT = "d4a037971b978b5518d2602c5eee77231269e1de"  # the last one whose state file has version 1
 APPLY_FAILS = """[Unit]
 StartLimitIntervalSec=0
@@ -140,3 +142,109 @@ def test_an_assigned_gateway_is_downgraded(old_machine, network):
     release(old_machine)
     assert network.registrations() <= registrations + 2, "one, if the older daemon sets a newer state aside"
     assert not old_machine.standin_events("registers-itself")
+
+
+# --- programs of two versions ---
+
+def old_program(debs):
+    """Unpacks the older package into the directory that machines see as /mnt/debs."""
+    subprocess.run(["dpkg-deb", "-x", debs / "old.deb", debs / "old"], check=True)
+
+
+def exchange(machine, source, *programs):
+    """Installs the programs from this directory and stops the running ones."""
+    for program in programs:
+        machine.run("cp", "--remove-destination", f"{source}/{program}", f"/{program}")
+        machine.run("systemctl", "stop", f"{program.rpartition('/')[2]}.service")
+
+
+def both_versions(new_machine, debs, **options):
+    """A gateway with the current package. The older programs are in /mnt/debs/old, the current ones in /root."""
+    if not (debs / "old").exists():
+        old_program(debs)
+    machine = new_machine(**options)
+    machine.start(f"--bind-ro={debs}:/mnt/debs")
+    for program in (DAEMON, HANDOFFD, TPMD):
+        machine.run("install", "-D", f"/{program}", f"/root/{program}")
+    return machine
+
+
+def wait_for_refusal(machine):
+    """Waits for the failure of a refused call, with a message and a hint; returns the properties."""
+    wait_for("a refusal", lambda: machine.properties()["LastError"][0])
+    properties = machine.wait_for_step("wait")
+    kind, code, message, hint = properties["LastError"]
+    assert kind in ("apply-failed", "tpm-failed"), properties["LastError"]
+    assert code == "version" or code.endswith((".InvalidArgs", ".UnknownMethod")), properties["LastError"]
+    assert len(message) > 20 and len(hint) > 20
+    return properties
+
+
+def edge_runs(machine):
+    units = ("aziot-edged.service", "aziot-identityd.socket", "aziot-tpmd.socket")
+    return all(machine.show(unit, "ActiveState") == "active" for unit in units)
+
+
+def test_an_older_handoff_helper_is_refused(new_machine, network, debs):
+    """The helper still runs the older program after the upgrade."""
+    machine = both_versions(new_machine, debs)
+    before = machine.wait_for_state("handed-off")
+    requests, starts = len(network.requests(kind="register")), len(machine.standin_events("edged-start"))
+    exchange(machine, "/mnt/debs/old", HANDOFFD)
+    machine.run("systemctl", "restart", UNIT)
+    assert wait_for_refusal(machine)["State"] == "handed-off"
+
+    exchange(machine, "/root", HANDOFFD)
+    machine.run("dps-provision", "retry", check=False)
+    after = machine.wait_for_property("LastError", ["", "", "", ""])
+    assert (after["State"], after["AssignedHub"]) == ("handed-off", before["AssignedHub"])
+    assert len(network.requests(kind="register")) == requests
+    assert len(machine.standin_events("edged-start")) == starts
+
+
+def test_an_older_handoff_helper_does_not_hold_iot_edge(new_machine, network, debs):
+    """The daemon moves the device, and the older helper may accept the call that stops identityd."""
+    machine = both_versions(new_machine, debs)
+    machine.wait_for_state("handed-off")
+    registrations = network.registrations()
+    hub = f"hub-b.localhost:{network.port}"
+    network.enroll(*network.enrollments[:-1], {**network.enrollments[-1], "iotHubHostName": hub})
+    exchange(machine, "/mnt/debs/old", HANDOFFD)
+    machine.run("dps-provision", "reprovision")
+    wait_for_refusal(machine)
+    wait_for("IoT Edge", lambda: edge_runs(machine), 60)  # the helper itself would wait for 5 minutes
+    assert network.registrations() == registrations
+
+    exchange(machine, "/root", HANDOFFD)
+    machine.run("dps-provision", "retry", check=False)
+    wait_for("the other hub", lambda: machine.wait_for_step("idle")["AssignedHub"] == hub)
+    assert network.registrations() == registrations + 1
+
+
+def test_an_older_tpm_helper_is_refused(new_machine, network, debs):
+    registrations = network.registrations()
+    machine = both_versions(new_machine, debs, scope=None)
+    exchange(machine, "/mnt/debs/old", TPMD)
+    machine.run("dps-provision", "set-scope", SCOPE)
+    wait_for_refusal(machine)
+    assert not machine.standin_events("edged-start")
+
+    exchange(machine, "/root", TPMD)
+    machine.run("dps-provision", "retry", check=False)
+    machine.wait_for_state("handed-off")
+    assert network.registrations() == registrations + 1
+
+
+def test_an_older_daemon_is_refused(new_machine, network, debs):
+    registrations = network.registrations()
+    machine = both_versions(new_machine, debs, scope=None)
+    exchange(machine, "/mnt/debs/old", DAEMON)
+    machine.run("systemctl", "start", UNIT)
+    machine.run("dps-provision", "set-scope", SCOPE)
+    wait_for_refusal(machine)
+    assert not machine.standin_events("edged-start")
+
+    exchange(machine, "/root", DAEMON)
+    machine.run("systemctl", "start", UNIT)
+    machine.wait_for_state("handed-off")
+    assert network.registrations() == registrations + 1

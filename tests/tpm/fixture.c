@@ -310,35 +310,48 @@ void import_key(Fixture *f, const Bytes *blob, Bytes *ret_private, Bytes *ret_pu
         expect(r, FAILURE_NONE);
 }
 
-static void expect_adopt(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *known_name,
-                         bool may_replace, bool *ret_changed, Bytes *ret_name, FailureKind kind) {
+static void expect_adopt(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *names,
+                         size_t name_count, bool *ret_changed, Bytes *ret_name, FailureKind kind) {
         Tpm *tpm = open_tpm(f);
-        int r = tpm_adopt_hub_key(tpm, private, public, known_name, may_replace, ret_changed, ret_name,
+        int r = tpm_adopt_hub_key(tpm, private, public, names, name_count, ret_changed, ret_name,
                                   &last_failure);
 
         tpm = tpm_close(tpm);
         expect(r, kind);
 }
 
-bool adopt(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *known_name, bool may_replace,
+bool adopt(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *names, size_t name_count,
            Bytes *ret_name) {
         CLEANUP(bytes_deinit) Bytes name = {};
         bool changed = false;
 
-        expect_adopt(f, private, public, known_name, may_replace, &changed, &name, FAILURE_NONE);
+        expect_adopt(f, private, public, names, name_count, &changed, &name, FAILURE_NONE);
         if (ret_name)
                 assert_int_equal(bytes_copy(ret_name, name.data, name.size), 0);
         return changed;
 }
 
-void adopt_fails(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *known_name,
-                 bool may_replace, FailureKind kind) {
+void adopt_fails(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *names,
+                 size_t name_count, FailureKind kind) {
         Bytes name = {};
         bool changed = false;
 
-        expect_adopt(f, private, public, known_name, may_replace, &changed, &name, kind);
+        expect_adopt(f, private, public, names, name_count, &changed, &name, kind);
         assert_false(changed);
         assert_null(name.data);
+}
+
+TpmHubKeyState hub_key_state(Fixture *f, Bytes *ret_name) {
+        CLEANUP(bytes_deinit) Bytes name = {};
+        TpmHubKeyState state = TPM_HUB_KEY_FOREIGN;
+        Tpm *tpm = open_tpm(f);
+        int r = tpm_hub_key(tpm, &state, &name, &last_failure);
+
+        tpm = tpm_close(tpm);
+        expect(r, FAILURE_NONE);
+        if (ret_name)
+                assert_int_equal(bytes_copy(ret_name, name.data, name.size), 0);
+        return state;
 }
 
 void make_blob(Fixture *f, uint8_t key, Bytes *ret) {
@@ -351,14 +364,21 @@ void make_blob(Fixture *f, uint8_t key, Bytes *ret) {
 }
 
 void adopt_new(Fixture *f, uint8_t key, Bytes *ret_name) {
-        CLEANUP(bytes_deinit) Bytes blob = {}, private = {}, public = {};
+        CLEANUP(bytes_deinit) Bytes blob = {}, private = {}, public = {}, before = {};
 
         make_blob(f, key, &blob);
         import_key(f, &blob, &private, &public);
-        (void) adopt(f, &private, &public, &(Bytes){}, true, ret_name);
+        read_hub_key_name(f, &before);
+        (void) adopt(f, &private, &public, &before, 1, ret_name);
 }
 
 char *hub_key_name(Fixture *f) {
         return output_of(f, "! tpm2_getcap handles-persistent | grep -qi 81000100 || "
                             "tpm2_readpublic -c 0x81000100 | sed -n 's/^name: //p'");
+}
+
+void read_hub_key_name(Fixture *f, Bytes *ret) {
+        CLEANUP(freep) char *hex = hub_key_name(f);
+
+        assert_int_equal(hex_decode(ret, hex, 66), 0);
 }

@@ -54,15 +54,17 @@ void identity_fails(Fixture *f, FailureKind kind);
 void sign(Fixture *f, const Bytes *blob, const char *message, uint8_t ret[static SHA256_SIZE]);
 void sign_fails(Fixture *f, const Bytes *blob, FailureKind kind);
 void import_key(Fixture *f, const Bytes *blob, Bytes *ret_private, Bytes *ret_public);
-bool adopt(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *known_name, bool may_replace,
+bool adopt(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *names, size_t name_count,
            Bytes *ret_name);
-void adopt_fails(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *known_name,
-                 bool may_replace, FailureKind kind);
-extern Failure last_failure; /* of the last of these that failed */
+void adopt_fails(Fixture *f, const Bytes *private, const Bytes *public, const Bytes *names,
+                 size_t name_count, FailureKind kind);
+TpmHubKeyState hub_key_state(Fixture *f, Bytes *ret_name); /* ret_name may be NULL */
+extern Failure last_failure;                               /* of the last of these that failed */
 
 /* What the service would send to this TPM for an HMAC key of 32 times this byte. */
 void make_blob(Fixture *f, uint8_t key, Bytes *ret);
-/* Imports it and adopts it with may_replace. */
+/* Imports and adopts the key. Replaces the HMAC key at the handle, if there is one. */
 void adopt_new(Fixture *f, uint8_t key, Bytes *ret_name);
 /* The name of what sits at the hub key's handle as the tools print it, "" for nothing. */
 char *hub_key_name(Fixture *f);
+void read_hub_key_name(Fixture *f, Bytes *ret);

@@ -13,8 +13,6 @@
 
 #include "tpm-crypto.h"
 
-static const Bytes nothing;
-
 /* One attempt as the daemon makes it, each call a Tpm of its own; returns the commands up to the token and
  * counts the rest afterwards. */
 static unsigned attest(Fixture *f, uint8_t key, Bytes *ret_private, Bytes *ret_public) {
@@ -59,7 +57,7 @@ static void the_number_of_commands_is_bounded(void **state) {
                 known = name;
                 name = (Bytes){};
                 token = attest(f, steps[i].key, &private, &public);
-                assert_int_equal(adopt(f, &private, &public, &known, false, &name), steps[i].changed);
+                assert_int_equal(adopt(f, &private, &public, &known, 1, &name), steps[i].changed);
                 all = token + commands_since_last(f);
                 print_message("# %s: %u commands up to the token, %u in all\n", steps[i].what, token, all);
                 assert_true(token <= steps[i].token);
@@ -217,13 +215,13 @@ static void every_step_may_fail_and_leaves_nothing_behind(void **state) {
                 (void) snprintf(faults, sizeof(faults),
                                 "{\"rules\": [{\"nth\": %u, \"answer\": \"0x143\"}]}", i);
                 set_faults(f, faults);
-                adopt_fails(f, &private, &public, &first, false, FAILURE_TPM_FAILED);
+                adopt_fails(f, &private, &public, &first, 1, FAILURE_TPM_FAILED);
                 assert_nothing_left(f);
                 after = hub_key_name(f);
                 assert_string_equal(before, after);
         }
         set_faults(f, "{}");
-        assert_true(adopt(f, &private, &public, &first, false, NULL));
+        assert_true(adopt(f, &private, &public, &first, 1, NULL));
 }
 
 /* Power is cut before or after each command of an adoption that replaces a key. Afterwards the handle holds
@@ -251,14 +249,14 @@ static void a_power_cut_at_any_command_of_an_adoption_is_healed(void **state) {
                 set_faults(f, faults);
                 assert_int_equal(tpm_open(&tpm, &f->settings, f->cache, NULL), 0);
                 /* the last of them is a FlushContext, which is not missed */
-                (void) tpm_adopt_hub_key(tpm, &private, &public, &first, false, &changed, &result, NULL);
+                (void) tpm_adopt_hub_key(tpm, &private, &public, &first, 1, &changed, &result, NULL);
                 tpm = tpm_close(tpm);
                 set_faults(f, "{}");
 
                 between = hub_key_name(f);
                 if (streq(between, ""))
                         emptied++;
-                (void) adopt(f, &private, &public, &first, false, &name);
+                (void) adopt(f, &private, &public, &first, 1, &name);
                 after = hub_key_name(f);
                 assert_int_equal(hex_encode(&hex, name.data, name.size), 0);
                 assert_string_equal(after, hex);
@@ -268,7 +266,7 @@ static void a_power_cut_at_any_command_of_an_adoption_is_healed(void **state) {
                 bytes_deinit(&private);
                 bytes_deinit(&public);
                 import_key(f, &blob, &private, &public);
-                assert_false(adopt(f, &private, &public, &nothing, false, NULL));
+                assert_false(adopt(f, &private, &public, NULL, 0, NULL));
         }
         assert_true(emptied >= 2); /* the cut between evicting and persisting was among them */
 }
