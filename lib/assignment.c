@@ -23,13 +23,13 @@ typedef enum MemberType {
 
 typedef struct Member {
         const char *key;
-        MemberType type;
         size_t offset;
+        MemberType type;
         bool on_bus; /* passed to the hand-off helper */
 } Member;
 
 #define M(key, type, member, on_bus)                                                                        \
-        { key, MEMBER_##type, offsetof(Assignment, member), on_bus }
+        { key, offsetof(Assignment, member), MEMBER_##type, on_bus }
 
 /* Version 1 of the daemon's state file has most of these at its top level. */
 static const Member members[] = {

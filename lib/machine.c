@@ -144,46 +144,45 @@ static bool has_to_ask_dps(const Facts *f) {
 #define HAND_OVER_STEP _STEP_MAX
 
 typedef struct Row {
-        Step after;
+        Step after, next;
         bool (*when)(const Facts *facts);
-        Step next;
 } Row;
 
 /* The first matching row counts. */
 static const Row rows[] = {
-        { STEP_IDENTITY, has_to_compare_at_once, STEP_ADOPT },
-        { STEP_IDENTITY, stays_handed_off, STEP_IDLE },
-        { STEP_IDENTITY, is_handed_off, STEP_VERIFY },
-        { STEP_IDENTITY, has_edge, STEP_PREPARE },
-        { STEP_IDENTITY, is_assigned, HAND_OVER_STEP },
-        { STEP_IDENTITY, always, STEP_REGISTER },
-        { STEP_PREPARE, is_handed_off, STEP_IDLE },
-        { STEP_PREPARE, is_assigned, HAND_OVER_STEP },
-        { STEP_PREPARE, always, STEP_REGISTER },
-        { STEP_REGISTER, is_assigned, STEP_HANDOFF },
-        { STEP_REGISTER, always, STEP_ACTIVATE },
-        { STEP_ACTIVATE, is_live, STEP_QUIESCE },
-        { STEP_ACTIVATE, always, STEP_CONFIRM },
-        { STEP_QUIESCE, is_assigned, HAND_OVER_STEP },
-        { STEP_QUIESCE, always, STEP_CONFIRM },
-        { STEP_CONFIRM, always, HAND_OVER_STEP },
-        { STEP_POLL, always, HAND_OVER_STEP },
-        { STEP_IMPORT, always, HAND_OVER_STEP },
-        { STEP_ADOPT, is_handed_off, STEP_IDLE },
-        { STEP_ADOPT, always, STEP_HANDOFF },
-        { STEP_HANDOFF, always, STEP_IDLE },
+        { STEP_IDENTITY, STEP_ADOPT, has_to_compare_at_once },
+        { STEP_IDENTITY, STEP_IDLE, stays_handed_off },
+        { STEP_IDENTITY, STEP_VERIFY, is_handed_off },
+        { STEP_IDENTITY, STEP_PREPARE, has_edge },
+        { STEP_IDENTITY, HAND_OVER_STEP, is_assigned },
+        { STEP_IDENTITY, STEP_REGISTER, always },
+        { STEP_PREPARE, STEP_IDLE, is_handed_off },
+        { STEP_PREPARE, HAND_OVER_STEP, is_assigned },
+        { STEP_PREPARE, STEP_REGISTER, always },
+        { STEP_REGISTER, STEP_HANDOFF, is_assigned },
+        { STEP_REGISTER, STEP_ACTIVATE, always },
+        { STEP_ACTIVATE, STEP_QUIESCE, is_live },
+        { STEP_ACTIVATE, STEP_CONFIRM, always },
+        { STEP_QUIESCE, HAND_OVER_STEP, is_assigned },
+        { STEP_QUIESCE, STEP_CONFIRM, always },
+        { STEP_CONFIRM, HAND_OVER_STEP, always },
+        { STEP_POLL, HAND_OVER_STEP, always },
+        { STEP_IMPORT, HAND_OVER_STEP, always },
+        { STEP_ADOPT, STEP_IDLE, is_handed_off },
+        { STEP_ADOPT, STEP_HANDOFF, always },
+        { STEP_HANDOFF, STEP_IDLE, always },
         /* Only now: VERIFY waits for an identityd that registers. */
-        { STEP_VERIFY, has_to_compare_keys, STEP_ADOPT },
-        { STEP_VERIFY, is_handed_off, STEP_IDLE },
-        { STEP_VERIFY, always, STEP_PREPARE },
-        { STEP_FORGET, always, STEP_IDLE },
+        { STEP_VERIFY, STEP_ADOPT, has_to_compare_keys },
+        { STEP_VERIFY, STEP_IDLE, is_handed_off },
+        { STEP_VERIFY, STEP_PREPARE, always },
+        { STEP_FORGET, STEP_IDLE, always },
         /* what the assignment still needs */
-        { HAND_OVER_STEP, is_handed_off, STEP_IDLE },
-        { HAND_OVER_STEP, has_to_quiesce, STEP_QUIESCE },
-        { HAND_OVER_STEP, has_to_import, STEP_IMPORT },
-        { HAND_OVER_STEP, has_to_adopt, STEP_ADOPT },
-        { HAND_OVER_STEP, has_to_ask_dps, STEP_REGISTER },
-        { HAND_OVER_STEP, always, STEP_HANDOFF },
+        { HAND_OVER_STEP, STEP_IDLE, is_handed_off },
+        { HAND_OVER_STEP, STEP_QUIESCE, has_to_quiesce },
+        { HAND_OVER_STEP, STEP_IMPORT, has_to_import },
+        { HAND_OVER_STEP, STEP_ADOPT, has_to_adopt },
+        { HAND_OVER_STEP, STEP_REGISTER, has_to_ask_dps },
+        { HAND_OVER_STEP, STEP_HANDOFF, always },
 };
 
 static Step next_step(Step after, const Facts *f) {

@@ -116,14 +116,13 @@ static void warn_about_reply(Daemon *d, const DpsReply *reply, bool adopts) {
 }
 
 static int assignment_of(Daemon *d, DpsReply *reply, bool adopts, Assignment *ret) {
-        CLEANUP(assignment_deinit)
-        Assignment a = { .hub = TAKE(reply->hub),
-                         .device_id = TAKE(reply->device_id),
-                         .substatus = TAKE(reply->substatus),
-                         .payload = TAKE(reply->payload),
-                         .forced = d->record.forced };
+        CLEANUP(assignment_deinit) Assignment a = { .forced = d->record.forced };
         int r;
 
+        a.hub = TAKE(reply->hub);
+        a.device_id = TAKE(reply->device_id);
+        a.substatus = TAKE(reply->substatus);
+        a.payload = TAKE(reply->payload);
         a.hand_over = adopts && reply->hub_key.size > 0 ? HAND_OVER_ADOPT : HAND_OVER_REGISTER;
         if (a.hand_over == HAND_OVER_ADOPT) {
                 a.key.received = reply->hub_key;

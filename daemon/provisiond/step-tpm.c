@@ -379,7 +379,7 @@ static int finish_adopt(Daemon *d) {
 static int on_adopt(Daemon *d, sd_bus_message *reply) {
         HubKey *key = &d->record.intended.key;
         State state = daemon_state(d);
-        Bytes name;
+        Bytes name = {};
         int changed, r;
 
         r = sd_bus_message_read(reply, "b", &changed);

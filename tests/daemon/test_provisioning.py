@@ -291,8 +291,8 @@ def test_configuration_changed_while_attesting(new_world):
     w.faults("slow:confirm=50")
     w.start_daemon()
     w.wait("confirm", lambda p: p["Step"] == "confirm")
+    w.enroll(w.enrollment(registrationId="renamed-1"))
     w.write_config(Provisioning={"RegistrationId": "renamed-1"})
-    w.enroll(w.enrollment())
     w.faults()
     p = w.wait_for_state("handed-off")
     assert p["RegistrationId"] == "renamed-1"

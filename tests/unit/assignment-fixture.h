@@ -1,5 +1,7 @@
-/* Assignments in which every member has another value. Include test.h first. */
+/* Assignments in which every member has another value. */
 #pragma once
+
+#include "test.h"
 
 #include "assignment.h"
 
@@ -14,36 +16,36 @@ typedef enum Kind {
 
 static const struct {
         const char *key;
-        Kind kind;
         size_t offset;
+        Kind kind;
         bool on_bus, required;
 } members[] = {
-        { "idScope", TEXT, offsetof(Assignment, target.id_scope), true, true },
-        { "globalEndpoint", TEXT, offsetof(Assignment, target.endpoint), true, true },
-        { "registrationId", TEXT, offsetof(Assignment, target.registration_id), true, true },
-        { "endorsementKeyHash", TEXT, offsetof(Assignment, target.ek_hash), false, false },
-        { "hub", TEXT, offsetof(Assignment, hub), true, true },
-        { "deviceId", TEXT, offsetof(Assignment, device_id), true, true },
-        { "substatus", TEXT, offsetof(Assignment, substatus), false, false },
-        { "payload", TEXT, offsetof(Assignment, payload), false, false },
-        { "keyReceived", BLOB, offsetof(Assignment, key.received), false, false },
-        { "keyPrivate", BLOB, offsetof(Assignment, key.private_area), false, false },
-        { "keyPublic", BLOB, offsetof(Assignment, key.public_area), false, false },
-        { "keyName", BLOB, offsetof(Assignment, key.name), true, false },
-        { "keyChanged", FLAG, offsetof(Assignment, key.changed), true, false },
-        { "handOver", HAND_OVER_NAME, offsetof(Assignment, hand_over), true, false },
-        { "forced", FLAG, offsetof(Assignment, forced), true, false },
-        { "snapshot", FLAG, offsetof(Assignment, snapshot.taken), true, false },
-        { "snapshotKeyName", BLOB, offsetof(Assignment, snapshot.key_name), false, false },
-        { "snapshotHub", TEXT, offsetof(Assignment, snapshot.hub), true, false },
-        { "snapshotDeviceId", TEXT, offsetof(Assignment, snapshot.device_id), true, false },
-        { "snapshotProof", TEXT, offsetof(Assignment, snapshot.proof), true, false },
-        { "target", TEXT, offsetof(Assignment, handed_to), false, false },
-        { "identity", TEXT, offsetof(Assignment, identity), false, false },
-        { "hubKeyHandle", NUMBER, offsetof(Assignment, hub_key_handle), false, false },
-        { "edgeFlagMissing", TEXT, offsetof(Assignment, edge_flag_missing), false, false },
-        { "adoptionRefused", TEXT, offsetof(Assignment, adoption_refused), false, false },
-        { "dataMoved", TEXT, offsetof(Assignment, data_moved), false, false },
+        { "idScope", offsetof(Assignment, target.id_scope), TEXT, true, true },
+        { "globalEndpoint", offsetof(Assignment, target.endpoint), TEXT, true, true },
+        { "registrationId", offsetof(Assignment, target.registration_id), TEXT, true, true },
+        { "endorsementKeyHash", offsetof(Assignment, target.ek_hash), TEXT, false, false },
+        { "hub", offsetof(Assignment, hub), TEXT, true, true },
+        { "deviceId", offsetof(Assignment, device_id), TEXT, true, true },
+        { "substatus", offsetof(Assignment, substatus), TEXT, false, false },
+        { "payload", offsetof(Assignment, payload), TEXT, false, false },
+        { "keyReceived", offsetof(Assignment, key.received), BLOB, false, false },
+        { "keyPrivate", offsetof(Assignment, key.private_area), BLOB, false, false },
+        { "keyPublic", offsetof(Assignment, key.public_area), BLOB, false, false },
+        { "keyName", offsetof(Assignment, key.name), BLOB, true, false },
+        { "keyChanged", offsetof(Assignment, key.changed), FLAG, true, false },
+        { "handOver", offsetof(Assignment, hand_over), HAND_OVER_NAME, true, false },
+        { "forced", offsetof(Assignment, forced), FLAG, true, false },
+        { "snapshot", offsetof(Assignment, snapshot.taken), FLAG, true, false },
+        { "snapshotKeyName", offsetof(Assignment, snapshot.key_name), BLOB, false, false },
+        { "snapshotHub", offsetof(Assignment, snapshot.hub), TEXT, true, false },
+        { "snapshotDeviceId", offsetof(Assignment, snapshot.device_id), TEXT, true, false },
+        { "snapshotProof", offsetof(Assignment, snapshot.proof), TEXT, true, false },
+        { "target", offsetof(Assignment, handed_to), TEXT, false, false },
+        { "identity", offsetof(Assignment, identity), TEXT, false, false },
+        { "hubKeyHandle", offsetof(Assignment, hub_key_handle), NUMBER, false, false },
+        { "edgeFlagMissing", offsetof(Assignment, edge_flag_missing), TEXT, false, false },
+        { "adoptionRefused", offsetof(Assignment, adoption_refused), TEXT, false, false },
+        { "dataMoved", offsetof(Assignment, data_moved), TEXT, false, false },
 };
 
 static inline void *member_of(Assignment *a, size_t i) {
