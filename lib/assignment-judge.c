@@ -1,19 +1,10 @@
 /* The state of an assignment's hub key, and the comparison of an assignment with what the gateway has. */
 #include "assignment.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <strings.h>
 
 #define ALG_SHA256 0x0b
-
-const char *hub_key_state_to_string(HubKeyState state) {
-        static const char *const names[] = { "absent", "received", "wrapped", "adopted" };
-        static_assert(ARRAY_SIZE(names) == _HUB_KEY_STATE_MAX, "every state of the hub key has a name");
-
-        assert(state >= 0 && state < _HUB_KEY_STATE_MAX);
-        return names[state];
-}
 
 HubKeyState assignment_key_state(const Assignment *a) {
         const HubKey *key = &a->key;

@@ -96,7 +96,6 @@ void assignment_drop_key(Assignment *assignment);
 int assignment_wrapped_name(const Assignment *assignment, Bytes *ret);
 
 const char *hand_over_to_string(HandOver hand_over);
-const char *hub_key_state_to_string(HubKeyState state);
 
 /* True when IoT Edge has to give up its identity (hub and device_id) and register to become the assigned
  * device. */

@@ -12,22 +12,19 @@ static void the_key_s_state_follows_from_what_there_is_of_it(void **state) {
         static const struct {
                 HubKey key;
                 HubKeyState state;
-                const char *name;
         } cases[] = {
-                { {}, HUB_KEY_ABSENT, "absent" },
-                { { .name = BYTES("n") }, HUB_KEY_ABSENT, "absent" },
-                { { .received = BYTES("r") }, HUB_KEY_RECEIVED, "received" },
-                { { .private_area = BYTES("s"), .public_area = BYTES("p") }, HUB_KEY_WRAPPED, "wrapped" },
+                { {}, HUB_KEY_ABSENT },
+                { { .name = BYTES("n") }, HUB_KEY_ABSENT },
+                { { .received = BYTES("r") }, HUB_KEY_RECEIVED },
+                { { .private_area = BYTES("s"), .public_area = BYTES("p") }, HUB_KEY_WRAPPED },
                 { { .private_area = BYTES("s"), .public_area = BYTES("p"), .name = BYTES("n") },
-                  HUB_KEY_ADOPTED,
-                  "adopted" },
+                  HUB_KEY_ADOPTED },
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
                 const Assignment a = { .key = cases[i].key };
 
                 assert_int_equal(assignment_key_state(&a), cases[i].state);
-                assert_string_equal(hub_key_state_to_string(cases[i].state), cases[i].name);
         }
 }
 
