@@ -2,7 +2,6 @@
  * the same place. */
 #include <errno.h>
 #include <stdlib.h>
-#include <strings.h>
 
 #include "handoffd.h"
 #include "log.h"
@@ -57,13 +56,14 @@ static bool is_newer(const Operation *op) {
                                                                 .device_id = now->device_id });
 }
 
-/* identityd has registered another device since the snapshot. aziot-edged reads it at its next start. */
+/* identityd has registered another device than the one that was handed over last, or written since.
+ * aziot-edged reads it at its next start. */
 static bool became_another(const Operation *op) {
-        const Snapshot *then = &op->assignment.snapshot;
+        const Record *rec = &op->situation.record;
         const DeviceInfo *now = &op->situation.device_info;
 
-        return then->taken && then->hub && now->hub &&
-               !(strcasecmp(then->hub, now->hub) == 0 && same(then->device_id, now->device_id));
+        return rec->handed_off && rec->hub && now->hub &&
+               !(same(rec->hub, now->hub) && same(rec->device_id, now->device_id));
 }
 
 static void plan_steps(Operation *op) {
@@ -84,7 +84,7 @@ static void plan_steps(Operation *op) {
         plan->renew_key = adopt && ((a->key.changed && !plan->started) || plan->write_device_info);
         plan->reprovision = !plan->keep && s->prev_state.text[0] &&
                             assignment_needs_registration(a, s->device_info.hub, s->device_info.device_id);
-        became_other = plan->keep && became_another(op) && !plan->started;
+        became_other = became_another(op) && !plan->started;
         plan->restart_edged =
                 plan->run_apply || !s->edged.active || s->edged.failing ||
                 ((first || plan->write_device_info || became_other || (plan->begun && !plan->started)) &&

@@ -32,7 +32,7 @@ class Gateway:
         self.world = world
         self.manager = manager
         self.identityd = Identityd(world, manager)
-        self.docker = None
+        self.docker = self.edged = None
 
     def units(self):
         actions = {"aziot-identityd": (self.identityd.start, self.identityd.stop),
@@ -51,18 +51,29 @@ class Gateway:
         self.manager.add(Unit("dps-provisiond.service", None, None))  # to be asked for: the tests start the daemon
 
     async def start_edged(self):
-        """Says whom it runs as, once identityd has told; it does not end when there is nobody."""
+        """Says whom it runs as, once identityd has told. The real one ends when there is nobody, and systemd starts it
+        again; this one asks again."""
         if not self.world.configured("edged"):
             raise ApplyFailed("no configuration, exit status 153")
         self.world.log("edged-start")
-        asyncio.get_running_loop().create_task(self.edged_asks())
+        if self.edged:
+            self.edged.cancel()
+        self.edged = asyncio.get_running_loop().create_task(self.edged_asks())
 
     async def edged_asks(self):
-        try:
-            identity = await self.identityd.identity_for_edged()
-            self.world.log("edged-device", hub=identity[0], device=identity[1])
-        except (IdentitydFailed, OSError) as error:
-            self.world.log("edged-without-device", error=str(error))
+        told = False
+        while True:
+            try:
+                identity = await self.identityd.identity_for_edged()
+                break
+            except (IdentitydFailed, OSError) as error:
+                if not told:
+                    self.world.log("edged-without-device", error=str(error))
+                told = True
+            await asyncio.sleep(0.2)
+            if self.manager.units["aziot-edged.service"].state != "active":
+                return
+        self.world.log("edged-device", hub=identity[0], device=identity[1])
 
     async def apply(self):
         """`iotedge config apply`: exit 0 although a unit failed, but not when the runtime doesn't answer."""
