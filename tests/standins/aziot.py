@@ -51,8 +51,8 @@ class Gateway:
         self.manager.add(Unit("dps-provisiond.service", None, None))  # to be asked for: the tests start the daemon
 
     async def start_edged(self):
-        """Says whom it runs as, once identityd has told. The real one ends when there is nobody, and systemd starts it
-        again; this one asks again."""
+        """Logs the device as soon as identityd names it. Without an identity the real one exits and systemd restarts it;
+        this one asks again."""
         if not self.world.configured("edged"):
             raise ApplyFailed("no configuration, exit status 153")
         self.world.log("edged-start")
