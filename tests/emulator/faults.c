@@ -30,6 +30,8 @@ static const struct {
         [FAULT_NO_DATE] = { "no-date", ARGUMENT_NONE },
         [FAULT_DROP_CONNECTION] = { "drop-connection", ARGUMENT_COUNT },
         [FAULT_LOSE_REPLY] = { "lose-reply", ARGUMENT_COUNT },
+        [FAULT_CUT_REPLY] = { "cut-reply", ARGUMENT_COUNT },
+        [FAULT_CAPTIVE_PORTAL] = { "captive-portal", ARGUMENT_COUNT },
         [FAULT_SLOW] = { "slow", ARGUMENT_NUMBER, true, 0, 86400 },
         [FAULT_STATUS] = { "status", ARGUMENT_NUMBER, true, 300, 599 },
         [FAULT_WRONG_EK_CHALLENGE] = { "wrong-ek-challenge", ARGUMENT_NONE },

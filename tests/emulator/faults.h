@@ -17,6 +17,8 @@ typedef enum FaultType {
         FAULT_NO_DATE,
         FAULT_DROP_CONNECTION, /* =N: the first N requests; the request is not looked at */
         FAULT_LOSE_REPLY,      /* =N: the same, after the request has taken effect */
+        FAULT_CUT_REPLY,       /* =N: the same, in the middle of the reply's body */
+        FAULT_CAPTIVE_PORTAL,  /* =N: 403 and a web page, as a captive portal answers */
         FAULT_SLOW,            /* =SECONDS before the reply, or until it is gone */
         FAULT_STATUS,          /* =STATUS instead of an answer */
         FAULT_WRONG_EK_CHALLENGE,

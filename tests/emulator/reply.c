@@ -9,14 +9,15 @@
 typedef struct Output {
         char *text;
         size_t size;
+        bool cut; /* the second half is not sent */
 } Output;
 
 static ssize_t read_output(void *userdata, uint64_t position, char *buffer, size_t max) {
         const Output *output = userdata;
-        size_t left = output->size - (size_t) position;
+        size_t end = output->cut ? output->size / 2 : output->size, left = end - (size_t) position;
 
         if (left == 0)
-                return MHD_CONTENT_READER_END_OF_STREAM;
+                return output->cut ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
         if (left > max)
                 left = max;
         memcpy(buffer, output->text + position, left);
@@ -81,6 +82,7 @@ struct MHD_Response *reply_new(Emulator *emulator, RequestKind kind, const Respo
         Faults *faults = emulator->faults;
         const Fault *garbage = faults_use(faults, FAULT_GARBAGE_BODY, kind);
         const Fault *oversized = faults_use(faults, FAULT_OVERSIZED_BODY, kind);
+        const Fault *cut = faults_use(faults, FAULT_CUT_REPLY, kind);
         struct MHD_Response *reply;
         Output *output;
 
@@ -91,6 +93,7 @@ struct MHD_Response *reply_new(Emulator *emulator, RequestKind kind, const Respo
                 output = output_new(response->body, garbage, oversized);
                 if (!output)
                         return NULL;
+                output->cut = cut;
                 reply = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, CHUNK_SIZE, read_output, output,
                                                           output_free);
                 if (!reply)
@@ -98,5 +101,17 @@ struct MHD_Response *reply_new(Emulator *emulator, RequestKind kind, const Respo
         }
         if (reply)
                 add_headers(emulator, reply, response, !faults_use(faults, FAULT_NO_DATE, kind));
+        return reply;
+}
+
+struct MHD_Response *reply_new_captive_portal(void) {
+        static char page[] =
+                "<!DOCTYPE html>\n<html><head><title>Guest network</title></head>"
+                "<body><h1>Access denied</h1><p>Log in to use this network.</p></body></html>\n";
+        struct MHD_Response *reply =
+                MHD_create_response_from_buffer(sizeof(page) - 1, page, MHD_RESPMEM_PERSISTENT);
+
+        if (reply)
+                (void) MHD_add_response_header(reply, "Content-Type", "text/html");
         return reply;
 }

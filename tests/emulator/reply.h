@@ -8,5 +8,6 @@
 
 #include "emulator.h"
 
-/* The caller destroys it. NULL: out of memory. */
+/* The caller destroys them. NULL: out of memory. */
 struct MHD_Response *reply_new(Emulator *emulator, RequestKind kind, const Response *response);
+struct MHD_Response *reply_new_captive_portal(void); /* for status 403 */

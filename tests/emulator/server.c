@@ -213,7 +213,11 @@ static enum MHD_Result handle(Exchange *exchange, Request *request) {
         drop = faults_use(faults, FAULT_DROP_CONNECTION, request->kind);
         if (drop)
                 (void) string_replace(&response.error, "fault: connection dropped, request ignored");
-        else {
+        else if (faults_use(faults, FAULT_CAPTIVE_PORTAL, request->kind)) {
+                (void) string_replace(&response.error, "fault: a captive portal has answered");
+                response.status = 403;
+                reply = reply_new_captive_portal();
+        } else {
                 emulator_answer(server->emulator, request, &response);
                 lose = faults_use(faults, FAULT_LOSE_REPLY, request->kind);
                 if (lose)

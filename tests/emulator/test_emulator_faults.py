@@ -72,6 +72,32 @@ def test_lost_connections(new_service):
     assert script.poll(script.confirm(token).body["operationId"], token).body["status"] == "assigned"
 
 
+def test_replies_that_are_cut_off(new_service):
+    """The request has taken effect."""
+    s = new_service("--fault=cut-reply:confirm=1")
+    s.enroll(s.enrollment())
+    script = s.script()
+    token = script.registration_token(script.challenge())
+    with contextlib.closing(s.connection()) as connection:
+        connection.request("PUT", PATH, body(s), {**JSON, "Authorization": token})
+        reply = connection.getresponse()
+        assert reply.status == 202
+        with pytest.raises((http.client.IncompleteRead, ConnectionError, ssl.SSLError)):
+            reply.read()
+    operation = script.confirm(token).body["operationId"]
+    assert script.poll(operation, token).body["status"] == "assigned"
+
+
+def test_captive_portal(new_service):
+    s = new_service("--fault=captive-portal:register=1")
+    s.enroll(s.enrollment())
+    status, headers, reply = s.ask("PUT", PATH, body(s), **JSON)
+    assert status == 403 and headers["Content-Type"] == "text/html" and "x-ms-request-id" not in headers
+    assert reply.startswith("<!DOCTYPE html>")
+    assert s.requests()[0]["status"] == 403 and "captive portal" in s.requests()[0]["error"]
+    assert s.ask("PUT", PATH, body(s), **JSON)[0] == 401
+
+
 def test_slowness_is_the_one_connections_own(new_service):
     s = new_service("--fault=slow:register=3600")
     s.enroll(s.enrollment())
