@@ -4,7 +4,10 @@
  *
  * The seconds in $CLOCK_SHIM_PASSED pass on all clocks at the moment when that file is replaced: what is due
  * by then elapses at once, and FILE.PID says so. A timeout that a system call waits for by itself (poll) is
- * not shortened; a loop over epoll and timerfds has none. */
+ * not shortened; a loop over epoll and timerfds has none.
+ *
+ * $CLOCK_SHIM_BOOTED is a number of seconds: CLOCK_MONOTONIC and CLOCK_BOOTTIME are that much less, as after
+ * a boot that was that much later. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -34,6 +37,11 @@ typedef struct Timer {
 static Timer timers[TIMERS_MAX]; /* by descriptor */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_long passed;
+static long booted;
+
+static bool is_since_boot(clockid_t clock) {
+        return clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME;
+}
 
 static long seconds_in(const char *variable) {
         const char *path = getenv(variable);
@@ -64,7 +72,10 @@ static int watch_file(const char *variable, int flags) {
 }
 
 __attribute__((constructor)) static void begin(void) {
+        const char *text = getenv("CLOCK_SHIM_BOOTED");
+
         passed = seconds_in("CLOCK_SHIM_PASSED");
+        booted = text ? strtol(text, NULL, 10) : 0;
 }
 
 /* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): glibc's names are reserved ones */
@@ -77,8 +88,10 @@ int clock_gettime(clockid_t clock, struct timespec *ts) {
         r = real(clock, ts);
         if (r == 0 && clock == CLOCK_REALTIME)
                 ts->tv_sec += seconds_in("CLOCK_SHIM_FILE");
-        if (r == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME))
+        if (r == 0 && (clock == CLOCK_REALTIME || is_since_boot(clock)))
                 ts->tv_sec += passed;
+        if (r == 0 && is_since_boot(clock))
+                ts->tv_sec -= booted;
         return r;
 }
 
@@ -111,6 +124,8 @@ static int arm(int fd, struct itimerspec *old) {
         struct itimerspec value = timers[fd].value;
 
         value.it_value.tv_sec -= passed;
+        if (is_since_boot(timers[fd].clock))
+                value.it_value.tv_sec += booted;
         if (value.it_value.tv_sec < 0)
                 value.it_value = (struct timespec){ .tv_nsec = 1 };
         return real_settime(fd, TFD_TIMER_ABSTIME, &value, old);
