@@ -1,0 +1,263 @@
+"""Suite "daemon": a request that failed for a passing cause is made again; the registration is not.
+
+Registrations are counted at the emulator, stops and starts at the fake systemd.
+"""
+import datetime
+
+import pytest
+from handoff import APPLY, EDGED, IDENTITYD, queued, stopped_path
+from harness import wait_for
+from power import Since, settled
+from samples import billed
+
+TPMD = "aziot-tpmd.service"
+LIMIT = 20 * 60  # seconds from CONFIRM to ADOPT; IoT Edge is not kept quiesced for longer
+BUSY = "0x902"   # TPM_RC_OBJECT_MEMORY: neither the TSS nor lib/tpm asks again
+
+
+class Move(Since):
+    """A gateway that works is moved to another hub; what happens from then on."""
+
+    def __init__(self, world, **enrollment):
+        super().__init__(world)
+        self.before = billed(world)
+        self.hub = world.move(**enrollment)
+        world.bus.call("Reprovision")
+
+    def billed(self):
+        return tuple(now - then for now, then in zip(billed(self.world), self.before))
+
+    def polls(self):
+        return [r for r in self.requests(kind="poll") if r["userAgent"].startswith("dps-provisiond/")]
+
+    def operations(self):
+        return {r["path"] for r in self.polls()}
+
+    def starts(self, unit=IDENTITYD):
+        return len(self.events("start", unit=unit))
+
+    def stops(self, unit=IDENTITYD):
+        return len(self.events("stop", unit=unit))
+
+    def is_resumed(self):
+        return self.starts() > 0 and not stopped_path(self.world).exists()
+
+    def assert_one_interruption(self):
+        """Quiesce has stopped identityd and aziot-tpmd, Apply has started them, and only Apply has stopped the modules."""
+        assert [(self.stops(unit), self.starts(unit)) for unit in (IDENTITYD, TPMD, EDGED)] == [(1, 1)] * 3
+        assert not self.events("registers-itself")
+
+    def moved(self):
+        return settled(self.world, self.hub, may_wait=True)
+
+
+def virtual_gateway(new_world, **settings):
+    """A gateway that is handed off. The clocks of the daemon and of the emulator are the test's. The old hub keeps the
+    device after a move, so IoT Edge works there while it is not quiesced."""
+    w = new_world(emulator_clock=True, **settings)
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+    w.faults("keep-old-device")
+    w.start_daemon(environment=w.clock())
+    w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    return w
+
+
+def fast_forward(world, what, condition, step=5):
+    """Each step is as long as a helper takes to answer, so no call of the daemon is said to be late."""
+    def met():
+        value = condition()
+        if not value:
+            for name in ("org.dps.HandOff1", "org.dps.Tpm1"):
+                world.bus.introspect(name)
+            world.bus.properties()
+            world.let_pass(step)
+        return value
+    begun = world.passed
+    wait_for(what, met)
+    return world.passed - begun
+
+
+def assert_one_hand_off(world):
+    """Of a gateway without provisioning: one Apply, after which aziot-edged is restarted once at most."""
+    assert queued(world).count(("start", APPLY)) == 1 and queued(world).count(("restart", EDGED)) <= 1
+    assert not world.standin_events("registers-itself")
+
+
+def seconds(request):
+    return datetime.datetime.fromisoformat(request["time"]).timestamp()
+
+
+# --- a poll ---
+
+POLL_RULES = {"503": {"status": 503}, "429": {"status": 429, "retryAfter": "5"}}
+# curl itself repeats a request when a connection that it has used before ends without a reply.
+POLL_FAULTS = {"dropped": "drop-connection:poll=2", "lost": "lose-reply:poll=2", "cut": "cut-reply:poll=1"}
+not_yet = pytest.mark.xfail(strict=True, reason="a failed request ends the attempt")
+
+
+def poll_fault(world, fault):
+    """Sets it at the emulator, for the next poll only. Returns the changes of the enrollment."""
+    if fault in POLL_FAULTS:
+        world.faults(POLL_FAULTS[fault], "keep-old-device")
+        return {}
+    return {"emulator": [{**POLL_RULES[fault], "on": "poll", "times": 1}]}
+
+
+def assert_polled_again(polls, fault):
+    assert len(polls) == (3 if fault in ("dropped", "lost") else 2) and len({poll["path"] for poll in polls}) == 1
+    assert fault != "429" or seconds(polls[1]) - seconds(polls[0]) >= 5
+
+
+@not_yet
+@pytest.mark.parametrize("fault", [*POLL_RULES, *POLL_FAULTS])
+def test_a_poll_that_failed_in_the_first_registration(new_world, fault):
+    w = new_world()
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}, **poll_fault(w, fault)))
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    assert len(w.requests(kind="register")) == 1 and billed(w) == (1, 0)
+    assert_polled_again(w.requests(kind="poll"), fault)
+    assert_one_hand_off(w)
+
+
+@not_yet
+@pytest.mark.parametrize("fault", [*POLL_RULES, *POLL_FAULTS])
+def test_a_poll_that_failed_in_a_move(new_world, fault):
+    w = new_world()
+    w.start_gateway()
+    w.wait("idle", lambda p: p["Step"] == "idle")
+    move = Move(w, **poll_fault(w, fault))
+    move.moved()
+    assert len(move.requests(kind="register")) == 1 and move.billed() == (1, 0)
+    assert_polled_again(move.polls(), fault)
+    move.assert_one_interruption()
+
+
+@not_yet
+def test_a_429_to_a_poll_for_longer_than_iot_edge_may_be_quiesced(new_world):
+    """IoT Edge runs after 20 minutes. The same operation is polled two hours later, with a token that is still valid."""
+    w = virtual_gateway(new_world)
+    move = Move(w, emulator=[{"status": 429, "retryAfter": "7200", "on": "poll", "times": 1}])
+    wait_for("the 429", lambda: move.requests(kind="poll", status=429))
+    taken = fast_forward(w, "IoT Edge to go on", move.is_resumed, step=30)
+    assert LIMIT - 60 <= taken <= LIMIT + 120
+    p = w.bus.properties()
+    assert p["LastError"][0] == "http-throttled" and move.stops(EDGED) == 0
+    assert 7100 - taken < p["NextAttemptUSec"] / 1e6 - w.now() < 1.3 * 7200 - taken
+    taken += fast_forward(w, "the poll", lambda: len(move.polls()) == 2, step=60)
+    assert 7200 - 60 <= taken <= 1.3 * 7200
+    move.moved()
+    assert move.billed() == (1, 0) and len(move.operations()) == 1 and len(move.requests(kind="register")) == 1
+
+
+@not_yet
+def test_an_operation_that_takes_longer_than_iot_edge_may_be_quiesced(new_world):
+    w = virtual_gateway(new_world, Retry={"InitialSec": 60, "MaxSec": 60})
+    move = Move(w, emulator=[{"result": "assigning"}])
+    wait_for("a poll", move.polls)
+    taken = fast_forward(w, "IoT Edge to go on", move.is_resumed)
+    assert LIMIT - 60 <= taken <= LIMIT + 120
+    assert w.wait_for_failure("timeout")["NextAttemptUSec"] > 0
+    assert move.stops() == 1 and move.stops(EDGED) == 0
+    polls = len(move.polls())
+    w.move()  # DPS comes to an end
+    fast_forward(w, "another poll", lambda: len(move.polls()) > polls)
+    move.moved()
+    assert move.billed() == (1, 0) and len(move.operations()) == 1 and len(move.requests(kind="register")) == 1
+
+
+def test_a_captive_portal_at_a_poll_ends_the_attempt(new_world):
+    """IoT Edge runs at once, and not after the wait."""
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600, "OperatorInitialSec": 600})
+    w.start_gateway()
+    w.wait("idle", lambda p: p["Step"] == "idle")
+    w.faults("captive-portal:poll=1", "keep-old-device")
+    move = Move(w)
+    wait_for("IoT Edge to go on", move.is_resumed)
+    p = w.wait_for_failure("protocol")
+    assert p["Step"] == "wait" and move.stops(EDGED) == 0 and move.billed() == (1, 0)
+    w.retry()
+    move.moved()
+    ours, identityds = move.billed()
+    assert ours <= 2 and identityds == 0
+
+
+def test_an_operation_that_dps_forgot_is_replaced_by_a_registration(new_world):
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600, "OperatorInitialSec": 600})
+    w.start_gateway()
+    w.wait("idle", lambda p: p["Step"] == "idle")
+    w.faults("keep-old-device")
+    move = Move(w, emulator=[{"status": 404, "errorCode": 404203, "on": "poll", "times": 1}])
+    wait_for("IoT Edge to go on", move.is_resumed)
+    w.wait("the wait", lambda p: p["Step"] == "wait" and p["LastError"][0])
+    assert len(move.polls()) == 1 and move.billed() == (1, 0) and move.stops(EDGED) == 0
+    w.retry()
+    move.moved()
+    assert move.billed() == (2, 0) and len(move.operations()) == 2
+
+
+# --- the hub key ---
+
+# Counted from the beginning of the attempt: the challenge's key is the first that is imported and loaded.
+TPM_FAULTS = {"activate": ("ActivateCredential", 2), "import": ("Import", 2), "load": ("Load", 2)}
+FIRST_FAULTS = {**TPM_FAULTS, "persist": ("EvictControl", 1)}
+# In a move the first EvictControl removes the old key. The handle is empty until the second one succeeds.
+MOVE_FAULTS = {**TPM_FAULTS, "evict": ("EvictControl", 1), "persist": ("EvictControl", 2)}
+
+
+def tpm_fault(world, command, nth, times=1):
+    world.tpm_faults(rules=[{"command": command, "nth": nth, "times": times, "answer": BUSY}])
+
+
+@pytest.mark.parametrize("fault", FIRST_FAULTS)
+def test_a_tpm_that_failed_once_in_the_first_registration(new_world, fault):
+    w = new_world()
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+    tpm_fault(w, *FIRST_FAULTS[fault])
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    assert len(w.service_requests()) == 3 and billed(w) == (1, 0)
+    assert_one_hand_off(w)
+
+
+@not_yet
+@pytest.mark.parametrize("fault", MOVE_FAULTS)
+def test_a_tpm_that_failed_once_in_a_move(new_world, fault):
+    """The same key is used again, and DPS is not asked."""
+    w = new_world()
+    w.start_gateway()
+    w.wait("idle", lambda p: p["Step"] == "idle")
+    w.faults("keep-old-device")
+    tpm_fault(w, *MOVE_FAULTS[fault])
+    move = Move(w)
+    move.moved()
+    ours = [r for r in move.requests() if r["kind"] in ("register", "confirm", "poll")]
+    assert len(ours) == 3 and move.billed() == (1, 0)
+    move.assert_one_interruption()
+
+
+@not_yet
+def test_a_tpm_that_is_busy_for_a_day(new_world):
+    """IoT Edge is held for 20 minutes, and then no more. The key that DPS has issued is used in the end."""
+    w = virtual_gateway(new_world, Retry={"InitialSec": 60, "MaxSec": 600})
+    old = w.hub_key()
+    tpm_fault(w, "Import", 2, times=0)
+    move = Move(w)
+    wait_for("the assignment", lambda: move.requests(kind="poll", status=200))
+    taken = fast_forward(w, "IoT Edge to go on", move.is_resumed)
+    assert LIMIT - 60 <= taken <= LIMIT + 120
+    assert w.wait("the wait", lambda p: p["Step"] == "wait")["LastError"][0] == "tpm-busy"
+    imports = w.tpm_commands().count("Import")
+    assert imports > 3 and w.hub_key() == old
+    requests = len(move.requests(kind="register"))
+    fast_forward(w, "a day", lambda: w.passed > 86400, step=300)
+    assert w.tpm_commands().count("Import") > imports
+    assert (move.stops(), move.starts(), move.stops(EDGED)) == (1, 1, 0)
+    w.tpm_faults()
+    fast_forward(w, "the move", lambda: w.bus.properties()["AssignedHub"] == move.hub, step=60)
+    move.moved()
+    assert len(move.requests(kind="register")) == requests == 1 and move.billed() == (1, 0)
+    assert w.hub_key() != old and not move.events("registers-itself")
