@@ -331,10 +331,9 @@ static void probe_srk(Check *c) {
         else if (object.is_srk)
                 check_ok(c, "%s at 0x%08x", object.description, TPM_SRK_HANDLE);
         else
-                check_bad(
-                        c, CHECK_WARN, WARNING_SRK_UNSUITABLE, NULL,
-                        "The handle 0x%08x holds %s, which IoT Edge can't use for a registration of its own",
-                        TPM_SRK_HANDLE, object.description);
+                check_bad(c, CHECK_WARN, WARNING_SRK_UNSUITABLE, NULL,
+                          "The handle 0x%08x holds %s; it is left alone, and a transient key serves",
+                          TPM_SRK_HANDLE, object.description);
 }
 
 /* The last that uses the TPM. */

@@ -199,11 +199,10 @@ static const FailureInfo failures[] = {
         [WARNING_SRK_UNSUITABLE] = { "srk-unsuitable", WARNING, 0, EINVAL,
                                      "31f8c22827854f2f8c4ed08c9d48a844",
                                      "IoT Edge can't register by itself on this TPM",
-                                     "Make an RSA storage root key available at 0x81000001 and an owner "
-                                     "authorization that aziot-tpmd "
-                                     "knows ([tpm.hierarchy_authorization]); until then a lost identity is "
-                                     "restored by this daemon "
-                                     "only." },
+                                     "Make an RSA storage root key with the attribute noDA and without an "
+                                     "authorization value available at 0x81000001 and an owner "
+                                     "authorization that aziot-tpmd knows ([tpm.hierarchy_authorization]); "
+                                     "until then a lost identity is restored by this daemon only." },
         [WARNING_CONFIG_IGNORED] = { "config-ignored", WARNING, 0, EINVAL,
                                      "31f8c22827854f2f8c4ed08c9d48a845",
                                      "A line of the configuration has no effect",

@@ -17,7 +17,6 @@ static void resident_deinit(Resident *resident) {
 }
 
 static int read_resident(Tpm *tpm, Resident *ret, Failure *reterr) {
-        const TPMA_OBJECT harmless = TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA;
         TPM2B_PUBLIC public;
         int r;
 
@@ -31,10 +30,8 @@ static int read_resident(Tpm *tpm, Resident *ret, Failure *reterr) {
         if (r < 0)
                 return r;
         ret->hub_key = tpm_is_hub_key(&public.publicArea);
-        /* Trying a key that has an authorization value of its own would bring the TPM nearer to lockout if
-         * it counts for that. The service's keys don't. */
         ret->comparable =
-                (public.publicArea.objectAttributes & harmless) == harmless &&
+                tpm_is_harmless(public.publicArea.objectAttributes) &&
                 public.publicArea.parameters.keyedHashDetail.scheme.details.hmac.hashAlg == TPM2_ALG_SHA256;
         return tpm_name(tpm, ret->object, &ret->name, reterr);
 }

@@ -48,9 +48,6 @@ static uint16_t take_sized(Reader *r, uint8_t *buffer, size_t max) {
  * layout (Trusted Platform Module Library, part 2, section 12.2.4) is short enough to be read strictly,
  * without libtss2-mu, which would log each malformed one. */
 static int take_hmac_public(Reader *r, TPM2B_PUBLIC *ret, const char **ret_why) {
-        /* What authorization value it has only the TPM can see. The service's keys have none; each try of
-         * one that has would count for the TPM's lockout, which keeps the disk's keys from their owner. */
-        const TPMA_OBJECT harmless = TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA;
         uint16_t size = (uint16_t) take_number(r, 2);
         Reader p = { .at = take(r, size), .left = size };
         TPM2B_PUBLIC public = { .size = size };
@@ -71,7 +68,9 @@ static int take_hmac_public(Reader *r, TPM2B_PUBLIC *ret, const char **ret_why) 
                 *ret_why = "the key in it is not one that signs HMACs";
                 return -EBADMSG;
         }
-        if ((area->objectAttributes & harmless) != harmless) {
+        /* Only the TPM can see whether the key has an authorization value. A lockout would keep the disk's
+         * keys from their owner. */
+        if (!tpm_is_harmless(area->objectAttributes)) {
                 *ret_why = "the key in it could bring the TPM into lockout";
                 return -EBADMSG;
         }

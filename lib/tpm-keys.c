@@ -58,6 +58,12 @@ static bool is_storage_key(const TPMT_PUBLIC *key) {
                rsa->symmetric.mode.aes == TPM2_ALG_CFB && rsa->keyBits == TPM_RSA_SIZE * 8;
 }
 
+bool tpm_is_harmless(TPMA_OBJECT attributes) {
+        const TPMA_OBJECT needed = TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA;
+
+        return (attributes & needed) == needed;
+}
+
 bool tpm_is_ek(const TPMT_PUBLIC *key) {
         const TPM2B_DIGEST *policy = &ek_template.publicArea.authPolicy;
 
@@ -66,7 +72,33 @@ bool tpm_is_ek(const TPMT_PUBLIC *key) {
 }
 
 bool tpm_is_srk(const TPMT_PUBLIC *key) {
-        return is_storage_key(key) && (key->objectAttributes & TPMA_OBJECT_USERWITHAUTH);
+        /* With adminWithPolicy, ActivateCredential needs a policy. */
+        return is_storage_key(key) && tpm_is_harmless(key->objectAttributes) &&
+               !(key->objectAttributes & TPMA_OBJECT_ADMINWITHPOLICY);
+}
+
+/* The public area does not say whether a key has an authorization value. Certify needs the same
+ * authorization as ActivateCredential, signs nothing with the null key, and changes nothing. */
+int tpm_test_srk(Tpm *tpm, ESYS_TR object, const TPMT_PUBLIC *key, bool *ret_usable, Failure *reterr) {
+        const TPMT_SIG_SCHEME none = { .scheme = TPM2_ALG_NULL };
+        const TPM2B_DATA nothing = {};
+        TPM2B_ATTEST *attest = NULL;
+        TPMT_SIGNATURE *signature = NULL;
+        TSS2_RC rc;
+
+        if (!tpm_is_srk(key)) {
+                *ret_usable = false;
+                return 0;
+        }
+        rc = TPM_DO(tpm, Esys_Certify(tpm->esys, object, ESYS_TR_RH_NULL, ESYS_TR_PASSWORD, ESYS_TR_PASSWORD,
+                                      ESYS_TR_NONE, &nothing, &none, &attest, &signature));
+        Esys_Free(attest);
+        Esys_Free(signature);
+        if (rc != TSS2_RC_SUCCESS && !tpm_rc_is_auth(rc))
+                return tpm_fail(tpm, reterr, rc, "The storage root key at the handle 0x%08x can't be tested",
+                                TPM_SRK_HANDLE);
+        *ret_usable = rc == TSS2_RC_SUCCESS;
+        return 0;
 }
 
 static bool has_tcg_template(const TPMT_PUBLIC *ek) {
@@ -279,14 +311,23 @@ static int create_srk_in(Tpm *tpm, ESYS_TR hierarchy, Failure *reterr) {
 }
 
 /* The storage root key belongs to the owner's hierarchy. One that can't be made persistent anyway, because
- * the owner authorization is not known or something else has its handle, is made in the endorsement
- * hierarchy: that one has to be usable in any case, so the key stays the same when the owner authorization
- * comes or goes, and a child of it can be made persistent just as well. */
+ * the owner authorization is not known or a key that can't be used has its handle, is made in the
+ * endorsement hierarchy: that one has to be usable in any case, so the key stays the same when the owner
+ * authorization comes or goes, and a child of it can be made persistent just as well. */
 static int create_srk(Tpm *tpm, Failure *reterr) {
         return create_srk_in(tpm,
                              tpm->srk_unsuitable || owner_auth_missing(tpm) ? ESYS_TR_RH_ENDORSEMENT
                                                                             : ESYS_TR_RH_OWNER,
                              reterr);
+}
+
+static void release_key(Tpm *tpm, TpmKey *key) {
+        if (key->persistent && key->object != ESYS_TR_NONE)
+                (void) Esys_TR_Close(tpm->esys, &key->object);
+        else
+                tpm_flush(tpm, &key->object);
+        bytes_deinit(&key->public_area);
+        *key = (TpmKey){ .object = ESYS_TR_NONE };
 }
 
 static int read_srk(Tpm *tpm, bool *ret_usable, Failure *reterr) {
@@ -297,12 +338,13 @@ static int read_srk(Tpm *tpm, bool *ret_usable, Failure *reterr) {
                                 reterr);
         if (r < 0)
                 return r;
-        *ret_usable = tpm_is_srk(&public.publicArea);
-        tpm->srk.persistent = *ret_usable;
+        tpm->srk.persistent = true;
+        r = tpm_test_srk(tpm, tpm->srk.object, &public.publicArea, ret_usable, reterr);
+        if (r < 0)
+                return r;
         if (!*ret_usable) {
-                (void) Esys_TR_Close(tpm->esys, &tpm->srk.object);
-                tpm->srk.object = ESYS_TR_NONE;
-                bytes_deinit(&tpm->srk.public_area);
+                release_key(tpm, &tpm->srk);
+                tpm->srk_unsuitable = true;
         }
         return 0;
 }
@@ -316,7 +358,6 @@ int tpm_find_srk(Tpm *tpm, Failure *reterr) {
                 r = read_srk(tpm, &usable, reterr);
                 if (r < 0 || usable)
                         return r;
-                tpm->srk_unsuitable = true;
                 return tpm->read_only ? 0 : create_srk(tpm, reterr);
         }
         if (tpm->read_only)
@@ -333,17 +374,7 @@ int tpm_find_srk(Tpm *tpm, Failure *reterr) {
         r = read_srk(tpm, &usable, reterr);
         if (r < 0 || usable)
                 return r;
-        tpm->srk_unsuitable = true;
         return create_srk(tpm, reterr);
-}
-
-static void release_key(Tpm *tpm, TpmKey *key) {
-        if (key->persistent && key->object != ESYS_TR_NONE)
-                (void) Esys_TR_Close(tpm->esys, &key->object);
-        else
-                tpm_flush(tpm, &key->object);
-        bytes_deinit(&key->public_area);
-        *key = (TpmKey){ .object = ESYS_TR_NONE };
 }
 
 void tpm_release_keys(Tpm *tpm) {

@@ -1,4 +1,4 @@
-/* What a doctor asks the TPM. Nothing is changed, and no authorization value is used. */
+/* What a doctor asks the TPM. Nothing is changed, and no use of a key counts towards lockout. */
 #include "tpm-internal.h"
 
 #include <ctype.h>
@@ -91,6 +91,22 @@ static void describe(const TPMT_PUBLIC *key, char *ret, size_t size) {
         }
 }
 
+static int judge_srk(Tpm *tpm, ESYS_TR tr, const TPMT_PUBLIC *key, TpmObject *object, Failure *reterr) {
+        size_t used = strlen(object->description);
+        const char *fault = "";
+        int r;
+
+        r = tpm_test_srk(tpm, tr, key, &object->is_srk, reterr);
+        if (r < 0)
+                return r;
+        if (!object->is_srk && tpm_is_srk(key))
+                fault = " with an authorization value";
+        else if (!(key->objectAttributes & TPMA_OBJECT_NODA))
+                fault = " without noDA, whose use could lock the TPM";
+        (void) snprintf(object->description + used, sizeof(object->description) - used, "%s", fault);
+        return 0;
+}
+
 static int read_object(Tpm *tpm, uint32_t handle, TpmObject *object, Failure *reterr) {
         ESYS_TR tr = ESYS_TR_NONE;
         TPM2B_PUBLIC public;
@@ -102,13 +118,14 @@ static int read_object(Tpm *tpm, uint32_t handle, TpmObject *object, Failure *re
         r = tpm_read_persistent(tpm, handle, &tr, &public, NULL, reterr);
         if (r < 0)
                 return r;
-        (void) Esys_TR_Close(tpm->esys, &tr);
         object->present = true;
         object->is_ek = tpm_is_ek(&public.publicArea);
-        object->is_srk = tpm_is_srk(&public.publicArea);
         object->is_hub_key = tpm_is_hub_key(&public.publicArea);
         describe(&public.publicArea, object->description, sizeof(object->description));
-        return 0;
+        if (handle == TPM_SRK_HANDLE)
+                r = judge_srk(tpm, tr, &public.publicArea, object, reterr);
+        (void) Esys_TR_Close(tpm->esys, &tr);
+        return r;
 }
 
 int tpm_object(Tpm *tpm, uint32_t handle, TpmObject *ret, Failure *reterr) {

@@ -2,7 +2,8 @@
  * Tpm: the TPM 2.0 as DPS needs it, synchronous, through ESYS. The only user of tss2.
  *
  * The endorsement key (EK) at 0x81010001 and the storage root key (SRK) at 0x81000001 are used when they
- * fit, made persistent when missing (owner authorization permitting) and used transiently otherwise.
+ * fit, made persistent when missing (owner authorization permitting) and used transiently otherwise. An SRK
+ * fits when its authorization value is empty and no use of it can count towards the TPM's lockout.
  * Challenge keys are imported and loaded transiently and flushed on every path. The hub key lives at the
  * configured handle and is the only object that is ever evicted, under the rules of tpm_adopt_hub_key().
  *
@@ -49,7 +50,7 @@ typedef struct TpmIdentity {
         bool ek_tcg_template; /* the EK's template is TCG L-1 with 256 zero bytes of unique, as far as can be
                                  told from its public area (attributes, policy, symmetric, key size) */
         bool owner_auth_usable; /* nothing else than ownerAuth that we don't have keeps us from persisting */
-        bool srk_unsuitable;    /* 0x81000001 holds something that IoT Edge can't use */
+        bool srk_unsuitable;    /* 0x81000001 holds something that can't be used, or not without risk */
         TpmHubKeyState hub_key_state;
         Bytes hub_key_name; /* name of what is at the handle, empty when TPM_HUB_KEY_EMPTY */
 } TpmIdentity;
@@ -116,7 +117,8 @@ int tpm_hub_key(Tpm *tpm, TpmHubKeyState *ret_state, Bytes *ret_name, Failure *r
 /* Evicts the hub key if it has one of the names; nothing to do (0) when the handle is empty. */
 int tpm_forget_hub_key(Tpm *tpm, const Bytes *names, size_t name_count, Failure *reterr);
 
-/* --- for a doctor: nothing is changed, no authorization value is used --- */
+/* --- for a doctor: nothing is changed, no authorization value is used that could count towards lockout ---
+ */
 
 typedef struct TpmProperties {
         char manufacturer[5];
@@ -132,8 +134,9 @@ int tpm_properties(Tpm *tpm, TpmProperties *ret, Failure *reterr);
 
 /* What sits at a persistent handle, and what it could be used as. */
 typedef struct TpmObject {
-        bool present, is_ek, is_srk, is_hub_key;
-        char description[48]; /* "an RSA-2048 storage key"; "" for nothing */
+        bool present, is_ek, is_hub_key;
+        bool is_srk;          /* at TPM_SRK_HANDLE, with an empty authorization value */
+        char description[96]; /* "an RSA-2048 storage key"; "" for nothing */
 } TpmObject;
 
 int tpm_object(Tpm *tpm, uint32_t handle, TpmObject *ret, Failure *reterr);

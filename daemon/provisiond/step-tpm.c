@@ -125,8 +125,10 @@ static int check_handle(const Daemon *d, Failure *reterr) {
 static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
         daemon_unwarn(d, WARNING_SRK_UNSUITABLE);
         if (id->srk_unsuitable)
-                daemon_warn(d, WARNING_SRK_UNSUITABLE,
-                            "The TPM handle 0x81000001 holds a storage root key that IoT Edge can't use");
+                daemon_warn(
+                        d, WARNING_SRK_UNSUITABLE,
+                        "The TPM handle 0x81000001 holds a key that can't be used as storage root key, or "
+                        "not without the risk of a lockout; a transient one serves");
         if (id->owner_auth_usable || d->config->identity == IDENTITY_REGISTER)
                 return 0;
         if (d->config->target == TARGET_NONE && daemon_state(d) != STATE_HANDED_OFF)

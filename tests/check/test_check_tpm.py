@@ -177,10 +177,18 @@ def persist(world, handle, *template):
     world.tpm2("flushcontext", "-t")
 
 
-def test_ecc_srk_in_the_way(fresh):
+STORAGE_KEY = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|decrypt"
+
+
+@pytest.mark.parametrize("template, words", [
+    (("-G", "ecc"), "an ECC storage key"),
+    (("-G", "rsa2048", "-a", STORAGE_KEY), "an RSA-2048 storage key without noDA"),
+    (("-G", "rsa2048", "-a", f"{STORAGE_KEY}|noda", "-p", "secret"), "an RSA-2048 storage key with an authorization value"),
+])
+def test_unsuitable_srk_in_the_way(fresh, template, words):
     w = fresh(tpm="fresh")
-    persist(w, "0x81000001", "-C", "o", "-G", "ecc")
-    expect(w, "srk", "warn", "srk-unsuitable", "0x81000001 holds an ECC storage key", "RSA storage root key")
+    persist(w, "0x81000001", "-C", "o", *template)
+    expect(w, "srk", "warn", "srk-unsuitable", f"0x81000001 holds {words}", "RSA storage root key")
 
 
 @pytest.mark.parametrize("template, what", [(("-C", "e", "-G", "ecc"), "ECC"), (("-C", "o", "-G", "rsa"), "RSA")])

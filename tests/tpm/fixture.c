@@ -97,6 +97,11 @@ static void start_swtpm(Fixture *f) {
         wait_for_swtpm(f);
 }
 
+void power_cut(Fixture *f) {
+        stop(f->swtpm);
+        start_swtpm(f);
+}
+
 static void start_proxy(Fixture *f) {
         char listen[64], tpm[64], log[64], faults[64], ready[sizeof("ready\n") - 1];
         size_t got = 0;

@@ -45,6 +45,8 @@ void set_faults(Fixture *f, const char *json); /* see tpm-proxy */
 unsigned commands_since_last(Fixture *f);      /* that arrived at the proxy */
 unsigned commands_named(Fixture *f, const char *name);
 
+void power_cut(Fixture *f); /* the TPM loses its power without a Shutdown, and gets it back */
+
 void assert_nothing_left(Fixture *f); /* no transient object, no session */
 
 /* Open, one call, close, as dps-tpmd does it. With a failure's kind other than FAILURE_NONE the call has to

@@ -162,25 +162,35 @@ static void a_foreign_object_is_never_evicted(void **state) {
         }
 }
 
-/* Trying a key with an authorization value of its own would count towards lockout. */
-static void a_protected_hmac_key_is_not_tried(void **state) {
+/* Trying a key with an authorization value counts towards lockout unless it has noDA. */
+static void a_protected_hmac_key_brings_no_lockout(void **state) {
+        static const char *const keys[] = { "-p secret -a 'sign|userwithauth|sensitivedataorigin'",
+                                            "-p secret -a 'sign|userwithauth|sensitivedataorigin|noda'",
+                                            "-a 'sign|userwithauth|sensitivedataorigin'" };
         Fixture *f = *state;
-        CLEANUP(bytes_deinit) Bytes private = {}, public = {}, name = {};
-        CLEANUP(freep) char *counter = NULL;
+        CLEANUP(bytes_deinit) Bytes private = {}, public = {};
 
         import_new(f, 1, &private, &public);
-        run(f,
-            "tpm2_createprimary -Q -C o -c parent && tpm2_create -Q -C parent -G hmac -p secret -c key && "
-            "tpm2_flushcontext -t && tpm2_evictcontrol -Q -C o -c key 0x81000100 && tpm2_flushcontext -t");
-        for (unsigned i = 0; i < 5; i++)
-                adopt_fails(f, &private, &public, NULL, 0, FAILURE_TPM_HANDLE_TAKEN);
-        counter = output_of(f, "tpm2_getcap properties-variable | grep LOCKOUT_COUNTER");
-        assert_string_equal(counter, "TPM2_PT_LOCKOUT_COUNTER: 0x0");
-        assert_nothing_left(f);
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                CLEANUP(bytes_deinit) Bytes name = {};
+                CLEANUP(freep) char *counter = NULL;
 
-        read_hub_key_name(f, &name);
-        assert_true(adopt(f, &private, &public, &name, 1, NULL));
-        assert_key_at_handle(f, 1);
+                run(f,
+                    "tpm2_createprimary -Q -C o -c parent && tpm2_create -Q -C parent -G hmac %s -c key && "
+                    "tpm2_flushcontext -t && tpm2_evictcontrol -Q -C o -c key 0x81000100 && "
+                    "tpm2_flushcontext -t",
+                    keys[i]);
+                for (unsigned n = 0; n < 6; n++)
+                        adopt_fails(f, &private, &public, NULL, 0, FAILURE_TPM_HANDLE_TAKEN);
+                counter = output_of(f, "tpm2_getcap properties-variable | grep LOCKOUT_COUNTER");
+                assert_string_equal(counter, "TPM2_PT_LOCKOUT_COUNTER: 0x0");
+                assert_nothing_left(f);
+
+                read_hub_key_name(f, &name);
+                assert_true(adopt(f, &private, &public, &name, 1, NULL));
+                assert_key_at_handle(f, 1);
+                run(f, "tpm2_evictcontrol -Q -C o -c 0x81000100");
+        }
 }
 
 static void without_the_owner_auth_nothing_is_touched(void **state) {
@@ -381,7 +391,7 @@ int main(void) {
                 TPM_TEST(an_hmac_key_is_replaced_only_when_its_name_is_listed),
                 TPM_TEST(each_name_in_the_list_may_be_replaced),
                 TPM_TEST(a_foreign_object_is_never_evicted),
-                TPM_TEST(a_protected_hmac_key_is_not_tried),
+                TPM_TEST(a_protected_hmac_key_brings_no_lockout),
                 TPM_TEST(without_the_owner_auth_nothing_is_touched),
                 FRESH_TPM_TEST(a_key_from_the_endorsement_hierarchy_can_be_adopted),
                 TPM_TEST(a_full_tpm_is_told_and_can_still_replace),

@@ -42,9 +42,9 @@ static void the_number_of_commands_is_bounded(void **state) {
                 unsigned token, all;
         } steps[] = {
                 { "a first adoption", 1, true, 12, 20 },
-                { "the same key", 1, false, 12, 23 },
-                { "another key", 2, true, 12, 25 },
-                { "the same key again", 2, false, 12, 23 },
+                { "the same key", 1, false, 13, 23 },
+                { "another key", 2, true, 13, 25 },
+                { "the same key again", 2, false, 13, 23 },
         };
 
         identity(f, &id); /* makes EK and SRK persistent */

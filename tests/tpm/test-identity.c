@@ -265,8 +265,9 @@ static void somebody_else_may_be_faster(void **state) {
 
         /* the handles' first listing shows nothing, so both keys are made, and then the handles are taken */
         run(f, "tpm2_createek -c 0x81010001 -G rsa -u ek && tpm2_flushcontext -t");
-        run(f, "tpm2_createprimary -C o -G rsa2048 -c p && tpm2_evictcontrol -c p 0x81000001 && "
-               "tpm2_flushcontext -t");
+        run(f, "tpm2_createprimary -C o -G rsa2048 -c p -a 'fixedtpm|fixedparent|sensitivedataorigin|"
+               "userwithauth|noda|restricted|decrypt' && "
+               "tpm2_evictcontrol -c p 0x81000001 && tpm2_flushcontext -t");
         set_faults(f, "{\"rules\": [{\"command\": \"GetCapability\", \"answer\": \"0x0\", "
                       "\"data\": \"000000000100000000\"}]}");
         identity(f, &id);
