@@ -1,10 +1,13 @@
 """Suite "daemon": what is waited for, for how long, and what does not make it shorter."""
+import signal
+
 import pytest
 from bus import BusError
 from handoff import set_confirm_timeout
 from harness import SCOPE, wait_for
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
+LONG = 50  # seconds: lasts until the fault is taken away
 
 
 def test_another_password_of_the_proxy_is_a_change(new_world):
@@ -82,3 +85,47 @@ def test_confirmation_that_does_not_come(new_world):
     w.fast_forward("the end of its patience", lambda: w.bus.properties()["LastError"][0])
     p = w.wait_for_failure("confirm-timeout")
     assert f"as '{p['RegistrationId']}' on 'localhost:{w.port}'" in p["LastError"][2]
+
+
+# --- when the next attempt is told ---
+
+@pytest.mark.parametrize("step", [
+    pytest.param("identity", marks=pytest.mark.xfail(strict=True, reason="the time of the wait that ended is told")),
+    "register"])
+def test_no_next_attempt_while_a_step_runs(new_world, step):
+    """The step is a helper's call, or a request."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 503, "on": "register", "times": 1}]))
+    w.start_daemon(environment=w.clock())
+    assert w.wait("the wait", lambda p: p["Step"] == "wait")["NextAttemptUSec"] > 0
+    if step == "identity":
+        w.tpm_faults(rules=[{"command": "GetCapability", "delay": LONG}])
+    else:
+        w.faults(f"slow:register={LONG}")
+    w.let_pass(10)
+    running = w.wait(step, lambda p: p["Step"] == step)
+    w.tpm_faults()
+    w.faults()
+    idle = w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert running["NextAttemptUSec"] == idle["NextAttemptUSec"] == 0
+
+
+@pytest.mark.parametrize("starts", [
+    1, pytest.param(2, marks=pytest.mark.xfail(strict=True, reason="the first start forgets the wait"))])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_starts_with_a_broken_configuration_do_not_end_a_429(new_world, starts, end):
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "600"}]))
+    w.start_daemon()
+    due = w.wait_for_failure("http-throttled")["NextAttemptUSec"]
+    w.write_config(Provisioning={"GlobalEndpoint": "no endpoint"})
+    for _ in range(starts):
+        w.restart_daemon(end)
+        w.wait_for_failure("config")
+    w.write_config(Provisioning={"GlobalEndpoint": f"https://localhost:{w.port}"})
+    p = w.wait("the wait", lambda p: p["Step"] == "wait" or len(w.requests()) > 1)
+    assert len(w.requests()) == 1 and p["LastError"][0] == "http-throttled" and p["State"] == "attesting"
+    assert abs(p["NextAttemptUSec"] - due) < 5e6
+    with pytest.raises(BusError) as refused:
+        w.bus.call("Retry")
+    assert refused.value.kind == "TooEarly"
