@@ -20,6 +20,7 @@ typedef struct FailureInfo {
 #define WARNING   FAILURE_CLASS_WARNING
 #define NETWORK   FAILURE_CURE_NETWORK
 #define CLOCK     FAILURE_CURE_CLOCK
+#define TPM       FAILURE_CURE_TPM
 
 static const FailureInfo failures[] = {
         [FAILURE_NONE] = { "", TRANSIENT, 0, 0, "", "", "" },
@@ -27,7 +28,7 @@ static const FailureInfo failures[] = {
                              "The configuration has an error",
                              "Correct the named line, or the file if it can't be read; the daemon notices "
                              "the change by itself." },
-        [FAILURE_TPM_MISSING] = { "tpm-missing", TRANSIENT, 0, ENODEV, "31f8c22827854f2f8c4ed08c9d48a802",
+        [FAILURE_TPM_MISSING] = { "tpm-missing", TRANSIENT, TPM, ENODEV, "31f8c22827854f2f8c4ed08c9d48a802",
                                   "No TPM can be reached",
                                   "Enable the TPM 2.0 in the firmware, and check that /dev/tpmrm0 exists "
                                   "and that its group is tss (mode 0660). When a udev rule gives it to "
@@ -60,7 +61,7 @@ static const FailureInfo failures[] = {
                                "List the persistent objects with tpm2_getcap handles-persistent and remove "
                                "one that nobody uses "
                                "(tpm2_evictcontrol)." },
-        [FAILURE_TPM_FAILED] = { "tpm-failed", TRANSIENT, 0, EIO, "31f8c22827854f2f8c4ed08c9d48a808",
+        [FAILURE_TPM_FAILED] = { "tpm-failed", TRANSIENT, TPM, EIO, "31f8c22827854f2f8c4ed08c9d48a808",
                                  "The TPM reported an error",
                                  "If it stays, power-cycle the device; then look the code up with "
                                  "tpm2_rc_decode." },
@@ -82,7 +83,7 @@ static const FailureInfo failures[] = {
                                 "looks wrong",
                                 "Set the clock: let NTP (UDP port 123) out or provide a local time "
                                 "server." },
-        [FAILURE_TLS_TRUST] = { "tls-trust", OPERATOR, NETWORK, EKEYREJECTED,
+        [FAILURE_TLS_TRUST] = { "tls-trust", OPERATOR, NETWORK | CLOCK, EKEYREJECTED,
                                 "31f8c22827854f2f8c4ed08c9d48a80d",
                                 "The service's certificate is not trusted",
                                 "If the issuer is a proxy of the site that opens TLS, exempt the service "

@@ -67,8 +67,9 @@ typedef enum FailureClass {
 /* What can cure it early: the daemon shortens the wait when that happens (see retry.h). */
 typedef enum FailureCure {
         FAILURE_CURE_NONE = 0,
-        FAILURE_CURE_NETWORK = 1 << 0, /* an address or default route appears */
+        FAILURE_CURE_NETWORK = 1 << 0, /* a default route appears, or an address where there is none */
         FAILURE_CURE_CLOCK = 1 << 1,   /* the clock is set */
+        FAILURE_CURE_TPM = 1 << 2,     /* the TPM's device appears */
 } FailureCure;
 
 typedef struct Failure {

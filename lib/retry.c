@@ -1,7 +1,21 @@
 #include "retry.h"
 
+#include <assert.h>
+
 #define OPERATOR_DAY_USEC (24 * 3600 * USEC_PER_SEC)
 #define JITTER_USEC       (2 * USEC_PER_SEC)
+
+static const char *const event_names[] = {
+        [RETRY_EVENT_NETWORK] = "the network has changed", [RETRY_EVENT_ADDRESS] = "the network has changed",
+        [RETRY_EVENT_CLOCK] = "the clock was set",         [RETRY_EVENT_TPM] = "the TPM has appeared",
+        [RETRY_EVENT_OPERATOR] = "an operator acted",
+};
+static_assert(ARRAY_SIZE(event_names) == _RETRY_EVENT_MAX, "every event has a name");
+
+const char *retry_event_to_string(RetryEvent event) {
+        assert(event < _RETRY_EVENT_MAX);
+        return event_names[event];
+}
 
 void retry_reset(Retry *retry) {
         retry->attempts = retry->transient_count = retry->throttled_count = retry->operator_count = 0;
@@ -69,20 +83,30 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
         return upper_half(wait, random);
 }
 
+static bool is_network(RetryEvent event) {
+        return event == RETRY_EVENT_NETWORK || event == RETRY_EVENT_ADDRESS;
+}
+
 static bool event_cures(const Failure *failure, RetryEvent event) {
         switch (event) {
         case RETRY_EVENT_NETWORK:
+        case RETRY_EVENT_ADDRESS:
                 return failure_cures(failure->kind) & FAILURE_CURE_NETWORK;
         case RETRY_EVENT_CLOCK:
                 return failure_cures(failure->kind) & FAILURE_CURE_CLOCK;
+        case RETRY_EVENT_TPM:
+                return failure_cures(failure->kind) & FAILURE_CURE_TPM;
         case RETRY_EVENT_OPERATOR:
                 return failure_class(failure->kind) != FAILURE_CLASS_THROTTLED;
+        case _RETRY_EVENT_MAX:
+                break;
         }
         return false;
 }
 
-/* A flapping link may not turn into a request loop: three events, then one per refill interval. */
-static bool bucket_take(Retry *retry, usec_t now_usec) {
+/* A flapping link may not turn into a request loop: three events, then one per refill interval. `keep` are
+ * left for others. */
+static bool bucket_take(Retry *retry, uint32_t keep, usec_t now_usec) {
         usec_t refills;
 
         if (retry->bucket_filled_usec == 0 || now_usec < retry->bucket_filled_usec) {
@@ -94,7 +118,7 @@ static bool bucket_take(Retry *retry, usec_t now_usec) {
                 retry->bucket_filled_usec += refills * RETRY_BUCKET_REFILL_USEC;
                 retry->bucket = (uint32_t) min_usec(RETRY_BUCKET_SIZE, retry->bucket + refills);
         }
-        if (retry->bucket == 0)
+        if (retry->bucket <= keep)
                 return false;
         retry->bucket--;
         return true;
@@ -110,12 +134,15 @@ usec_t retry_shorten(Retry *retry, const Failure *failure, RetryEvent event, use
                 least = failure->retry_after_usec - waited_usec;
         if (least >= remaining_usec)
                 return remaining_usec;
-        if (event == RETRY_EVENT_NETWORK) {
+        if (is_network(event)) {
+                /* An address may be a container's, so it needs a full bucket: the rest is for the uplink. */
+                const uint32_t keep = event == RETRY_EVENT_ADDRESS ? RETRY_BUCKET_SIZE - 1 : 0;
+
                 /* One link that comes up makes several events; the first has done it. */
-                if (remaining_usec <= least + JITTER_USEC || !bucket_take(retry, now_usec))
+                if (remaining_usec <= least + JITTER_USEC || !bucket_take(retry, keep, now_usec))
                         return remaining_usec;
         }
 
-        wait = least + (event == RETRY_EVENT_NETWORK ? random % JITTER_USEC : 0);
+        wait = least + (is_network(event) ? random % JITTER_USEC : 0);
         return min_usec(wait, remaining_usec);
 }

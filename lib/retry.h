@@ -39,10 +39,15 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
                   uint64_t random);
 
 typedef enum RetryEvent {
-        RETRY_EVENT_NETWORK,
-        RETRY_EVENT_CLOCK,
+        RETRY_EVENT_NETWORK,  /* a default route appeared */
+        RETRY_EVENT_ADDRESS,  /* without any default route: an address, or a route to another network */
+        RETRY_EVENT_CLOCK,    /* the clock was set, or the system says that it is right */
+        RETRY_EVENT_TPM,      /* the TPM's device appeared */
         RETRY_EVENT_OPERATOR, /* changed configuration, Retry() */
+        _RETRY_EVENT_MAX,
 } RetryEvent;
+
+const char *retry_event_to_string(RetryEvent event); /* "the network has changed" */
 
 /* What is left of a wait after the event: remaining_usec unchanged when the event does not cure the failure,
  * else a small jitter, but never less than what Retry-After still demands. now_usec: CLOCK_BOOTTIME, for the

@@ -316,10 +316,7 @@ void daemon_shorten_wait(Daemon *d, RetryEvent event) {
                                 random_number());
         if (shorter >= left)
                 return;
-        log_info("The next attempt is brought forward: %s",
-                 event == RETRY_EVENT_NETWORK ? "the network has changed"
-                 : event == RETRY_EVENT_CLOCK ? "the clock was set"
-                                              : "somebody acted");
+        log_info("The next attempt is brought forward: %s", retry_event_to_string(event));
         arm(d, shorter);
         daemon_publish(d);
 }

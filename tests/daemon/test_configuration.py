@@ -172,7 +172,7 @@ def test_the_cure_comes_while_it_fails(new_world):
         w.daemon.wait_for_line("The configuration has changed")
         connection.close()
         w.daemon.wait_for_line("Next attempt in")
-        w.daemon.wait_for_line("brought forward: somebody acted")
+        w.daemon.wait_for_line("brought forward: an operator acted")
         w.wait_for_state("handed-off")
 
 

@@ -109,13 +109,20 @@ static void only_what_cures_shortens(void **state) {
         } cases[] = {
                 { FAILURE_DNS, RETRY_EVENT_NETWORK, true },
                 { FAILURE_TIMEOUT, RETRY_EVENT_NETWORK, true },
+                { FAILURE_DNS, RETRY_EVENT_ADDRESS, true },
                 { FAILURE_DNS, RETRY_EVENT_CLOCK, false },
+                { FAILURE_DNS, RETRY_EVENT_TPM, false },
                 { FAILURE_TLS_CLOCK, RETRY_EVENT_CLOCK, true },
                 { FAILURE_CLOCK_BEHIND, RETRY_EVENT_CLOCK, true },
                 { FAILURE_HTTP_SERVER, RETRY_EVENT_NETWORK, false },
                 { FAILURE_HTTP_THROTTLED, RETRY_EVENT_NETWORK, false },
                 { FAILURE_HTTP_THROTTLED, RETRY_EVENT_OPERATOR, false },
                 { FAILURE_ENROLLMENT_MISSING, RETRY_EVENT_OPERATOR, true },
+                { FAILURE_TLS_TRUST, RETRY_EVENT_CLOCK, true },
+                { FAILURE_TPM_MISSING, RETRY_EVENT_TPM, true },
+                { FAILURE_TPM_FAILED, RETRY_EVENT_TPM, true },
+                { FAILURE_TPM_LOCKOUT, RETRY_EVENT_TPM, false },
+                { FAILURE_TPM_MISSING, RETRY_EVENT_ADDRESS, false },
                 { FAILURE_TPM_MISSING, RETRY_EVENT_OPERATOR, true },
         };
 
@@ -159,6 +166,21 @@ static void one_link_that_comes_up_counts_once(void **state) {
         assert_int_equal(retry.bucket, RETRY_BUCKET_SIZE - 1);
 }
 
+static void addresses_leave_the_bucket_to_a_default_route(void **state) {
+        const Failure f = { .kind = FAILURE_CONNECT };
+        const usec_t now = HOUR_USEC;
+        Retry retry = {};
+
+        assert_true(retry_shorten(&retry, &f, RETRY_EVENT_ADDRESS, HOUR_USEC, 0, now, now) < HOUR_USEC);
+        for (int i = 0; i < 10; i++)
+                assert_int_equal(retry_shorten(&retry, &f, RETRY_EVENT_ADDRESS, HOUR_USEC, 0, now, now),
+                                 HOUR_USEC);
+        for (int i = 0; i < RETRY_BUCKET_SIZE - 1; i++)
+                assert_true(retry_shorten(&retry, &f, RETRY_EVENT_NETWORK, HOUR_USEC, 0, now, now) <
+                            HOUR_USEC);
+        assert_int_equal(retry_shorten(&retry, &f, RETRY_EVENT_NETWORK, HOUR_USEC, 0, now, now), HOUR_USEC);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(transient_doubles_to_its_cap_with_jitter),
@@ -170,6 +192,7 @@ int main(void) {
                 cmocka_unit_test(shortening_respects_retry_after),
                 cmocka_unit_test(a_flapping_link_is_kept_in_check),
                 cmocka_unit_test(one_link_that_comes_up_counts_once),
+                cmocka_unit_test(addresses_leave_the_bucket_to_a_default_route),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
