@@ -25,9 +25,9 @@ static void set_tls_failure(Failure *ret, const HttpOutcome *o, const char *nati
                                    o->ca_file);
                 return;
         }
-        /* A certificate of the future, or an expired one while the clock is before this program was built:
-         * the clock is the likelier culprit. */
-        if (early || (late && now < o->build_time))
+        /* The clock is the likelier cause when the certificate is of the future, or has expired while the
+         * clock is before this program was built or implausibly late. */
+        if (early || (late && (now < o->build_time || (o->latest_time > 0 && now > o->latest_time))))
                 (void) failure_set(
                         ret, FAILURE_TLS_CLOCK, native,
                         "The certificate of '%s' is %s at the local time, and the clock looks wrong", host,

@@ -13,7 +13,7 @@ typedef struct HttpOutcome {
         long proxy_status;   /* of the reply to CONNECT, 0: none */
         bool too_large;
         size_t body_max;
-        uint64_t build_time;
+        uint64_t build_time, latest_time;
 } HttpOutcome;
 
 void http_set_failure(Failure *ret, const HttpOutcome *outcome);

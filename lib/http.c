@@ -23,7 +23,7 @@ struct Http {
         char *proxy, *ca_file, *unix_socket;
         usec_t connect_timeout_usec, request_timeout_usec;
         size_t body_max;
-        uint64_t build_time;
+        uint64_t build_time, latest_time;
         bool examine;
 
         /* the request under way */
@@ -170,6 +170,7 @@ int http_new(Http **ret, sd_event *event, const HttpSettings *settings) {
                         .request_timeout_usec = settings->request_timeout_usec,
                         .body_max = settings->body_max,
                         .build_time = settings->build_time,
+                        .latest_time = settings->latest_time,
                         .examine = settings->examine };
         r = http_loop_init(&http->loop, event, finish, http);
         if (r < 0)
@@ -386,7 +387,8 @@ static void request_failed(Http *http, CURLcode code) {
                                                          .proxy_status = proxy_status,
                                                          .too_large = http->too_large,
                                                          .body_max = http->body_max,
-                                                         .build_time = http->build_time });
+                                                         .build_time = http->build_time,
+                                                         .latest_time = http->latest_time });
         http->date = 0;
         if (!(http->failure.kind == FAILURE_TLS_TRUST ||
               (http->examine && http->failure.kind == FAILURE_TLS_CLOCK)) ||

@@ -85,6 +85,7 @@ int main(int argc, char **argv) {
                         strtoull(option(argv, "total-ms", "30000"), NULL, 10) * USEC_PER_MSEC,
                 .body_max = (size_t) 64 * 1024,
                 .build_time = strtoull(option(argv, "build-time", "0"), NULL, 10),
+                .latest_time = strtoull(option(argv, "latest-time", "0"), NULL, 10),
         };
         Client client = {};
         int r;

@@ -353,6 +353,8 @@ def test_certificates(world):
     with world.emulated("expired-cert") as (url, ca):
         outcome = world.run(f"GET {url}/x", ca=ca, build_time=1 << 40)
         assert outcome["kind"] == "tls-clock", outcome
+        assert world.run(f"GET {url}/x", ca=ca, latest_time=1 << 30)["kind"] == "tls-clock"
+        assert world.run(f"GET {url}/x", ca=ca, latest_time=1 << 40)["kind"] == "tls-trust"
 
 
 def test_a_missing_ca_file_is_told(world):
