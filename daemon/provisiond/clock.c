@@ -1,39 +1,57 @@
-/* The service's time, and how far behind it the local clock is. */
+/* The daemon's side of ServerTime: the clocks, the record, and what the system says of its clock. */
 #include "daemon.h"
+#include "project.h"
 
-#define CLOCK_TOLERANCE_SEC  20u
-#define SERVER_TIME_STEP_SEC 60u
+#define RECORD_STEP_SEC 60u
+
+/* CLOCK_BOOTTIME is slewed with the local clock, so an estimate by it follows a clock that a time service
+ * corrects slowly. CLOCK_MONOTONIC_RAW is not slewed, but stands still during a suspend. */
+static usec_t steady_usec(void) {
+        usec_t suspended = now_usec(CLOCK_BOOTTIME) - now_usec(CLOCK_MONOTONIC);
+
+        return now_usec(CLOCK_MONOTONIC_RAW) + suspended;
+}
+
+static uint64_t local_time(void) {
+        return now_usec(CLOCK_REALTIME) / USEC_PER_SEC;
+}
 
 void daemon_set_server_time(Daemon *d, uint64_t date) {
         if (date == 0)
                 return;
-        d->server_time = date;
-        d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
-        d->server_time_restored = false;
+        server_time_set(&d->server_time, date, steady_usec(), local_time());
         /* On the disk a minute more or less does not matter, a write for each poll does. */
-        if (date < d->record.server_time || date > d->record.server_time + SERVER_TIME_STEP_SEC)
+        if (date < d->record.server_time || date > d->record.server_time + RECORD_STEP_SEC)
                 d->record.server_time = date;
 }
 
-uint64_t daemon_server_time(const Daemon *d) {
-        uint64_t local = now_usec(CLOCK_REALTIME) / USEC_PER_SEC,
-                 server =
-                         d->server_time + (now_usec(CLOCK_BOOTTIME) - d->server_time_at_usec) / USEC_PER_SEC;
+void daemon_restore_server_time(Daemon *d) {
+        server_time_restore(&d->server_time, d->record.server_time, steady_usec());
+}
 
-        if (d->server_time == 0)
-                return local;
-        /* The one from the disk is older than now by as long as the device was off. */
-        return d->server_time_restored && local > server ? local : server;
+uint64_t daemon_server_time(const Daemon *d) {
+        return server_time_now(&d->server_time, steady_usec(), local_time());
+}
+
+uint64_t daemon_latest_time(const Daemon *d) {
+        return server_time_latest(&d->server_time, steady_usec(), BUILD_TIME);
 }
 
 bool daemon_clock_behind(const Daemon *d, Failure *ret) {
-        uint64_t local = now_usec(CLOCK_REALTIME) / USEC_PER_SEC, server = daemon_server_time(d);
+        uint64_t behind = 0;
 
-        if (local + CLOCK_TOLERANCE_SEC >= server)
+        switch (server_time_judge(&d->server_time, steady_usec(), local_time(), &behind)) {
+        case SERVER_TIME_FINE:
                 return false;
-        (void) failure_set(
-                ret, FAILURE_CLOCK_BEHIND, NULL,
-                "The local clock is %llu s behind the service's, so IoT Edge's tokens would be refused",
-                (unsigned long long) (server - local));
+        case SERVER_TIME_BEHIND_UNLESS_SYNCHRONIZED:
+                if (watch_clock_synchronized(d->watch))
+                        return false;
+                break;
+        case SERVER_TIME_BEHIND:
+                break;
+        }
+        (void) failure_set(ret, FAILURE_CLOCK_BEHIND, NULL,
+                           "The local clock is %llu s behind DPS, so the hub would refuse IoT Edge's tokens",
+                           (unsigned long long) behind);
         return true;
 }

@@ -209,6 +209,7 @@ void daemon_reload(Daemon *d, bool asked) {
         }
         memcpy(d->config_hash, hash, sizeof(hash));
 
+        watch_configured(d->watch);
         daemon_unwarn(d, FAILURE_CONFIG);
         daemon_tell_config(d);
         usable = daemon_config_usable(d, &failure);

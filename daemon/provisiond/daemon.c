@@ -357,9 +357,7 @@ static int load_record(Daemon *d) {
                 return 0;
         if (r < 0)
                 return begin_anew(d, r, &failure);
-        d->server_time = d->record.server_time;
-        d->server_time_restored = true;
-        d->server_time_at_usec = now_usec(CLOCK_BOOTTIME);
+        daemon_restore_server_time(d);
         d->machine.retry = d->record.retry;
         restore_warnings(d);
         return string_replace(&d->tpm.registration_id,

@@ -4,8 +4,8 @@
  *
  * Layers: daemon.c runs actions and publishes the state; step-*.c start one step each, record its result and
  * feed the event; intent.c begins, changes and discards the intended assignment; bus.c is the D-Bus
- * interface; watch.c what comes from outside (files, network, clock); configuration.c what a change of the
- * configuration means.
+ * interface; watch*.c what happens outside (files, network, clock, the TPM's device); configuration.c what a
+ * change of the configuration means.
  */
 #pragma once
 
@@ -17,6 +17,7 @@
 #include "machine.h"
 #include "options.h"
 #include "record.h"
+#include "server-time.h"
 
 #define WARNINGS_MAX    12
 #define PROPERTIES_MAX  16
@@ -78,10 +79,7 @@ typedef struct Daemon {
         Tpm1 tpm;
         Attempt attempt;
 
-        /* the service's time: Date at the moment of CLOCK_BOOTTIME; 0: never seen */
-        uint64_t server_time;
-        usec_t server_time_at_usec;
-        bool server_time_restored; /* from the state file: it was at least that late */
+        ServerTime server_time;
 
         Failure failure; /* the last one; FAILURE_NONE: none */
         Step failed_step;
@@ -178,11 +176,12 @@ const char *daemon_step_text(const Daemon *daemon);
 
 bool daemon_adopts(const Daemon *daemon); /* Identity=adopt, as configured */
 
-/* Is the local clock more than 20 seconds behind the service's? */
+/* clock.c: see server-time.h */
 bool daemon_clock_behind(const Daemon *daemon, Failure *ret);
 void daemon_set_server_time(Daemon *daemon, uint64_t date);
-uint64_t daemon_server_time(
-        const Daemon *daemon); /* seconds since the epoch: the service's, else the local */
+void daemon_restore_server_time(Daemon *daemon); /* from the record */
+uint64_t daemon_server_time(const Daemon *daemon);
+uint64_t daemon_latest_time(const Daemon *daemon);
 
 /* step-*.c: each starts its step and returns; the result comes through daemon_feed(). */
 void step_identity(Daemon *daemon);
@@ -225,4 +224,6 @@ void bus_answer_reset(Daemon *daemon, const Failure *failure);
 /* watch.c */
 int watch_new(Watch **ret, Daemon *daemon);
 Watch *watch_free(Watch *watch);
-void watch_update(Watch *watch); /* after a reload: directories come and go */
+void watch_update(Watch *watch);     /* before a reload: directories come and go */
+void watch_configured(Watch *watch); /* after it */
+bool watch_clock_synchronized(Watch *watch);

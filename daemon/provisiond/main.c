@@ -82,6 +82,7 @@ int main(int argc, char *argv[]) {
                 .description =
                         "Provisions this device through the Azure IoT Hub Device Provisioning Service.",
                 .has_state_dir = true,
+                .has_root = true,
         };
         DaemonOptions options;
         sigset_t set;

@@ -130,7 +130,8 @@ void step_register(Daemon *d) {
                                         .connect_timeout_usec = d->config->connect_timeout_usec,
                                         .request_timeout_usec = d->config->request_timeout_usec,
                                         .body_max = DPS_BODY_MAX,
-                                        .build_time = BUILD_TIME };
+                                        .build_time = BUILD_TIME,
+                                        .latest_time = daemon_latest_time(d) };
         Failure failure;
         int r;
 

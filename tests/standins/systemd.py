@@ -1,5 +1,7 @@
 """Stand-in for systemd's manager: the part of org.freedesktop.systemd1 that a hand-off uses. Not the real thing."""
 import asyncio
+import fnmatch
+import re
 import time
 
 from dbus_next import Message, MessageType, Variant
@@ -7,6 +9,7 @@ from dbus_next.aio import MessageBus
 
 NAME = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
+FAKE = "org.dps.FakeSystemd"  # what a test tells the fake
 MANAGER = f"{NAME}.Manager"
 
 
@@ -34,6 +37,10 @@ class Unit:
         return "activating" if self.restarting else self.state
 
 
+def name_of(path):
+    return re.sub(r"_([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), path.rpartition("/")[2])
+
+
 class JobFailed(Exception):
     """With the job's result, where it is another one than "failed"."""
 
@@ -47,6 +54,7 @@ class Manager:
         self.world = world
         self.units = {}
         self.jobs = 0
+        self.subscribers = set()  # devices' units are announced to them only
         self.bus = None
         self.away = False
         self.lock = asyncio.Lock()
@@ -170,6 +178,9 @@ class Manager:
     def on_message(self, message):
         if message.message_type != MessageType.METHOD_CALL or message.destination not in (NAME, self.bus.unique_name):
             return None
+        if message.interface == FAKE:
+            self.spawn(self.plug(*message.body))
+            return Message.new_method_return(message)
         if message.interface == MANAGER:
             if self.world.fault("slow"):
                 self.spawn(self.answer_late(message))
@@ -186,11 +197,16 @@ class Manager:
     def on_manager(self, message):
         verbs = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
         if message.member == "Subscribe":
+            self.subscribers.add(message.sender)
+            self.world.log("subscribed", by=message.sender)
             return Message.new_method_return(message)
+        if message.member == "ListUnitsByPatterns":
+            return Message.new_method_return(message, "a(ssssssouso)", [self.matching(*message.body)])
         name = message.body[0]
         unit = self.units.get(name)
         load = self.fault(name).get("load")
         if message.member == "LoadUnit":  # also gives an object for units that do not exist
+            self.spawn(self.load_for_a_moment(name))
             return Message.new_method_return(message, "o", [(unit or Unit(name, None, None)).path])
         if message.member == "GetUnitFileState":
             state = "enabled" if name in (self.world.fault("enabled") or []) else "disabled"
@@ -220,8 +236,40 @@ class Manager:
         if not self.away:
             await self.bus.send(Message.new_signal(PATH, MANAGER, "JobRemoved", "uoss", [number, path, name, result]))
 
+    # --- devices ---
+
+    def matching(self, states, patterns):
+        return [[u.name, u.name, "loaded", u.active_state, "", "", u.path, 0, "", "/"] for u in self.units.values()
+                if u.active_state in states and any(fnmatch.fnmatchcase(u.name, pattern) for pattern in patterns)]
+
+    async def announce(self, *signal):
+        if self.subscribers:
+            await self.bus.send(Message.new_signal(*signal))
+
+    async def load_for_a_moment(self, name):
+        """systemd loads a unit that does not exist when a client reads it, announces it, and forgets it again."""
+        if name.endswith(".device") and name not in self.units:
+            for member in ("UnitNew", "UnitRemoved"):
+                await self.announce(PATH, MANAGER, member, "so", [name, Unit(name, None, None).path])
+
+    async def plug(self, name, state):
+        """Sets the state of a device's unit: active, inactive (another unit needs it), or "": systemd does not know it."""
+        known, unit = name in self.units, self.units.setdefault(name, Unit(name, None, None))
+        unit.state = state or "inactive"
+        self.world.log("plugged", unit=name, state=state)
+        if not known:
+            await self.announce(PATH, MANAGER, "UnitNew", "so", [name, unit.path])
+        else:
+            await self.announce(unit.path, "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as",
+                                [f"{NAME}.Unit", {"ActiveState": Variant("s", unit.state)}, []])
+        if not state:
+            del self.units[name]
+            await self.announce(PATH, MANAGER, "UnitRemoved", "so", [name, unit.path])
+
     def on_get(self, message):
         unit = next((u for u in self.units.values() if u.path == message.path), None)
+        if not unit:
+            self.spawn(self.load_for_a_moment(name_of(message.path)))
         load = self.fault(unit.name).get("load", "loaded") if unit else "not-found"
         there = unit and load == "loaded"
         values = {"LoadState": Variant("s", load),

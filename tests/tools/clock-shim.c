@@ -40,7 +40,7 @@ static atomic_long passed;
 static long booted;
 
 static bool is_since_boot(clockid_t clock) {
-        return clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME;
+        return clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_BOOTTIME;
 }
 
 static long seconds_in(const char *variable) {
