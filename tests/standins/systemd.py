@@ -219,12 +219,12 @@ class Manager:
             return Message.new_error(message, f"{NAME}.UnitMasked", f"Unit {name} is masked.")
         self.jobs += 1
         job = f"{PATH}/job/{self.jobs}"
-        self.world.log("queued", verb=verbs[message.member], unit=name)
-        self.spawn(self.job(self.jobs, job, verbs[message.member], name))
+        how = self.fault(name).get("stop" if message.member == "StopUnit" else "start")
+        self.world.log("queued", verb=verbs[message.member], unit=name)  # its fault may be taken away from now on
+        self.spawn(self.job(self.jobs, job, verbs[message.member], name, how))
         return Message.new_method_return(message, "o", [job])
 
-    async def job(self, number, path, verb, name):
-        how = self.fault(name).get("stop" if verb == "stop" else "start")
+    async def job(self, number, path, verb, name, how):
         if how == "hang":
             return
         if how == "leave":
