@@ -125,6 +125,7 @@ async def main():
     parser.add_argument("--faults")
     parser.add_argument("--tcti", default="swtpm")
     parser.add_argument("--hub-ca")
+    parser.set_defaults(token_sec=30)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--configured", action="store_true", help="apply config.toml and start everything first")
     how.add_argument("--boot", action="store_true", help="start what a boot starts: the sockets, and aziot-edged")

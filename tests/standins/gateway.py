@@ -18,6 +18,7 @@ class World:
         self.faults_path = options.faults and pathlib.Path(options.faults)
         self.tcti = options.tcti
         self.hub_ca = options.hub_ca
+        self.token_sec = options.token_sec
 
     def path(self, path):
         return self.root / path.lstrip("/")

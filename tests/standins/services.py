@@ -6,8 +6,8 @@
 
 NONE OF THIS IS THE REAL THING. Users, files and their modes, units, sockets and the order in which 'config apply' stops
 and starts them are those of the real packages; what the services do is in identityd.py. The environment may name the
-TCTI (STANDIN_TCTI) and the certificate of the hub's CA (STANDIN_HUB_CA). /var/log/standins.jsonl gets one JSON object a
-line for everything that happens.
+TCTI (STANDIN_TCTI), the certificate of the hub's CA (STANDIN_HUB_CA) and how long identityd's tokens live
+(STANDIN_TOKEN_SEC). /var/log/standins.jsonl gets one JSON object a line for everything that happens.
 """
 import argparse
 import asyncio
@@ -33,7 +33,8 @@ UNCONFIGURED = 153  # with which the real ones tell systemd not to start them ag
 def new_world():
     return World(argparse.Namespace(root="/", log="/var/log/standins.jsonl", faults="/etc/standin-faults.json",
                                     tcti=os.environ.get("STANDIN_TCTI", "device:/dev/tpmrm0"),
-                                    hub_ca=os.environ.get("STANDIN_HUB_CA")))
+                                    hub_ca=os.environ.get("STANDIN_HUB_CA"),
+                                    token_sec=int(os.environ.get("STANDIN_TOKEN_SEC", "30"))))
 
 
 def passed_sockets():
