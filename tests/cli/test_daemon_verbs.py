@@ -278,11 +278,12 @@ def test_nothing_to_retry(new_world):
     w.wait_for_state("unprovisioned")
     result = cli(w, "retry")
     assert result.returncode == 1 and "no ID scope is set: set it with 'dps-provision set-scope ID'" in result.stderr, result
-    w.faults("slow:confirm=5")
+    w.faults("slow:confirm=50")
     w.write_config(Provisioning={"IdScope": SCOPE})
-    w.wait("the service", lambda p: p["Step"] == "confirm")
+    w.wait("DPS", lambda p: p["Step"] == "confirm")
     result = cli(w, "retry")
     assert result.returncode == 1 and "step confirm; it is under way" in result.stderr, result
+    w.faults()
     w.wait("the end", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
     result = cli(w, "retry")
     assert result.returncode == 1 and "'dps-provision reprovision' attests again" in result.stderr, result
@@ -455,7 +456,10 @@ def test_reset_leaves_a_scope_that_a_package_brought(new_world):
 
 @pytest.mark.root
 def test_reset_leaves_a_scope_that_only_the_daemon_is_given(new_world):
-    """No file has it, and with the daemon's next start it would be back."""
+    """No file has it, and with the daemon's next start it would be back.
+
+    Takes 5 s of real time: the command waits that long for the scope to go.
+    """
     w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)
     (w.dir / "credentials").mkdir()
     (w.dir / "credentials/dps.id_scope").write_text(SCOPE)

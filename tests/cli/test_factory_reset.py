@@ -386,7 +386,10 @@ SHARDS = 2
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_the_helper_killed_at_every_call(new_world, record_property, shard):
-    """Forget, killed at each of its system calls that changes a file or tells somebody something, and called again."""
+    """Forget, killed at each of its system calls that changes a file or sends a message, and called again.
+
+    Takes up to half a minute, most of it processor time: each call has a separate run, below a tracer.
+    """
     gateway = Gateway(new_world())
     w = gateway.world
     points = []

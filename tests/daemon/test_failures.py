@@ -152,7 +152,7 @@ def test_disk_full_until_everything_is_done(new_world):
     (w.dir / "state").write_text("")
     w.tpm_faults()
     p = w.wait("the end", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
-    assert [warning[0] for warning in p["Warnings"]] == ["storage"]
+    assert [warning[0] for warning in p["Warnings"]] == ["storage"], p["Warnings"]
     (w.dir / "state").unlink()
     (w.dir / "state").mkdir()
     w.let_pass(61)
@@ -204,12 +204,15 @@ def test_a_link_that_comes_up_shortens_the_wait(new_world):
 @pytest.mark.namespaces
 def test_a_link_that_comes_up_too_late_for_the_attempt(new_world):
     """The name is being asked for then, and that still fails: the next attempt is not for much later."""
-    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, Network={"ConnectTimeoutSec": 8}, **NO_EDGE)
+    w = new_world(Retry={"InitialSec": 600, "MaxSec": 600}, Network={"ConnectTimeoutSec": 60}, **NO_EDGE)
     w.config["Provisioning"]["GlobalEndpoint"] = "https://service.invalid"
     w.write_config()
     w.start_daemon(prefix=["unshare", "-n"], environment=slow_resolver(w, 30))
     w.daemon.wait_for_line("Step register$")
     subprocess.run(["nsenter", "-t", str(w.daemon.process.pid), "-n", sys.executable, "-c", LINK_UP], check=True)
+    for _ in range(2):  # by then it has been told of the link
+        w.bus.properties()
+    w.let_pass(61)
     w.daemon.wait_for_line("Next attempt in")
     w.daemon.wait_for_line("brought forward: the network has changed")
     w.wait("another attempt", lambda p: p["Step"] == "register" and p["Attempts"] == 1)

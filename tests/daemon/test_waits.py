@@ -52,7 +52,10 @@ def test_a_factory_reset_does_not_end_a_429(new_world):
 
 
 def test_assigning_without_end(new_world):
-    """IoT Edge is not kept quiesced for longer than the 20 minutes that it may take."""
+    """IoT Edge is not kept quiesced for longer than the 20 minutes that it may take.
+
+    Takes 10 s: the minutes pass in steps of 5 s, with calls in between.
+    """
     w = new_world(Network={"RequestTimeoutSec": 300})
     w.start_gateway()
     w.stop_emulator()

@@ -257,7 +257,10 @@ def test_quiesce_and_resume(new_world):
 
 
 def test_renewal_that_fails(new_world):
-    """systemd has no time to answer, as while it reloads: who asked for it goes by what was promised before."""
+    """systemd has no time to answer, as while it reloads: who asked for it goes by what was promised before.
+
+    Takes 5 s of real time: the helper waits that long for systemd within poll(), which the shim does not shorten.
+    """
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
@@ -426,7 +429,7 @@ def test_quiesce_ends_after_five_minutes(new_world):
 
 
 def test_daemon_killed_in_the_middle_of_a_move(new_world):
-    w = new_world(polls=3)
+    w = new_world(polls=1)
     w.start_gateway()
     w.move()
     w.faults("slow:poll=50")

@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 from bus import BusError
-from handoff import (members, APPLY, MANUAL, OPERATORS, Caller, backups, edge, info_path, info_text, ours, prepared,
-                     queued, set_confirm_timeout, snapshot, write_config_toml)
+from handoff import (members, APPLY, MANUAL, OPERATORS, Caller, backups, edge, info_path, info_text, ours,
+                     pass_the_confirm_timeout, prepared, queued, set_confirm_timeout, snapshot, write_config_toml)
 from harness import SCOPE, wait_for
 
 
@@ -270,10 +270,13 @@ def test_hub_out_of_reach(new_world):
     w = new_world()
     w.start_standins()
     w.enroll(edge(w, iotHubHostName="hub-x.localhost:1"))
-    set_confirm_timeout(w, 2)
+    set_confirm_timeout(w, 1)
+    w.helpers_environment(**w.clock())
     w.start_daemon()
+    seen = pass_the_confirm_timeout(w, 0)
     w.wait_for_failure("hub-unreachable")
     assert w.registrations() == 1 and not w.standin_events("registers-itself")
+    pass_the_confirm_timeout(w, seen)
     w.wait("another look", lambda p: p["Attempts"] >= 2)
     assert w.registrations() == 1
     assert not (w.root / "var/lib/dps-handoffd/stopped").exists()

@@ -98,7 +98,10 @@ def make_new(gateway, caller):
 @pytest.mark.parametrize("scenario, shard", [(s, n) for s in ("move", "first") for n in range(SHARDS)])
 @pytest.mark.smoke
 def test_killed_at_every_call(new_world, record_property, scenario, shard):
-    """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity."""
+    """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity.
+
+    Takes up to half a minute, most of it processor time: each call has a separate run, below a tracer.
+    """
     gateway = Gateway(new_world())
     w = gateway.world
     points = []

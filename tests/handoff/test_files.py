@@ -243,7 +243,10 @@ def test_what_is_not_a_file(new_world, make, word):
 
 @pytest.mark.parametrize("call", ["fsync", "rename,renameat,renameat2", "fchmod", "fchown", "write"])
 def test_input_output_errors(new_world, record_property, call):
-    """Each call of its kind fails once in a run of its own, until there are no more of them."""
+    """Each call of its kind fails once in a separate run, until there are no more of them.
+
+    Takes up to 20 s, most of it processor time: each run is traced.
+    """
     w = prepared(new_world, OPERATORS)
     w.standin_faults(apply="far enough")
     failures = 0

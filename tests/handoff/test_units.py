@@ -2,7 +2,8 @@
 
 import pytest
 from handoff import (members, APPLY, EDGED, IDENTITYD, MANUAL, OPERATORS, Caller, Gateway, backups, info_path,
-                     info_text, ours, prepared, queued, record, record_path, set_confirm_timeout, snapshot, stopped_path)
+                     info_text, ours, pass_the_confirm_timeout, prepared, queued, record, record_path, set_confirm_timeout,
+                     snapshot, stopped_path)
 from harness import BUILD, wait_for
 
 UNITS = (EDGED, IDENTITYD, "aziot-edged.mgmt.socket", "aziot-edged.workload.socket", "aziot-identityd.socket",
@@ -41,7 +42,10 @@ OUTCOMES = [
 
 @pytest.mark.parametrize("part", range(3))
 def test_outcomes(new_world, part):
-    """One after the other on a gateway that runs; each failed attempt is followed by one that works."""
+    """One after the other on a gateway that runs; each failed attempt is followed by one that works.
+
+    A part may take more than 5 s of real time: a unit that crashes in a loop is watched until the confirm timeout.
+    """
     gateway = moved_gateway(new_world)
     w = gateway.world
     set_confirm_timeout(w, 5)
@@ -220,7 +224,11 @@ def test_identityd_that_does_not_start(new_world):
     set_confirm_timeout(w, 2)
     w.standin_faults(units={IDENTITYD: {"start": "fail"}})
     with Caller(w) as caller:
-        kind, sentence = caller.apply_refused()
+        caller.start_helper(environment=w.clock())
+        under_way = caller.begin_apply()
+        wait_for("the question", lambda: w.standin_events("connected"))
+        w.fast_forward("the end of its patience", under_way.done)
+        kind, sentence = caller.failure(under_way)
         assert kind == "restart-failed" and f"'{IDENTITYD}' ends with an error" in sentence
 
 
@@ -272,18 +280,25 @@ def test_unreachable_hub_is_asked_again_without_a_restart_of_edged(new_world):
     gateway = moved_gateway(new_world)
     w = gateway.world
     set_confirm_timeout(w, 1)
-    away = {"hub": "away.localhost:1", "keyChanged": True}
+    w.helpers_environment(**w.clock())
+
+    def unreachable(**changes):
+        seen = len(w.standin_events())
+        under_way = caller.begin_apply(**gateway.assignment(hub="away.localhost:1", **changes))
+        pass_the_confirm_timeout(w, seen)
+        return caller.failure(under_way)[0] == "hub-unreachable"
+
     with Caller(w) as caller:
         caller.stop_helper()
-        assert caller.apply_refused(**gateway.assignment(**away))[0] == "hub-unreachable"
+        assert unreachable(keyChanged=True)
         for _ in range(2):
             jobs = len(queued(w))
-            assert caller.apply_refused(**gateway.assignment(**away))[0] == "hub-unreachable"
+            assert unreachable(keyChanged=True)
             assert queued(w)[jobs:] == [("restart", IDENTITYD)]
         assert record(w)["pending"].startswith("away.localhost:1 ")
         # the proof of the old hub does not count, whoever asks
         caller.stop_helper()
-        assert caller.apply_refused(**gateway.assignment(hub="away.localhost:1"))[0] == "hub-unreachable"
+        assert unreachable()
 
 
 def test_proof_of_the_old_identity_after_a_reboot_does_not_count(new_world):

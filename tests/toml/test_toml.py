@@ -7,6 +7,8 @@ Documents are made at random, and some of them mutated. What tomllib reads must 
 the provisioning table, with every other line as it was; or the edit is refused, for one of two reasons and with a
 line number. What is TOML 1.1 is judged likewise by toml11.py. What neither reads must be refused. A failing document is
 shown with as few lines as fail.
+
+Takes 30 s of processor time and more: Python's parser reads each document before and after the edit.
 """
 
 import argparse

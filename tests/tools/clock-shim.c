@@ -3,12 +3,13 @@
  * when the kernel's clock is set.
  *
  * The seconds in $CLOCK_SHIM_PASSED pass on all clocks at the moment when that file is replaced: what is due
- * by then elapses at once, and FILE.PID says so. A timeout that a system call waits for by itself (poll) is
- * not shortened; a loop over epoll and timerfds has none.
+ * by then elapses at once, and FILE.PID says so. clock_nanosleep() ends early. A timeout of another system
+ * call (poll) is not shortened; a loop over epoll and timerfds has none.
  *
  * $CLOCK_SHIM_BOOTED is a number of seconds: CLOCK_MONOTONIC and CLOCK_BOOTTIME are that much less, as after
  * a boot that was that much later. */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -37,6 +38,7 @@ typedef struct Timer {
 static Timer timers[TIMERS_MAX]; /* by descriptor */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_long passed;
+static pthread_once_t following = PTHREAD_ONCE_INIT;
 static long booted;
 
 static bool is_since_boot(clockid_t clock) {
@@ -178,13 +180,12 @@ static void start_following(void) {
 }
 
 int timerfd_create(clockid_t clock, int flags) {
-        static pthread_once_t once = PTHREAD_ONCE_INIT;
         static int (*real)(clockid_t, int);
         int fd;
 
         if (!real)
                 *(void **) &real = dlsym(RTLD_NEXT, "timerfd_create");
-        (void) pthread_once(&once, start_following);
+        (void) pthread_once(&following, start_following);
         (void) pthread_mutex_lock(&lock);
         fd = real(clock, flags);
         if (fd >= 0 && fd < TIMERS_MAX)
@@ -230,5 +231,26 @@ int timerfd_settime(int fd, int flags, const struct itimerspec *value, struct it
         r = armed ? arm(fd, old) : real_settime(fd, flags, value, old);
         (void) pthread_mutex_unlock(&lock);
         return r;
+}
+/* Sleeps in slices until its time has come on the clock as the process sees it. */
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *request, struct timespec *left) {
+        static int (*real)(clockid_t, int, const struct timespec *, struct timespec *);
+        const struct timespec slice = { .tv_nsec = NSEC_PER_SEC / 100 };
+        struct timespec now, end = *request;
+
+        if (!real)
+                *(void **) &real = dlsym(RTLD_NEXT, "clock_nanosleep");
+        if ((flags & TIMER_ABSTIME) || !getenv("CLOCK_SHIM_PASSED"))
+                return real(clock, flags, request, left);
+        (void) pthread_once(&following, start_following);
+        (void) clock_gettime(clock, &now);
+        end.tv_sec += now.tv_sec + (end.tv_nsec + now.tv_nsec) / NSEC_PER_SEC;
+        end.tv_nsec = (end.tv_nsec + now.tv_nsec) % NSEC_PER_SEC;
+        do {
+                if (real(CLOCK_MONOTONIC, 0, &slice, left) == EINTR)
+                        return EINTR;
+                (void) clock_gettime(clock, &now);
+        } while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
+        return 0;
 }
 /* NOLINTEND(readability-inconsistent-declaration-parameter-name) */

@@ -39,6 +39,7 @@ static void on_answer(void *userdata, const IdentitydAnswer *answer) {
         (void) sd_event_exit(outcome->event, 0);
 }
 
+/* Takes IDENTITYD_LEAST_USEC of real time: curl's timeout is what is tested. */
 static void a_question_ends_with_the_call(void **state) {
         char root[] = "/tmp/test-identityd-XXXXXX", command[64];
         Outcome outcome = {};
