@@ -294,16 +294,17 @@ class Identityd:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.manager.trigger(SERVICE)
-            self.world.log("connected")
-            if self.world.fault("identityd") == "silent":
+            how = self.world.fault("identityd")
+            self.world.log("connected")  # the fault may be taken away from now on
+            if how == "silent":
                 await asyncio.get_running_loop().create_future()
             while self.world.fault("identityd") == "hold":
                 await asyncio.sleep(0.02)
             await self.ready.wait()
             method, target, _ = head.split("\r\n", 1)[0].split(" ")
             path = urllib.parse.unquote(target.partition("?")[0])
-            self.world.log("asked", method=method, path=path)
             told = (self.world.fault("identityd-status") or {}).get(f"{method} {path}")
+            self.world.log("asked", method=method, path=path)
             if isinstance(told, list):
                 status, body = told
             else:
