@@ -50,6 +50,11 @@ def spent(new_world, *rules, **settings):
     return w
 
 
+def gained(world, begun):
+    """How many registrations the budget has gained since then at most."""
+    return int(world.now() - begun) // REFILL
+
+
 def pass_time(world, seconds, step=60):
     """Each attempt ends before more time passes."""
     for _ in range(0, seconds, step):
@@ -99,14 +104,12 @@ def test_a_budget_that_nobody_uses_is_full_again(new_world):
 @not_yet
 @pytest.mark.root
 def test_who_may_register_without_budget(new_world):
-    """Another user may not. Root may at once, and what root causes is counted."""
+    """Another user may not retry. Root may at once, and what root causes is counted."""
     w = spent(new_world)
     due = w.bus.properties()["NextAttemptUSec"]
     with OtherUser(w) as other:
         (error, text), = other.call("Retry")
         assert error == "TooEarly" and "UTC" in text
-        w.let_pass(11)
-        other.call("Reprovision")
         p = waiting(w, "registration-budget")
         assert w.registrations() == SIZE and abs(p["NextAttemptUSec"] - due) < 2e6
     for method in ("Retry", "Reprovision", "Reprovision"):
@@ -179,12 +182,12 @@ def test_a_request_that_never_left_costs_nothing(new_world):
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_the_budget_survives_a_restart(new_world, end):
     w = spent(new_world)
+    due = w.bus.properties()["NextAttemptUSec"]
     for _ in range(3):
-        due = w.bus.properties()["NextAttemptUSec"]
         w.stop_daemon(end)
         w.start_daemon(environment=w.clock())
         p = waiting(w, "registration-budget")
-        assert abs(p["NextAttemptUSec"] - due) < 60e6 and p["State"] == "attesting"
+        assert -2e6 < p["NextAttemptUSec"] - due < 300e6 and p["State"] == "attesting"
     assert w.registrations() == SIZE
 
 
@@ -215,7 +218,10 @@ def reboot(world, offset):
 @pytest.mark.parametrize("reboots", [1, 3])
 def test_a_clock_that_is_wrong_after_a_boot(new_world, wrong, reboots):
     """The clock is set by a time server later. The budget has neither been filled nor is it blocked."""
-    w = spent(new_world)
+    w = without_iot_edge(new_world)
+    begun = w.now()
+    w.start_daemon(environment=w.clock())
+    spend(w)
     for _ in range(reboots):
         reboot(w, wrong)
         w.wait("the wait", lambda p: p["Step"] == "wait" and p["LastError"][0])
@@ -223,10 +229,10 @@ def test_a_clock_that_is_wrong_after_a_boot(new_world, wrong, reboots):
         w.set_clock(0)
         waiting(w, "registration-budget")
     assert w.registrations() == SIZE
-    pass_time(w, REFILL - 180)
-    assert w.registrations() == SIZE
-    pass_time(w, REFILL + 300)
-    assert SIZE + 1 <= w.registrations() <= SIZE + 2
+    for _ in range(2 * REFILL // 60):
+        pass_time(w, 60)
+        assert w.registrations() <= SIZE + gained(w, begun)
+    assert w.registrations() > SIZE
 
 
 @not_yet

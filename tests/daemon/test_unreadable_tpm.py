@@ -78,6 +78,7 @@ def test_retry_looks_at_once(new_world, tpm):
     for _ in range(10):
         w.let_pass(60)  # until the backoff is long
         w.bus.properties()
+    w.wait("the end of the last look", lambda p: p["Step"] in ("idle", "wait"))
     w.tpm_faults()
     w.bus.call("Retry")
     p = w.wait("the TPM to be read", lambda p: kind not in kinds(p))

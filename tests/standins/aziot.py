@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stand-ins for systemd and for Azure IoT Edge on a private bus, for the demo and the tests.
 
-    aziot.py --root=DIR --log=FILE [--faults=FILE] [--tcti=TCTI] [--hub-ca=FILE] [--configured|--boot]
+    aziot.py --root=DIR --log=FILE [--faults=FILE] [--tcti=TCTI] [--hub-ca=FILE] [--passed=FILE] [--configured|--boot]
 
 NONE OF THIS IS THE REAL THING. One process owns org.freedesktop.systemd1 on the bus of DBUS_SYSTEM_BUS_ADDRESS and
 plays the units aziot-edged, aziot-identityd, aziot-keyd, aziot-certd and aziot-tpmd with their sockets, and
@@ -125,6 +125,7 @@ async def main():
     parser.add_argument("--faults")
     parser.add_argument("--tcti", default="swtpm")
     parser.add_argument("--hub-ca")
+    parser.add_argument("--passed", help="file with the seconds by which the clock of tokens is ahead")
     parser.set_defaults(token_sec=30)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--configured", action="store_true", help="apply config.toml and start everything first")

@@ -19,6 +19,10 @@ class World:
         self.tcti = options.tcti
         self.hub_ca = options.hub_ca
         self.token_sec = options.token_sec
+        self.passed_path = options.passed and pathlib.Path(options.passed)
+
+    def now(self):
+        return time.time() + (int(self.passed_path.read_text()) if self.passed_path else 0)
 
     def path(self, path):
         return self.root / path.lstrip("/")

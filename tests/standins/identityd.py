@@ -229,7 +229,7 @@ class Identityd:
 
     def ask_hub(self, method, module):
         hub, device = self.identity
-        expiry = int(time.time()) + self.world.token_sec
+        expiry = int(self.world.now()) + self.world.token_sec
         token = self.token(f"{hub.partition(':')[0]}/devices/{device}", expiry, self.tpmd.sign)
         connection = self.connect(hub)
         try:
@@ -263,7 +263,7 @@ class Identityd:
             if status != 401 or "authenticationKey" not in body:
                 raise IdentitydFailed(f"DPS client error: {status} {body}")
             self.tpmd.import_key(base64.b64decode(body["authenticationKey"]))
-            token = self.token(f"{scope}/registrations/{rid}", int(time.time()) + self.world.token_sec, self.tpmd.sign)
+            token = self.token(f"{scope}/registrations/{rid}", int(self.world.now()) + self.world.token_sec, self.tpmd.sign)
             headers = {"Authorization": f"SharedAccessSignature {token}&skn=registration"}
             status, body = ask("PUT", "/register", {"registrationId": rid}, **headers)
             if status != 202:

@@ -34,7 +34,7 @@ def new_world():
     return World(argparse.Namespace(root="/", log="/var/log/standins.jsonl", faults="/etc/standin-faults.json",
                                     tcti=os.environ.get("STANDIN_TCTI", "device:/dev/tpmrm0"),
                                     hub_ca=os.environ.get("STANDIN_HUB_CA"),
-                                    token_sec=int(os.environ.get("STANDIN_TOKEN_SEC", "30"))))
+                                    token_sec=int(os.environ.get("STANDIN_TOKEN_SEC", "30")), passed=None))
 
 
 def passed_sockets():
