@@ -1,6 +1,7 @@
 #include "bus.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -10,6 +11,10 @@
 #include <systemd/sd-event.h>
 
 #include "log.h"
+
+/* How long systemd lets a helper go on that has said that it stops: the longest hold of IoT Edge, and what
+ * follows. */
+#define LAST_CALL_USEC (60 * 60 * USEC_PER_SEC)
 
 int bus_error_set_failure(sd_bus_error *error, const Failure *failure) {
         char name[sizeof(BUS_FAILURE_PREFIX) + 64];
@@ -117,19 +122,26 @@ int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
                                  "Only root and the user %s may call this", DPS_USER);
 }
 
-/* A helper's life. The timer is armed anew by every call that comes in. */
+/* A helper's life. It leaves when it has been idle for a while, or as soon as it may when it is outdated. */
 typedef struct BusHelper {
         const BusHelperSettings *settings;
         sd_event *event;
         sd_bus *bus;
-        sd_event_source *timer;
-        bool leaving; /* the name was given back: leave when the queue is empty */
+        sd_event_source *timer, *post;
+        bool called, was_busy; /* since helper_on_post() has looked */
+        bool outdated;
+        bool leaving; /* the bus is asked to take back the name */
 } BusHelper;
 
-static int helper_arm(BusHelper *helper, usec_t delay) {
+static bool helper_is_busy(const BusHelper *helper) {
+        return helper->settings->busy && helper->settings->busy(helper->settings->userdata);
+}
+
+/* Not relative to the event loop's time, which is that of the iteration's begin: a call may have blocked. */
+static int helper_arm(BusHelper *helper) {
         int r;
 
-        r = sd_event_source_set_time_relative(helper->timer, delay);
+        r = sd_event_source_set_time(helper->timer, now_usec(CLOCK_BOOTTIME) + helper->settings->idle_usec);
         return r < 0 ? r : sd_event_source_set_enabled(helper->timer, SD_EVENT_ONESHOT);
 }
 
@@ -150,28 +162,58 @@ static int helper_on_message(sd_bus_message *message, void *userdata, sd_bus_err
 
         if (sd_bus_message_is_method_call(message, NULL, NULL) <= 0)
                 return 0; /* sd-bus dispatches it */
-        if (helper->leaving)
-                (void) helper_arm(helper, USEC_PER_SEC / 10);
-        else
-                (void) helper_arm(helper,
-                                  is_of_another_version(helper, message) ? 0 : helper->settings->idle_usec);
+        helper->called = true;
+        if (is_of_another_version(helper, message))
+                helper->outdated = true;
         return 0;
 }
 
-/* Between "nothing to do" and the exit a call could come in. The name is given back first: from then on the
- * bus activates a new instance, and what was queued before is served within a moment. */
+/* Every call that the bus had routed to this process came before this reply, and sd-bus has dispatched it.
+ * What one of them has begun is ended under the old name, so that the calls that belong to it come here. */
+static int helper_on_released(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
+        BusHelper *helper = userdata;
+
+        if (!helper_is_busy(helper))
+                return sd_event_exit(helper->event, 0);
+        helper->leaving = false;
+        /* fails when there is a next instance */
+        (void) sd_bus_request_name(helper->bus, helper->settings->name, 0);
+        return 0;
+}
+
+/* The name is given back first: from then on the bus starts a new instance. systemd has to know before that,
+ * else it takes this instance for the running one, or ends it because of the lost name. */
+static int helper_leave(BusHelper *helper) {
+        int r;
+
+        helper->leaving = true;
+        (void) sd_notifyf(false, "STOPPING=1\nEXTEND_TIMEOUT_USEC=%" PRIu64, (uint64_t) LAST_CALL_USEC);
+        r = sd_bus_release_name_async(helper->bus, NULL, helper->settings->name, helper_on_released, helper);
+        return r < 0 ? sd_event_exit(helper->event, 0) : 0;
+}
+
 static int helper_on_idle(sd_event_source *source, uint64_t usec, void *userdata) {
         BusHelper *helper = userdata;
 
-        if (helper->settings->busy && helper->settings->busy(helper->settings->userdata))
-                return helper_arm(helper, helper->settings->idle_usec);
+        /* A call that ended in this very iteration counts: helper_on_post() comes after this. */
+        if (helper->leaving || helper->called || helper->was_busy || helper_is_busy(helper))
+                return 0;
+        return helper_leave(helper);
+}
+
+/* After each other event source: the idle time begins with the end of what a call has begun. */
+static int helper_on_post(sd_event_source *source, void *userdata) {
+        BusHelper *helper = userdata;
+        const BusHelperSettings *s = helper->settings;
+        bool busy = helper_is_busy(helper), active = helper->called || helper->was_busy;
+
+        helper->called = false;
+        helper->was_busy = busy;
         if (helper->leaving)
-                return sd_event_exit(helper->event, 0);
-        helper->leaving = true;
-        (void) sd_notify(false, "STOPPING=1");
-        if (sd_bus_release_name(helper->bus, helper->settings->name) < 0)
-                return sd_event_exit(helper->event, 0);
-        return helper_arm(helper, USEC_PER_SEC / 10);
+                return 0;
+        if (!busy && (helper->outdated || (s->outdated && s->outdated(s->userdata))))
+                return helper_leave(helper);
+        return active && !busy ? helper_arm(helper) : 0;
 }
 
 static int helper_on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error *reterr) {
@@ -245,12 +287,16 @@ int bus_helper_run(const BusHelperSettings *settings) {
                                                settings->idle_usec, USEC_PER_SEC / 100, helper_on_idle,
                                                &helper);
         if (r >= 0)
+                r = sd_event_add_post(helper.event, &helper.post, helper_on_post, &helper);
+        if (r >= 0)
                 r = helper_connect(&helper);
         if (r >= 0) {
+                helper.was_busy = helper_is_busy(&helper);
                 (void) sd_notify(false, "READY=1");
                 r = sd_event_loop(helper.event);
         }
         (void) sd_event_source_unref(helper.timer);
+        (void) sd_event_source_unref(helper.post);
         helper.bus = sd_bus_flush_close_unref(helper.bus);
         (void) sd_event_unref(helper.event);
         return r < 0 ? r : 0;

@@ -45,16 +45,18 @@ int bus_read_entries(sd_bus_message *message,
                      int (*read)(sd_bus_message *message, const char *key, void *userdata), void *userdata);
 
 /* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,
- * owns the name, tells systemd that it is ready, serves until idle for idle_usec, then gives the name back,
- * serves what came in meanwhile, and returns 0. busy() (may be NULL) says that it must not leave yet. After
- * a call of another version it leaves as soon as it may, so that the next call starts the installed program.
- * Also ends on SIGTERM. Returns a negative errno when the bus is lost or the name is taken. */
+ * owns the name, tells systemd that it is ready, serves until idle for idle_usec since the end of the last
+ * call, then gives the name back, serves what came in meanwhile, and returns 0. busy() (may be NULL) says
+ * that a call is not done yet. After a call of another version, or when outdated() says so, it leaves as
+ * soon as it may, so that the next call starts the installed program. Also ends on SIGTERM. Returns a
+ * negative errno when the bus is lost or the name is taken. */
 typedef struct BusHelperSettings {
         const char *name, *path;
         const sd_bus_vtable *vtable;
         void *userdata;
         usec_t idle_usec;
         bool (*busy)(void *userdata);
+        bool (*outdated)(void *userdata); /* may be NULL */
         int (*start)(sd_bus *bus, sd_event *event,
                      void *userdata); /* may be NULL: before the name is owned */
         void (*stop)(void *userdata); /* may be NULL: on SIGTERM, the last thing that is done */

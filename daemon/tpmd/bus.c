@@ -86,9 +86,11 @@ static int fail(sd_bus_message *m, sd_bus_error *error, int r, Failure *failure)
         if (failure->kind == FAILURE_NONE)
                 (void) failure_set_errno(failure, FAILURE_TPM_FAILED, r, "The TPM can't be used");
         log_info("%s failed: %s", sd_bus_message_get_member(m), failure->sentence);
-        /* Without its name systemd ends it, after the reply, and the next call starts another one. */
-        if (needs_other_rights(failure))
-                (void) sd_bus_release_name(sd_bus_message_get_bus(m), TPM_NAME);
+        if (needs_other_rights(failure)) {
+                Tpmd *tpmd = sd_bus_get_current_userdata(sd_bus_message_get_bus(m));
+
+                tpmd->outdated = true;
+        }
         return bus_error_set_failure(error, failure);
 }
 

@@ -8,6 +8,10 @@
 
 #define IDLE_USEC (60 * USEC_PER_SEC)
 
+static bool is_outdated(void *userdata) {
+        return ((const Tpmd *) userdata)->outdated;
+}
+
 int main(int argc, char *argv[]) {
         static const DaemonInfo info = {
                 .name = "dps-tpmd",
@@ -28,7 +32,8 @@ int main(int argc, char *argv[]) {
                                                          .path = TPM_PATH,
                                                          .vtable = tpmd_vtable,
                                                          .userdata = &tpmd,
-                                                         .idle_usec = IDLE_USEC });
+                                                         .idle_usec = IDLE_USEC,
+                                                         .outdated = is_outdated });
         tpmd.cache = tpm_cache_free(tpmd.cache);
         if (r < 0) {
                 log_error("The TPM helper ends: %s", strerror(-r));

@@ -12,6 +12,7 @@
 typedef struct Tpmd {
         const DaemonOptions *options;
         TpmCache *cache;
+        bool outdated; /* another process would have the rights that this one lacks */
 } Tpmd;
 
 extern const sd_bus_vtable tpmd_vtable[];
