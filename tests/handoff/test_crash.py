@@ -100,7 +100,8 @@ def make_new(gateway, caller):
 def test_killed_at_every_call(new_world, record_property, scenario, shard):
     """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity.
 
-    Takes up to half a minute, most of it processor time: each call has a separate run, below a tracer.
+    Takes half a minute, and a minute with the release build, most of it processor time: each call has a separate run,
+    below a tracer.
     """
     gateway = Gateway(new_world())
     w = gateway.world

@@ -88,6 +88,7 @@ def test_reload_rereads_the_configuration(new_machine):
 
 
 def test_helpers_are_started_by_the_bus_alone_and_end_when_idle(gateway):
+    """Takes up to a minute of real time: the helpers' idle time in a real system, where no clock is ours."""
     for unit in (HANDOFFD, TPMD):
         assert gateway.show(unit, "UnitFileState") == "static"
     assert gateway.show(UNIT, "UnitFileState") == "enabled"
@@ -116,6 +117,7 @@ def test_no_call_is_lost_while_a_helper_leaves(gateway, unit, name, question):
 # --- what fails ---
 
 def test_watchdog_restarts_a_hung_daemon(gateway, network):
+    """Takes 15 s of real time: systemd's watchdog, which a loaded machine must not trigger before."""
     drop_in(gateway, UNIT, "[Service]\nWatchdogSec=15\nTimeoutAbortSec=2\nRestartSec=100ms\n")
     gateway.run("systemctl", "restart", UNIT)
     gateway.wait_for_state("handed-off")
