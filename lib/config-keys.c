@@ -211,7 +211,7 @@ static const ConfigKey keys[] = {
         { "Network", "RequestTimeoutSec", set_sec, FIELD(request_timeout_usec), "60", SEC_ALLOWED },
         { "Retry", "InitialSec", set_sec, FIELD(retry.initial_usec), "5", SEC_ALLOWED },
         { "Retry", "MaxSec", set_sec, FIELD(retry.max_usec), "600", SEC_ALLOWED },
-        { "Retry", "ThrottledMaxSec", set_sec, FIELD(retry.throttled_max_usec), "14400", SEC_ALLOWED },
+        { "Retry", "ThrottledMaxSec", set_sec, FIELD(retry.throttled_max_usec), "36000", SEC_ALLOWED },
         { "Retry", "OperatorInitialSec", set_sec, FIELD(retry.operator_initial_usec), "60", SEC_ALLOWED },
         { "Retry", "OperatorMaxSec", set_sec, FIELD(retry.operator_max_usec), "1800", SEC_ALLOWED },
         { "Retry", "OperatorLongMaxSec", set_sec, FIELD(retry.operator_long_max_usec), "21600",

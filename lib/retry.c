@@ -5,6 +5,14 @@
 #define OPERATOR_DAY_USEC (24 * 3600 * USEC_PER_SEC)
 #define JITTER_USEC       (2 * USEC_PER_SEC)
 
+/* A throttled device can't know how many others there are, but it knows for how long it has been throttled.
+ * The time since the first 429 is divided into windows, each THROTTLED_GROWTH times as long as the one
+ * before up to a limit, and a device makes one attempt in each. A fleet that began together, or that was
+ * told the same by Retry-After, is then spread evenly over the window, DPS is never idle while devices wait,
+ * and the number of requests is bounded. The numbers come from `./dev fleet`. */
+#define THROTTLED_FIRST_USEC (300 * USEC_PER_SEC)
+#define THROTTLED_GROWTH     5
+
 static const char *const event_names[] = {
         [RETRY_EVENT_NETWORK] = "the network has changed", [RETRY_EVENT_ADDRESS] = "the network has changed",
         [RETRY_EVENT_CLOCK] = "the clock was set",         [RETRY_EVENT_TPM] = "the TPM has appeared",
@@ -18,8 +26,8 @@ const char *retry_event_to_string(RetryEvent event) {
 }
 
 void retry_reset(Retry *retry) {
-        retry->attempts = retry->transient_count = retry->throttled_count = retry->operator_count = 0;
-        retry->operator_waited_usec = 0;
+        retry->attempts = retry->transient_count = retry->operator_count = 0;
+        retry->throttled_waited_usec = retry->operator_waited_usec = 0;
 }
 
 static usec_t min_usec(usec_t a, usec_t b) {
@@ -57,6 +65,67 @@ static usec_t operator_wait(Retry *retry, const RetryPolicy *p) {
         return wait;
 }
 
+typedef struct Window {
+        usec_t begin_usec, size_usec; /* since the first 429 */
+} Window;
+
+/* The longest window is shorter than the longest wait, which may begin early in the window before it. */
+static usec_t longest_window(const RetryPolicy *p) {
+        return p->throttled_max_usec / 5 * 4;
+}
+
+static Window window_after(Window w, const RetryPolicy *p) {
+        return (Window){ w.begin_usec + w.size_usec,
+                         min_usec(w.size_usec * THROTTLED_GROWTH, longest_window(p)) };
+}
+
+/* Windows of the longest size are not told apart: this is the first of them. */
+static Window window_at(usec_t usec, const RetryPolicy *p) {
+        Window w = { 0, min_usec(THROTTLED_FIRST_USEC, longest_window(p)) };
+
+        while (usec >= w.begin_usec + w.size_usec && w.size_usec < longest_window(p))
+                w = window_after(w, p);
+        return w;
+}
+
+/* How far those are spread whom Retry-After lets come back so long after the first 429: over the rest of
+ * that window, and over the next one when little is left. */
+static usec_t spread_after(usec_t usec, const RetryPolicy *p) {
+        Window w = window_at(usec, p);
+        usec_t rest;
+
+        if (w.size_usec == longest_window(p))
+                return w.size_usec;
+        rest = w.begin_usec + w.size_usec - usec;
+        return rest < w.size_usec / 2 ? rest + window_after(w, p).size_usec : rest;
+}
+
+static usec_t throttled_wait(Retry *retry, const RetryPolicy *p, usec_t retry_after_usec, uint64_t random) {
+        usec_t waited = retry->throttled_waited_usec, longest = longest_window(p), least, most, wait;
+        Window w = window_at(waited, p);
+
+        if (waited > 0 && w.size_usec == longest) {
+                /* The fleet is spread over a whole window already, and stays so. */
+                least = longest - longest / 64;
+                most = longest + longest / 64;
+        } else {
+                if (waited > 0)
+                        w = window_after(w, p);
+                /* Leave a gap, so that the late ones of a window do not get in the way of the next: who is
+                 * refused then waits for longest. */
+                least = w.begin_usec + w.size_usec / 16 - waited;
+                most = min_usec(w.begin_usec + w.size_usec - waited, p->throttled_max_usec);
+        }
+        if (retry_after_usec > least) {
+                least = retry_after_usec;
+                if (retry_after_usec > most / 2)
+                        most = least + max_usec(spread_after(waited + least, p), least / 8);
+        }
+        wait = least + random % (most - least + 1);
+        retry->throttled_waited_usec += wait;
+        return wait;
+}
+
 usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, usec_t retry_after_usec,
                   uint64_t random) {
         usec_t wait;
@@ -64,19 +133,13 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
         if (retry->attempts < UINT32_MAX)
                 retry->attempts++;
 
-        switch (class) {
-        case FAILURE_CLASS_THROTTLED:
-                wait = grown(policy->initial_usec, retry->throttled_count++, policy->throttled_max_usec);
-                break;
-        case FAILURE_CLASS_OPERATOR:
+        if (class == FAILURE_CLASS_THROTTLED)
+                return throttled_wait(retry, policy, retry_after_usec, random);
+        if (class == FAILURE_CLASS_OPERATOR)
                 wait = operator_wait(retry, policy);
-                break;
-        default:
+        else
                 wait = grown(policy->initial_usec, retry->transient_count++, policy->max_usec);
-                break;
-        }
-
-        /* What the service asked for is the least; the jitter comes on top of it, so that those who were all
+        /* What the service asked for is the least. The jitter comes on top of it, so that those who were all
          * told "an hour" do not come back together. */
         if (retry_after_usec > 0 && retry_after_usec >= wait / 2)
                 return retry_after_usec + random % (max_usec(wait / 2, retry_after_usec / 8) + 1);

@@ -2,10 +2,10 @@
  * Retry: how long to wait after a failure. Pure code: time and randomness come in as arguments, so that the
  * fleet simulation runs the very same rules.
  *
- * Three lanes: transient (exponential, full jitter over the upper half), throttled (the same growth, a cap
- * of hours) and operator (capped at half an hour on the first day, then growing to six hours: registrations
- * are billed, also those that lead nowhere). What changes the odds may shorten a wait, kept in check by a
- * bucket.
+ * Three backoff classes: transient (exponential, jitter over the upper half), throttled (in proportion to
+ * how long DPS has throttled this device, up to a cap of hours) and operator (capped at half an hour on the
+ * first day, then growing to six hours: registrations are billed, also those that lead nowhere). What
+ * changes the odds may shorten a wait, kept in check by a bucket.
  */
 #pragma once
 
@@ -20,11 +20,13 @@ typedef struct RetryPolicy {
 /* Plain value; the daemon persists it. Times are CLOCK_REALTIME microseconds. */
 typedef struct Retry {
         uint32_t attempts; /* failures in a row, over all lanes: what people see */
-        uint32_t transient_count, throttled_count, operator_count;
-        usec_t operator_waited_usec; /* sum of the operator lane's waits: a day of them ends the half-hour
-                                        cap */
-        uint32_t bucket;             /* network events that may still shorten a wait */
-        usec_t bucket_filled_usec;   /* when it was last refilled (CLOCK_BOOTTIME) */
+        uint32_t transient_count, operator_count;
+        usec_t throttled_waited_usec; /* sum of the waits of the throttled class: the next one grows with it
+                                       */
+        usec_t operator_waited_usec;  /* sum of the waits of the operator class: a day of them ends the
+                                         half-hour cap */
+        uint32_t bucket;              /* network events that may still shorten a wait */
+        usec_t bucket_filled_usec;    /* when it was last refilled (CLOCK_BOOTTIME) */
 } Retry;
 
 #define RETRY_BUCKET_SIZE        3

@@ -17,8 +17,8 @@ typedef struct RecordNumber {
 } RecordNumber;
 
 typedef struct Numbers {
-        uint64_t state_changed, last_success, attempts, transients, throttles, operators, operator_waited,
-                throttled, next_attempt, server_time, reset, reset_provisioning, forced;
+        uint64_t state_changed, last_success, attempts, transients, throttled_waited, operators,
+                operator_waited, throttled, next_attempt, server_time, reset, reset_provisioning, forced;
 } Numbers;
 
 static const RecordNumber numbers[] = {
@@ -26,7 +26,7 @@ static const RecordNumber numbers[] = {
         { "lastSuccessUSec", offsetof(Numbers, last_success) },
         { "attempts", offsetof(Numbers, attempts) },
         { "transientFailures", offsetof(Numbers, transients) },
-        { "throttledFailures", offsetof(Numbers, throttles) },
+        { "throttledWaitedUSec", offsetof(Numbers, throttled_waited) },
         { "operatorFailures", offsetof(Numbers, operators) },
         { "operatorWaitedUSec", offsetof(Numbers, operator_waited) },
         { "throttled", offsetof(Numbers, throttled) },
@@ -46,7 +46,7 @@ static void numbers_from_record(Numbers *n, const Record *r) {
                         .last_success = r->last_success_usec,
                         .attempts = r->retry.attempts,
                         .transients = r->retry.transient_count,
-                        .throttles = r->retry.throttled_count,
+                        .throttled_waited = r->retry.throttled_waited_usec,
                         .operators = r->retry.operator_count,
                         .operator_waited = r->retry.operator_waited_usec,
                         .throttled = r->throttled,
@@ -62,7 +62,7 @@ static void numbers_to_record(Record *r, const Numbers *n) {
         r->last_success_usec = n->last_success;
         r->retry = (Retry){ .attempts = (uint32_t) n->attempts,
                             .transient_count = (uint32_t) n->transients,
-                            .throttled_count = (uint32_t) n->throttles,
+                            .throttled_waited_usec = n->throttled_waited,
                             .operator_count = (uint32_t) n->operators,
                             .operator_waited_usec = n->operator_waited };
         r->throttled = n->throttled;

@@ -122,7 +122,7 @@ def records(port, now=None):
 
     adopted = (old, old_wrapped, old_name, handed())
     backoff = {"attempts": 3, "transientFailures": 3, "nextAttemptUSec": now + hour}
-    throttled = {"attempts": 1, "throttledFailures": 1, "throttled": 1, "nextAttemptUSec": now + hour}
+    throttled = {"attempts": 1, "throttledWaitedUSec": 3600000000, "throttled": 1, "nextAttemptUSec": now + hour}
     reset = {"reset": 1}
 
     return {

@@ -11,7 +11,7 @@ typedef struct Gateway {
 static const RetryPolicy policy = {
         .initial_usec = 5 * USEC_PER_SEC,
         .max_usec = 600 * USEC_PER_SEC,
-        .throttled_max_usec = 14400 * USEC_PER_SEC,
+        .throttled_max_usec = 36000 * USEC_PER_SEC,
         .operator_initial_usec = 60 * USEC_PER_SEC,
         .operator_max_usec = 1800 * USEC_PER_SEC,
         .operator_long_max_usec = 21600 * USEC_PER_SEC,

@@ -194,13 +194,13 @@ static void failures_come_back_to_where_a_new_attempt_begins(void **state) {
                 State state;
                 Step failed, next;
                 FailureKind kind;
-                usec_t delay;
+                double delay;
         } cases[] = {
                 { STATE_ATTESTING, STEP_IDENTITY, STEP_IDENTITY, FAILURE_TPM_MISSING, 5 },
                 { STATE_ATTESTING, STEP_PREPARE, STEP_IDENTITY, FAILURE_RUNTIME_MISSING, 60 },
                 { STATE_ATTESTING, STEP_REGISTER, STEP_IDENTITY, FAILURE_DNS, 5 },
                 { STATE_ATTESTING, STEP_ACTIVATE, STEP_IDENTITY, FAILURE_IDENTITY_MISMATCH, 60 },
-                { STATE_ATTESTING, STEP_CONFIRM, STEP_IDENTITY, FAILURE_HTTP_THROTTLED, 5 },
+                { STATE_ATTESTING, STEP_CONFIRM, STEP_IDENTITY, FAILURE_HTTP_THROTTLED, 18.75 },
                 { STATE_ATTESTING, STEP_POLL, STEP_IDENTITY, FAILURE_ASSIGNMENT_FAILED, 60 },
                 { STATE_ASSIGNED, STEP_REGISTER, STEP_IDENTITY, FAILURE_DNS, 5 },
                 /* the received key is on disk, so trying again costs no registration */
@@ -219,7 +219,7 @@ static void failures_come_back_to_where_a_new_attempt_begins(void **state) {
                 assert_at(g, cases[i].state, cases[i].next);
                 assert_int_equal(g.machine.progress, PROGRESS_WAITING);
                 assert_true(machine_backing_off(&g.machine));
-                assert_int_equal(a.delay_usec, cases[i].delay * USEC_PER_SEC);
+                assert_int_equal(a.delay_usec, (usec_t) (cases[i].delay * (double) USEC_PER_SEC));
                 assert_int_equal(g.machine.retry.attempts, 1);
         }
 }

@@ -2,12 +2,13 @@
 
 #include "retry.h"
 
-#define HOUR_USEC (3600 * USEC_PER_SEC)
+#define HOUR_USEC   (3600 * USEC_PER_SEC)
+#define MINUTE_USEC (60 * USEC_PER_SEC)
 
 static const RetryPolicy policy = {
         .initial_usec = 5 * USEC_PER_SEC,
         .max_usec = 600 * USEC_PER_SEC,
-        .throttled_max_usec = 4 * HOUR_USEC,
+        .throttled_max_usec = 10 * HOUR_USEC,
         .operator_initial_usec = 60 * USEC_PER_SEC,
         .operator_max_usec = HOUR_USEC / 2,
         .operator_long_max_usec = 6 * HOUR_USEC,
@@ -36,30 +37,93 @@ static void transient_doubles_to_its_cap_with_jitter(void **state) {
         assert_int_equal(retry.attempts, 1000);
 }
 
-static void throttled_has_a_cap_of_its_own(void **state) {
-        const Failure f = { .kind = FAILURE_HTTP_THROTTLED };
-        Retry retry = {};
-        usec_t wait = 0;
-
-        for (int i = 0; i < 20; i++)
-                wait = retry_next(&retry, &policy, failure_class(f.kind), f.retry_after_usec, 0);
-        assert_int_equal(wait, 4 * HOUR_USEC);
+/* Uniform over 64 bits for i = 0, 1, … */
+static uint64_t nth_random(uint64_t i) {
+        return i * 0x9e3779b97f4a7c15U + 1;
 }
 
-/* A fleet that was told "an hour" at its first attempt is more than a service takes in a few seconds. */
-static void a_long_retry_after_is_spread_out(void **state) {
-        usec_t least = USEC_INFINITY, most = 0;
+/* The windows since the first 429 end after 5, 30, 155 and 635 minutes. */
+static void throttled_makes_one_attempt_in_each_window(void **state) {
+        static const usec_t ends[] = { 5, 30, 155, 635 };
 
         for (uint64_t i = 0; i < 1000; i++) {
                 Retry retry = {};
-                usec_t wait = retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, HOUR_USEC,
-                                         i * 0x9e3779b97f4a7c15u);
+                usec_t begin = 0, wait;
 
-                least = wait < least ? wait : least;
-                most = wait > most ? wait : most;
+                for (size_t w = 0; w < ARRAY_SIZE(ends); w++) {
+                        usec_t end = ends[w] * MINUTE_USEC;
+
+                        (void) retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, 0,
+                                          nth_random(5 * i + w));
+                        assert_in_range(retry.throttled_waited_usec, begin + (end - begin) / 16, end);
+                        begin = end;
+                }
+                for (int later = 0; later < 5; later++) {
+                        wait = retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, 0,
+                                          nth_random(5 * i + 4));
+                        assert_in_range(wait, 472 * MINUTE_USEC, 488 * MINUTE_USEC);
+                }
+                assert_int_equal(retry.attempts, 9);
         }
-        assert_in_range(least, HOUR_USEC, HOUR_USEC + 60 * USEC_PER_SEC);
-        assert_in_range(most, HOUR_USEC + 400 * USEC_PER_SEC, HOUR_USEC + 450 * USEC_PER_SEC);
+}
+
+static void throttled_has_a_cap_of_its_own(void **state) {
+        static const usec_t caps[] = { 1, 2, 59, 300, 600, 3600, 14400, 36000, 604800 };
+
+        for (size_t c = 0; c < ARRAY_SIZE(caps); c++) {
+                RetryPolicy p = policy;
+                Retry retry = {};
+                usec_t wait = 0;
+
+                p.throttled_max_usec = caps[c] * USEC_PER_SEC;
+                for (uint64_t i = 0; i < 200; i++) {
+                        wait = retry_next(&retry, &p, FAILURE_CLASS_THROTTLED, 0, nth_random(i));
+                        assert_in_range(wait, 1, p.throttled_max_usec);
+                }
+                assert_true(wait > p.throttled_max_usec / 2);
+        }
+}
+
+static void throttled_is_bounded_whatever_the_record_says(void **state) {
+        static const usec_t waited[] = { 1, 10 * HOUR_USEC, UINT64_MAX / 2, UINT64_MAX - 1, UINT64_MAX };
+
+        for (size_t i = 0; i < ARRAY_SIZE(waited); i++) {
+                Retry retry = { .throttled_waited_usec = waited[i] };
+
+                assert_in_range(retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, 0, nth_random(i)), 1,
+                                10 * HOUR_USEC);
+                assert_in_range(retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, 60 * USEC_PER_SEC,
+                                           nth_random(i)),
+                                60 * USEC_PER_SEC, 10 * HOUR_USEC);
+        }
+}
+
+/* A fleet that was told the same by its first 429s comes back evenly, whatever it was told. */
+static void retry_after_spreads_a_fleet(void **state) {
+        static const struct {
+                usec_t retry_after_usec, most_usec;
+        } cases[] = {
+                { USEC_PER_SEC, 5 * MINUTE_USEC },     { MINUTE_USEC, 5 * MINUTE_USEC },
+                { 4 * MINUTE_USEC, 30 * MINUTE_USEC }, { HOUR_USEC, 155 * MINUTE_USEC },
+                { 2 * HOUR_USEC, 635 * MINUTE_USEC },  { 24 * HOUR_USEC, 32 * HOUR_USEC },
+        };
+
+        for (size_t c = 0; c < ARRAY_SIZE(cases); c++) {
+                usec_t least = cases[c].retry_after_usec, seen = 0;
+                unsigned early = 0;
+
+                for (uint64_t i = 0; i < 1000; i++) {
+                        Retry retry = {};
+                        usec_t wait =
+                                retry_next(&retry, &policy, FAILURE_CLASS_THROTTLED, least, nth_random(i));
+
+                        assert_in_range(wait, least, cases[c].most_usec);
+                        early += wait < (least + cases[c].most_usec) / 2;
+                        seen = wait > seen ? wait : seen;
+                }
+                assert_in_range(early, 400, 600);
+                assert_true(seen > least + (cases[c].most_usec - least) / 10 * 9);
+        }
 }
 
 static void retry_after_is_the_least_with_jitter_on_top(void **state) {
@@ -184,8 +248,10 @@ static void addresses_leave_the_bucket_to_a_default_route(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(transient_doubles_to_its_cap_with_jitter),
+                cmocka_unit_test(throttled_makes_one_attempt_in_each_window),
                 cmocka_unit_test(throttled_has_a_cap_of_its_own),
-                cmocka_unit_test(a_long_retry_after_is_spread_out),
+                cmocka_unit_test(throttled_is_bounded_whatever_the_record_says),
+                cmocka_unit_test(retry_after_spreads_a_fleet),
                 cmocka_unit_test(retry_after_is_the_least_with_jitter_on_top),
                 cmocka_unit_test(operator_lane_slows_down_after_a_day),
                 cmocka_unit_test(only_what_cures_shortens),
