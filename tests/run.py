@@ -31,7 +31,7 @@ NICE = 5  # of jobs with many short cases: the machine and the containers, and w
 STOP = 15  # seconds that a job has to end after its limit
 NO_CASES = 5  # pytest's exit status
 
-PROGRAMS = ("unit", "tpm", "http", "emulator", "fuzz", "toml")  # meson's suites
+PROGRAMS = ("unit", "fleet", "tpm", "http", "emulator", "fuzz", "toml")  # meson's suites
 SCRIPTS = ("handoff", "daemon", "cli", "check", "emulator")  # pytest's; the one with the longest cases comes first
 MACHINES = {"system", "vm-boot", "vm"}
 SUITES = (*dict.fromkeys((*PROGRAMS, *SCRIPTS)), "smoke", "system", "vm-boot", "vm", "lint")
@@ -164,7 +164,7 @@ def meson_test(suites, key, sanitized):
             tests = json.loads(subprocess.run(["meson", "introspect", "--tests", SANITIZED], check=True,
                                               capture_output=True, text=True).stdout)
             names = [test["name"] for test in tests
-                     if key in test["name"] or not {"fuzz", "toml"} & {s.split(":")[-1] for s in test["suite"]}]
+                     if key in test["name"] or not {"fleet", "fuzz", "toml"} & {s.split(":")[-1] for s in test["suite"]}]
         return ["meson", "test", "-C", SANITIZED, "--no-rebuild", "--print-errorlogs",
                 *(word for suite in suites for word in ("--suite", suite)), *names]
 
