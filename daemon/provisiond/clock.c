@@ -5,7 +5,8 @@
 #define RECORD_STEP_SEC 60u
 
 /* CLOCK_BOOTTIME is slewed with the local clock, so an estimate by it follows a clock that a time service
- * corrects slowly. CLOCK_MONOTONIC_RAW is not slewed, but stands still during a suspend. */
+ * corrects slowly. CLOCK_MONOTONIC_RAW is not slewed, but stands still during a suspend. The three readings
+ * are microseconds apart, so a later sum may be a little smaller. */
 static usec_t steady_usec(void) {
         usec_t suspended = now_usec(CLOCK_BOOTTIME) - now_usec(CLOCK_MONOTONIC);
 

@@ -23,7 +23,7 @@ void server_time_restore(ServerTime *time, uint64_t date, usec_t steady_usec) {
 }
 
 static uint64_t age(const ServerTime *time, usec_t steady_usec) {
-        return (steady_usec - time->seen_usec) / USEC_PER_SEC;
+        return steady_usec > time->seen_usec ? (steady_usec - time->seen_usec) / USEC_PER_SEC : 0;
 }
 
 static uint64_t drift(const ServerTime *time, usec_t steady_usec) {
