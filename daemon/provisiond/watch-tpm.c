@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "bus.h"
 #include "device-unit.h"
 #include "watch.h"
 
@@ -56,8 +57,34 @@ static int ask(TpmWatch *w) {
                                         "ListUnitsByPatterns", on_list, w, "asas", 1, "active", 1, pattern);
 }
 
-static int on_signal(sd_bus_message *signal, void *userdata, sd_bus_error *reterr) {
-        (void) ask(userdata);
+/* systemd did not know the unit, so the device was not there before, however short that was. */
+static int on_new(sd_bus_message *signal, void *userdata, sd_bus_error *reterr) {
+        TpmWatch *w = userdata;
+
+        w->state = DEVICE_ABSENT;
+        (void) ask(w);
+        return 0;
+}
+
+static int read_property(sd_bus_message *m, const char *key, void *userdata) {
+        TpmWatch *w = userdata;
+        const char *state;
+        int r;
+
+        if (!streq(key, "ActiveState"))
+                return sd_bus_message_skip(m, "v");
+        r = sd_bus_message_read(m, "v", "s", &state);
+        if (r >= 0 && !streq(state, "active"))
+                w->state = DEVICE_ABSENT;
+        return r;
+}
+
+static int on_changed(sd_bus_message *signal, void *userdata, sd_bus_error *reterr) {
+        TpmWatch *w = userdata;
+
+        if (sd_bus_message_skip(signal, "s") >= 0)
+                (void) bus_read_entries(signal, read_property, w);
+        (void) ask(w);
         return 0;
 }
 
@@ -77,11 +104,11 @@ static int subscribe(TpmWatch *w) {
                 rule = NULL;
                 return -ENOMEM;
         }
-        r = sd_bus_add_match_async(w->daemon->bus, &w->new, rule, on_signal, NULL, w);
+        r = sd_bus_add_match_async(w->daemon->bus, &w->new, rule, on_new, NULL, w);
         if (r >= 0)
                 r = sd_bus_match_signal_async(w->daemon->bus, &w->changed, SYSTEMD, path,
                                               "org.freedesktop.DBus.Properties", "PropertiesChanged",
-                                              on_signal, NULL, w);
+                                              on_changed, NULL, w);
         if (r >= 0)
                 r = sd_bus_call_method_async(w->daemon->bus, NULL, SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER,
                                              "Subscribe", NULL, NULL, NULL);

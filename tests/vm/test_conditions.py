@@ -57,6 +57,26 @@ def test_a_boot_without_a_tpm_and_a_late_one(lab):
     assert failed(machine) == ""
 
 
+def test_a_driver_that_is_bound_late(lab):
+    """The device's unit of the real systemd ends the wait, which is long. The kernel may number the device differently."""
+    tpm = lab.tpm()
+    lab.enroll(tpm)
+    unbind = ("[Unit]\nDefaultDependencies=no\nBefore=systemd-udevd.service\n[Service]\nType=oneshot\n"
+              "ExecStart=sh -c 'readlink -f /sys/class/tpm/tpm0/device/driver >/run/driver; "
+              "basename $(readlink -f /sys/class/tpm/tpm0/device) >/run/device; cat /run/device >$(cat /run/driver)/unbind'\n")
+    machine = lab.boot(lab.disk(), tpm, {
+        "dps-provisiond/provisiond.conf.d/60-late.conf":
+            "[Retry]\nInitialSec=600\n[Tpm]\nTcti=device:/dev/tpm-late\n[HandOff]\nTarget=none\n",
+        "udev/rules.d/99-late.rules": 'SUBSYSTEM=="tpmrm", SYMLINK+="tpm-late"\n',
+        "systemd/system/unbind-tpm.service": unbind,
+        "systemd/system/sysinit.target.d/unbind-tpm.conf": "[Unit]\nWants=unbind-tpm.service\n"})
+
+    assert machine.wait_for_failure("tpm-missing")["Step"] == "wait"
+    machine.output("cat /run/device >$(cat /run/driver)/bind")
+    machine.wait_for_state("handed-off", deadline=250)
+    assert "brought forward: the TPM has appeared" in machine.output("journalctl -o cat -u dps-provisiond")
+
+
 def test_an_offline_boot_does_not_hang(lab):
     """The cable is plugged in later. Waiting for it is IoT Edge's wish and not ours; its two minutes are shortened."""
     tpm = lab.tpm()
