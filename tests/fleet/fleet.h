@@ -57,6 +57,7 @@ typedef struct Device {
         usec_t assigned_usec; /* DPS has an answer to the poll */
         usec_t done_usec;     /* handed off; 0: not yet */
         uint64_t random;
+        uint32_t next; /* in the queue, see queue.c */
         uint16_t early_requests, requests, registrations;
         bool answered; /* DPS answered, so its Date is known */
         bool lost;     /* has a wrong scope */
@@ -84,8 +85,8 @@ typedef struct Fleet {
         Queue *queue;
 } Fleet;
 
-/* Devices by the time at which they act next. Within a slot of a tenth of a second the order is not kept. */
-int queue_new(Queue **ret, usec_t horizon_usec, uint32_t n_devices);
+/* The devices by the time at which they act next. Within a tenth of a second the order is not kept. */
+int queue_new(Queue **ret, Device *devices, usec_t horizon_usec);
 Queue *queue_free(Queue *queue);
 void queue_add(Queue *queue, uint32_t id, usec_t usec); /* drops times beyond the horizon */
 bool queue_take(Queue *queue, uint32_t *ret);           /* false: there is nothing left */
