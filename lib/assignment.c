@@ -25,11 +25,14 @@ typedef struct Member {
         const char *key;
         size_t offset;
         MemberType type;
-        bool on_bus; /* passed to the hand-off helper */
+        bool on_bus;     /* passed to the hand-off helper */
+        size_t size_max; /* of a MEMBER_BLOB in JSON */
 } Member;
 
 #define M(key, type, member, on_bus)                                                                        \
-        { key, offsetof(Assignment, member), MEMBER_##type, on_bus }
+        { key, offsetof(Assignment, member), MEMBER_##type, on_bus, BLOB_MAX }
+#define NAME(key, member, on_bus)                                                                           \
+        { key, offsetof(Assignment, member), MEMBER_BLOB, on_bus, KEY_NAME_MAX }
 
 /* Version 1 of the daemon's state file has most of these at its top level. */
 static const Member members[] = {
@@ -45,12 +48,12 @@ static const Member members[] = {
         M("keyReceived", BLOB, key.received, false),
         M("keyPrivate", BLOB, key.private_area, false),
         M("keyPublic", BLOB, key.public_area, false),
-        M("keyName", BLOB, key.name, true),
+        NAME("keyName", key.name, true),
         M("keyChanged", FLAG, key.changed, true),
         M("handOver", HAND_OVER, hand_over, true),
         M("forced", FLAG, forced, true),
         M("snapshot", FLAG, snapshot.taken, true),
-        M("snapshotKeyName", BLOB, snapshot.key_name, false),
+        NAME("snapshotKeyName", snapshot.key_name, false),
         M("snapshotHub", TEXT, snapshot.hub, true),
         M("snapshotDeviceId", TEXT, snapshot.device_id, true),
         M("snapshotProof", TEXT, snapshot.proof, true),
@@ -309,7 +312,7 @@ static int member_from_json(Assignment *a, const Member *m, json_object *value) 
         case MEMBER_TEXT:
                 return is_text ? string_replace(text_of(a, m), json_object_get_string(value)) : -EBADMSG;
         case MEMBER_BLOB:
-                return is_text ? base64_decode(member_of(a, m), json_object_get_string(value), BLOB_MAX)
+                return is_text ? base64_decode(member_of(a, m), json_object_get_string(value), m->size_max)
                                : -EBADMSG;
         case MEMBER_FLAG: /* version 1 wrote 0 and 1 */
                 if (!is_number && !json_object_is_type(value, json_type_boolean))

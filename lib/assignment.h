@@ -10,6 +10,8 @@
 
 #include "config.h"
 
+#define KEY_NAME_MAX ((size_t) 66) /* nameAlg and the largest digest */
+
 /* The DPS instance, and the device that registers there. */
 typedef struct Target {
         char *id_scope, *endpoint, *registration_id;

@@ -8,8 +8,6 @@
 #include "identity.h"
 #include "log.h"
 
-#define KEY_NAME_MAX ((size_t) 66) /* nameAlg and the largest digest */
-
 static int bad_argument(sd_bus_message *m, const char *what) {
         log_warning("%s was called with a bad argument: %s", sd_bus_message_get_member(m), what);
         return sd_bus_reply_method_errorf(m, SD_BUS_ERROR_INVALID_ARGS, "Bad argument: %s", what);

@@ -8,7 +8,6 @@
 
 #define RECORD_MAX_SIZE ((size_t) 256 * 1024)
 #define RECORD_VERSION  2
-#define KEY_NAME_MAX    ((size_t) 66)
 
 /* The numbers, by name, as the file has them. Retry's counters are small: 64 bits hold all. */
 typedef struct RecordNumber {

@@ -60,7 +60,11 @@ static int load(Record *ret, const char *text) {
         "\"keyPrivate\": \"AAFz\","                                                                         \
         " \"keyPublic\": "                                                                                  \
         "\"ADAACAALAAQAcgAAAAUACwAgirf8EVvoJFicz1YsaRVLlpbgkVM7qWzqLwaCYtT6gMA=\","
-#define OUR_NAME   "\"keyName\": \"AAtbEERaL6sjnNlx0lJTHjOHkT7P4BbP3YCur5AsvH0oNQ==\","
+#define OUR_NAME  "\"keyName\": \"AAtbEERaL6sjnNlx0lJTHjOHkT7P4BbP3YCur5AsvH0oNQ==\","
+#define LONG_NAME /* 67 bytes */                                                                            \
+        "\"keyName\": \""                                                                                   \
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"                                                     \
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\","
 #define OLDER_NAME "\"keyName\": \"AAtvbGRlcg==\","
 #define CHANGED    "\"keyChanged\": 1,"
 
@@ -242,6 +246,7 @@ static void a_damaged_file_of_version_1_is_told(void **state) {
                 VERSION_1("assigned", DEVICE "\"keyPrivate\": \"AAFz\","),
                 VERSION_1("assigned", DEVICE "\"keyPrivate\": \"?\", \"keyPublic\": \"AAFz\","),
                 VERSION_1("attesting", DEVICE "\"keyPrivate\": \"AAFz\","),
+                VERSION_1("attesting", DEVICE WRAPPED LONG_NAME),
                 VERSION_1("failed", ),
         };
 
