@@ -71,6 +71,20 @@ static Answer confirm(Fleet *f, uint32_t id, usec_t now) {
         return answer;
 }
 
+static Answer hand_off(const Fleet *f, Device *d, usec_t now) {
+        const Scenario *s = f->scenario;
+
+        if (s->hub == FAILURE_NONE || now >= s->opens_usec) {
+                d->facts.confirmed = true;
+                return (Answer){};
+        }
+        if (s->hub_refuses) {
+                d->facts.intended = d->facts.key_in_place = false;
+                d->facts.key = HUB_KEY_ABSENT;
+        }
+        return (Answer){ .failure = s->hub };
+}
+
 static bool is_assigning(const Device *d, usec_t now) {
         return d->machine.step == STEP_CONFIRM || (d->machine.step == STEP_POLL && now < d->assigned_usec);
 }
@@ -104,10 +118,7 @@ static Answer do_step(Fleet *f, uint32_t id, usec_t now) {
                 facts->key_in_place = true;
                 break;
         case STEP_HANDOFF:
-                if (f->scenario->hub != FAILURE_NONE && now < f->scenario->opens_usec)
-                        return (Answer){ .failure = f->scenario->hub };
-                facts->confirmed = true;
-                break;
+                return hand_off(f, d, now);
         default:
                 break;
         }

@@ -85,7 +85,7 @@ static unsigned print_row(const Fleet *f, const Scenario *s, const Seen *seen) {
         double last = f->n_devices < DEVICES ? e->last_of_fewer : e->last;
         unsigned missed = 0;
 
-        printf("%-46s", s->name);
+        printf("%-48s", s->name);
         missed +=
                 print_measure(7, 2, (double) seen->last_usec / HOUR_USEC, (double) e->last_usec / HOUR_USEC);
         if (s->counted != 0)
@@ -112,7 +112,7 @@ static unsigned report(const Fleet *f, const Seen *seen) {
                "succeed\n"
                "billed: the most registrations of a device\n"
                "retry: the longest wait after a transient failure with budget left, in seconds\n\n"
-               "%46s   hours bounds  mean most early billed retry unserved\n",
+               "%48s   hours bounds  mean most early billed retry unserved\n",
                f->n_devices, f->limit, "");
         for (size_t i = 0; i < fleet_n_scenarios; i++)
                 missed += print_row(f, &fleet_scenarios[i], &seen[i]);

@@ -43,6 +43,7 @@ typedef struct Scenario {
         usec_t enrolling_usec;   /* the first enrollment is made; the last one at opens_usec */
         unsigned lost_percent;   /* of the devices have a wrong scope for ever */
         FailureKind hub;         /* what a hand-off ends with until opens_usec */
+        bool hub_refuses;        /* so the daemon has to register again */
         Expected expected;
 } Scenario;
 

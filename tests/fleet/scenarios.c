@@ -72,5 +72,12 @@ const Scenario fleet_scenarios[] = {
                         .requests = 12,
                         .registrations = 1,
                         .transient_usec = 600 * USEC_PER_SEC } },
+        { .name = "hubs refuse the identity for six hours, no limit",
+          .hub = FAILURE_CONFIRM_TIMEOUT,
+          .hub_refuses = true,
+          .opens_usec = 6 * HOUR_USEC,
+          .expected = { .last_usec = 6 * HOUR_USEC + 30 * MINUTE_USEC,
+                        .registrations = REGISTRATION_BUDGET_SIZE + 6 * 4 + 1,
+                        .transient_usec = 600 * USEC_PER_SEC } },
 };
 const size_t fleet_n_scenarios = ARRAY_SIZE(fleet_scenarios);
