@@ -6,6 +6,8 @@
 /* A fleet below a million is served within the window of its devices' attempts in which its capacity bound
  * ends. The windows grow fivefold, see lib/retry.c. */
 #define SERVED .last = 1.25, .last_of_fewer = 6, .requests = 12, .registrations = 1
+/* The devices notice the end of an outage within ten minutes, so their windows are not the same. */
+#define SERVED_LATER .last = 1.25, .last_of_fewer = 12, .requests = 12, .registrations = 1
 
 const Scenario fleet_scenarios[] = {
         { .name = "power cut, first PUTs count", .counted = COUNTED_REGISTER, .expected = { SERVED } },
@@ -29,12 +31,12 @@ const Scenario fleet_scenarios[] = {
           .counted = COUNTED_REGISTER,
           .outage = FAILURE_HTTP_SERVER,
           .opens_usec = HOUR_USEC,
-          .expected = { SERVED, .early_requests = 20, .transient_usec = 600 * USEC_PER_SEC } },
+          .expected = { SERVED_LATER, .early_requests = 20, .transient_usec = 600 * USEC_PER_SEC } },
         { .name = "an hour without answers",
           .counted = COUNTED_REGISTER,
           .outage = FAILURE_TIMEOUT,
           .opens_usec = HOUR_USEC,
-          .expected = { SERVED, .early_requests = 20, .transient_usec = 600 * USEC_PER_SEC } },
+          .expected = { SERVED_LATER, .early_requests = 20, .transient_usec = 600 * USEC_PER_SEC } },
         { .name = "an hour of 503 to what follows the first PUT",
           .outage = FAILURE_HTTP_SERVER,
           .outage_later = true,
@@ -56,7 +58,7 @@ const Scenario fleet_scenarios[] = {
           .enrolling_usec = 8 * HOUR_USEC,
           .opens_usec = 9 * HOUR_USEC,
           .expected = { .last = 1.5,
-                        .last_of_fewer = 6,
+                        .last_usec = DAY_USEC,
                         .requests = 12,
                         .early_requests = 40,
                         .registrations = 1 } },
