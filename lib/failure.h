@@ -43,6 +43,7 @@ typedef enum FailureKind {
         FAILURE_CONFIRM_TIMEOUT,
         FAILURE_HUB_UNREACHABLE,
         FAILURE_STORAGE,
+        FAILURE_REGISTRATION_BUDGET,
         /* warnings: they never stop the work */
         WARNING_EDGE_FLAG_MISSING,
         WARNING_ADOPTION_REFUSED,
@@ -58,7 +59,7 @@ typedef enum FailureKind {
 /* Which retry rule applies (retry.h). */
 typedef enum FailureClass {
         FAILURE_CLASS_TRANSIENT, /* goes away by itself */
-        FAILURE_CLASS_THROTTLED, /* 429 */
+        FAILURE_CLASS_THROTTLED, /* nobody but root may end the wait early, and not that of a 429 */
         FAILURE_CLASS_OPERATOR,  /* somebody has to do something */
         FAILURE_CLASS_WARNING,
         _FAILURE_CLASS_MAX,

@@ -37,7 +37,7 @@ struct Http {
         /* its reply */
         char *reply;
         size_t reply_size;
-        bool too_large;
+        bool too_large, sent;
         unsigned header_count;
         char request_id[HEADER_VALUE_MAX], retry_after[HEADER_VALUE_MAX];
         uint64_t date;
@@ -377,9 +377,12 @@ static void report_failure(Http *http) {
 }
 
 static void request_failed(Http *http, CURLcode code) {
+        curl_off_t ready_usec = 0; /* the connection was ready for the request */
         long proxy_status = 0;
 
         (void) curl_easy_getinfo(http->easy, CURLINFO_HTTP_CONNECTCODE, &proxy_status);
+        (void) curl_easy_getinfo(http->easy, CURLINFO_PRETRANSFER_TIME_T, &ready_usec);
+        http->sent = ready_usec > 0;
         http_set_failure(&http->failure, &(HttpOutcome){ .code = code,
                                                          .error = http->error,
                                                          .url = http->url,
@@ -400,6 +403,8 @@ static void request_succeeded(Http *http) {
         HttpReply reply;
         long status = 0;
 
+        http->sent = true;
+
         (void) curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
         forget_request(http);
         reply = (HttpReply){ .status = (unsigned) status,
@@ -410,6 +415,10 @@ static void request_succeeded(Http *http) {
                              .date = http->date,
                              .issuer = http->examine ? issuer_of(http->easy) : NULL };
         http->done(http->userdata, &reply, NULL);
+}
+
+bool http_was_sent(const Http *http) {
+        return http->sent;
 }
 
 /* Looks whether the transfer has ended. done() may start another one or free http. */

@@ -56,6 +56,9 @@ void http_freep(Http **http);
 int http_start(Http *http, const HttpRequest *request, HttpDone done,
                void *userdata); /* -EBUSY: one is under way */
 
+/* True when the last request, or a part of it, may have reached the peer. */
+bool http_was_sent(const Http *http);
+
 /* After a failure to trust the peer, when examined: the Date that the peer gave when it was asked again for
  * nothing but that, by nobody's word but its own; 0: none. Tells a wrong clock from a wrong certificate. */
 uint64_t http_unverified_date(const Http *http);

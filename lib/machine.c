@@ -2,72 +2,12 @@
 
 #include <assert.h>
 
-#define TPM_DEADLINE_USEC (360 * USEC_PER_SEC)
-
-static const struct {
-        const char *name, *message_id;
-} states[] = {
-        [STATE_UNPROVISIONED] = { "unprovisioned", "3426cd45e1824030952da4dc0250a901" },
-        [STATE_ATTESTING] = { "attesting", "3426cd45e1824030952da4dc0250a902" },
-        [STATE_ASSIGNED] = { "assigned", "3426cd45e1824030952da4dc0250a903" },
-        [STATE_HANDED_OFF] = { "handed-off", "3426cd45e1824030952da4dc0250a904" },
-};
-static_assert(ARRAY_SIZE(states) == _STATE_MAX, "every state has a name");
-
-static const struct {
-        const char *name;
-        usec_t deadline_usec;
-} steps[] = {
-        [STEP_IDLE] = { "idle", USEC_INFINITY },
-        [STEP_IDENTITY] = { "identity", TPM_DEADLINE_USEC },
-        [STEP_PREPARE] = { "prepare", HANDOFF_DEADLINE_USEC },
-        [STEP_REGISTER] = { "register", USEC_INFINITY },
-        [STEP_ACTIVATE] = { "activate", TPM_DEADLINE_USEC },
-        [STEP_QUIESCE] = { "quiesce", HANDOFF_DEADLINE_USEC },
-        [STEP_CONFIRM] = { "confirm", USEC_INFINITY },
-        [STEP_POLL] = { "poll", USEC_INFINITY },
-        [STEP_IMPORT] = { "import", TPM_DEADLINE_USEC },
-        [STEP_ADOPT] = { "adopt", TPM_DEADLINE_USEC },
-        [STEP_HANDOFF] = { "handoff", HANDOFF_DEADLINE_USEC },
-        [STEP_VERIFY] = { "verify", HANDOFF_DEADLINE_USEC },
-        [STEP_FORGET] = { "forget", HANDOFF_DEADLINE_USEC },
-};
-static_assert(ARRAY_SIZE(steps) == _STEP_MAX, "every step has a name");
-
-const char *state_to_string(State state) {
-        assert(state >= 0 && state < _STATE_MAX);
-        return states[state].name;
-}
-
-const char *state_message_id(State state) {
-        assert(state >= 0 && state < _STATE_MAX);
-        return states[state].message_id;
-}
-
-State state_from_string(const char *name) {
-        for (int s = 0; s < _STATE_MAX; s++)
-                if (streq(states[s].name, name))
-                        return (State) s;
-        return _STATE_INVALID;
-}
-
-const char *step_to_string(Step step) {
-        assert(step >= 0 && step < _STEP_MAX);
-        return steps[step].name;
-}
-
-usec_t step_deadline_usec(Step step) {
-        assert(step >= 0 && step < _STEP_MAX);
-        return steps[step].deadline_usec;
-}
-
 bool machine_backing_off(const Machine *m) {
-        return m->progress == PROGRESS_WAITING && m->step != STEP_POLL;
+        return m->progress == PROGRESS_WAITING;
 }
 
 bool machine_throttled(const Machine *m) {
-        return machine_backing_off(m) && m->failure != FAILURE_NONE &&
-               failure_class(m->failure) == FAILURE_CLASS_THROTTLED;
+        return machine_backing_off(m) && m->failure == FAILURE_HTTP_THROTTLED;
 }
 
 void machine_begin(Machine *m) {
@@ -82,291 +22,397 @@ State facts_state(const Facts *f) {
         return f->configured ? STATE_ATTESTING : STATE_UNPROVISIONED;
 }
 
-/* --- the order of the steps --- */
+/* --- the guards of the table; their names are printed --- */
 
-static bool always(const Facts *f) {
+typedef struct Input {
+        const Machine *machine;
+        const Facts *facts;
+        const Event *event;
+} Input;
+
+static bool always(const Input *in) {
         return true;
 }
 
-static bool is_handed_off(const Facts *f) {
-        return facts_state(f) == STATE_HANDED_OFF;
+static bool reset_due(const Input *in) {
+        return in->facts->reset;
 }
 
-static bool is_assigned(const Facts *f) {
-        return facts_state(f) == STATE_ASSIGNED;
+static bool configured(const Input *in) {
+        return in->facts->configured;
 }
 
-static bool has_to_compare_keys(const Facts *f) {
-        return is_handed_off(f) && f->key_questioned;
+static bool configured_anew(const Input *in) {
+        return in->event->anew;
 }
 
-static bool has_to_compare_at_once(const Facts *f) {
-        return has_to_compare_keys(f) && f->no_edge;
+static bool without_edge(const Input *in) {
+        return in->facts->no_edge;
 }
 
-static bool stays_handed_off(const Facts *f) {
-        return is_handed_off(f) && f->no_edge;
+static bool with_edge(const Input *in) {
+        return !in->facts->no_edge;
 }
 
-static bool has_edge(const Facts *f) {
-        return !f->no_edge;
+/* A helper's call can't be cancelled. A request can, and a step that is only due. */
+static bool helper_busy(const Input *in) {
+        return in->machine->progress == PROGRESS_RUNNING &&
+               step_deadline_usec(in->machine->step) != USEC_INFINITY;
 }
 
-static bool is_live(const Facts *f) {
-        return f->live;
+static bool waiting(const Input *in) {
+        return in->machine->progress != PROGRESS_RUNNING;
 }
 
-static bool adopts(const Facts *f) {
-        return f->hand_over == HAND_OVER_ADOPT && f->key != HUB_KEY_ABSENT;
+static bool change_pending(const Input *in) {
+        return in->machine->pending != PENDING_NONE && in->facts->configured;
 }
 
-static bool is_adopted(const Facts *f) {
-        return f->key == HUB_KEY_ADOPTED && f->key_in_place;
+static bool budget_spent(const Input *in) {
+        return in->facts->budget_usec > 0;
 }
 
-static bool has_to_quiesce(const Facts *f) {
-        return adopts(f) && !is_adopted(f) && f->live && !f->quiesced;
+static bool edge_live(const Input *in) {
+        return in->facts->live;
 }
 
-static bool has_to_import(const Facts *f) {
-        return adopts(f) && f->key == HUB_KEY_RECEIVED;
+static bool tpm_unread(const Input *in) {
+        return in->facts->unread;
 }
 
-static bool has_to_adopt(const Facts *f) {
-        return adopts(f) && !is_adopted(f);
+static bool key_questioned(const Input *in) {
+        return in->facts->key_questioned;
 }
 
-static bool has_to_ask_dps(const Facts *f) {
-        return f->ask_dps;
+static bool key_questioned_without_edge(const Input *in) {
+        return in->facts->key_questioned && in->facts->no_edge;
 }
 
-/* Not a step: selects the rows for what the assignment still needs. */
-#define HAND_OVER_STEP _STEP_MAX
+/* IoT Edge ran on since PREPARE. */
+static bool look_is_old(const Input *in) {
+        return !in->facts->no_edge && !in->facts->quiesced && in->facts->look_is_old;
+}
+
+static bool needs_adoption(const Input *in) {
+        const Facts *f = in->facts;
+
+        return f->hand_over == HAND_OVER_ADOPT && f->key != HUB_KEY_ABSENT &&
+               !(f->key == HUB_KEY_ADOPTED && f->key_in_place);
+}
+
+static bool needs_import(const Input *in) {
+        return needs_adoption(in) && in->facts->key == HUB_KEY_RECEIVED;
+}
+
+static bool needs_quiesce(const Input *in) {
+        return needs_adoption(in) && in->facts->live && !in->facts->quiesced;
+}
+
+static bool needs_dps(const Input *in) {
+        return in->facts->ask_dps;
+}
+
+static FailureKind failure_of(const Input *in) {
+        return in->event->failure->kind;
+}
+
+/* The operation may be well, although this reply was lost. */
+static bool poll_failed_in_passing(const Input *in) {
+        switch (failure_of(in)) {
+        case FAILURE_DNS:
+        case FAILURE_CONNECT:
+        case FAILURE_PROXY:
+        case FAILURE_TIMEOUT:
+        case FAILURE_HTTP_SERVER:
+        case FAILURE_HTTP_THROTTLED:
+                return true;
+        default:
+                return false;
+        }
+}
+
+/* While IoT Edge is held, nothing that was seen changes, so the step begins again without another look. */
+static bool passes_while_held(const Input *in) {
+        return in->facts->quiesced && !in->facts->hold_spent &&
+               failure_class(failure_of(in)) == FAILURE_CLASS_TRANSIENT;
+}
+
+/* The TPM was cleared, so the wrapped key is useless and DPS has to assign another. Begin at once, unless
+ * earlier attempts failed: each registration is billed. */
+static bool key_is_dead(const Input *in) {
+        return failure_of(in) == FAILURE_IDENTITY_MISMATCH && !in->facts->fresh &&
+               in->machine->retry.attempts == 0;
+}
+
+/* --- the table --- */
+
+typedef enum How {
+        HOW_STAY,      /* leave everything as it is */
+        HOW_REMEMBER,  /* make the change when the helper's call ends */
+        HOW_LET_GO,    /* resume IoT Edge; the wait goes on */
+        HOW_INTERRUPT, /* drop what is under way and pending */
+        HOW_CHANGE,    /* the same; make the change; wait while DPS is throttling requests */
+        HOW_BEGIN,     /* wait while DPS is throttling requests */
+        HOW_NOW,
+        HOW_GO_ON,     /* in spite of the failure, which decides how long to wait at the end */
+        HOW_ASK_AGAIN, /* wait as DPS asked */
+        HOW_BACK_OFF,  /* count a failure, and wait */
+        HOW_HOLD_BACK, /* wait for the registration budget */
+        _HOW_MAX,
+} How;
+
+/* Not steps: they select the rows for what the assignment still needs, for the end of the work, and repeat
+ * the row's own step. */
+#define NEXT_HAND_OVER ((Step) (_STEP_MAX + 0))
+#define NEXT_REST      ((Step) (_STEP_MAX + 1))
+#define NEXT_SAME      ((Step) (_STEP_MAX + 2))
 
 typedef struct Row {
-        Step after, next;
-        bool (*when)(const Facts *facts);
+        unsigned states, steps, events;
+        bool (*when)(const Input *in);
+        Step next;
+        How how;
 } Row;
 
+#define ANY     (~0u)
+#define UN      (1u << STATE_UNPROVISIONED)
+#define AT      (1u << STATE_ATTESTING)
+#define AS      (1u << STATE_ASSIGNED)
+#define HO      (1u << STATE_HANDED_OFF)
+#define ON(x)   (1u << STEP_##x)
+#define AFTER   (1u << NEXT_HAND_OVER)
+#define REST    (1u << NEXT_REST)
+#define EV(x)   (1u << EVENT_##x)
+#define RESULT  (EV(DONE) | EV(PENDING) | EV(FAILED))
+#define CHANGES (EV(RETARGET) | EV(REATTEST) | EV(REPROVISION))
+
+/* The test of the table changes rows, to see that the properties fail. */
+#ifndef TABLE
+#define TABLE static const
+#endif
+
 /* The first matching row counts. */
-static const Row rows[] = {
-        { STEP_IDENTITY, STEP_ADOPT, has_to_compare_at_once },
-        { STEP_IDENTITY, STEP_IDLE, stays_handed_off },
-        { STEP_IDENTITY, STEP_VERIFY, is_handed_off },
-        { STEP_IDENTITY, STEP_PREPARE, has_edge },
-        { STEP_IDENTITY, HAND_OVER_STEP, is_assigned },
-        { STEP_IDENTITY, STEP_REGISTER, always },
-        { STEP_PREPARE, STEP_IDLE, is_handed_off },
-        { STEP_PREPARE, HAND_OVER_STEP, is_assigned },
-        { STEP_PREPARE, STEP_REGISTER, always },
-        { STEP_REGISTER, STEP_HANDOFF, is_assigned },
-        { STEP_REGISTER, STEP_ACTIVATE, always },
-        { STEP_ACTIVATE, STEP_QUIESCE, is_live },
-        { STEP_ACTIVATE, STEP_CONFIRM, always },
-        { STEP_QUIESCE, HAND_OVER_STEP, is_assigned },
-        { STEP_QUIESCE, STEP_CONFIRM, always },
-        { STEP_CONFIRM, HAND_OVER_STEP, always },
-        { STEP_POLL, HAND_OVER_STEP, always },
-        { STEP_IMPORT, HAND_OVER_STEP, always },
-        { STEP_ADOPT, STEP_IDLE, is_handed_off },
-        { STEP_ADOPT, STEP_HANDOFF, always },
-        { STEP_HANDOFF, STEP_IDLE, always },
-        /* Only now: VERIFY waits for an identityd that registers. */
-        { STEP_VERIFY, STEP_ADOPT, has_to_compare_keys },
-        { STEP_VERIFY, STEP_IDLE, is_handed_off },
-        { STEP_VERIFY, STEP_PREPARE, always },
-        { STEP_FORGET, STEP_IDLE, always },
+TABLE Row rows[] = {
+        /* the daemon's start */
+        { ANY, ANY, EV(START), reset_due, STEP_FORGET, HOW_NOW },
+        { AT | AS, ANY, EV(START), configured, STEP_IDENTITY, HOW_BEGIN },
+        { HO, ANY, EV(START), configured, STEP_IDENTITY, HOW_NOW },
+        { ANY, ANY, EV(START), always, STEP_IDLE, HOW_NOW },
+
+        /* from outside */
+        { ANY, ON(IDLE), EV(CONFIGURED), reset_due, NEXT_SAME, HOW_STAY },
+        { AT, ON(IDLE), EV(CONFIGURED), always, STEP_IDENTITY, HOW_BEGIN },
+        { AS, ON(IDLE), EV(CONFIGURED), configured_anew, STEP_IDENTITY, HOW_BEGIN },
+        { HO, ON(IDLE), EV(CONFIGURED), configured_anew, STEP_IDENTITY, HOW_NOW },
+        { ANY, ANY, EV(CONFIGURED), always, NEXT_SAME, HOW_STAY },
+        { ANY, ANY, CHANGES | EV(UNCONFIGURED) | EV(RESET), helper_busy, NEXT_SAME, HOW_REMEMBER },
+        { ANY, ANY, EV(RESET), always, STEP_FORGET, HOW_INTERRUPT },
+        { ANY, ANY, CHANGES | EV(UNCONFIGURED), reset_due, NEXT_SAME, HOW_STAY },
+        { UN, ANY, EV(UNCONFIGURED), always, STEP_IDLE, HOW_INTERRUPT },
+        { ANY, ANY, EV(UNCONFIGURED), always, NEXT_SAME, HOW_STAY },
+        { ANY, ANY, CHANGES, always, STEP_IDENTITY, HOW_CHANGE },
+        { ANY, ON(POLL), EV(HOLD_SPENT), waiting, NEXT_SAME, HOW_LET_GO },
+        { ANY, ON(IMPORT) | ON(ADOPT), EV(HOLD_SPENT), waiting, STEP_IDENTITY, HOW_LET_GO },
+        { ANY, ANY, EV(HOLD_SPENT), always, NEXT_SAME, HOW_STAY },
+
+        /* A reset, a pending change and the loss of the configuration overrule the result of a step. */
+        { ANY, ~ON(FORGET), RESULT, reset_due, STEP_FORGET, HOW_INTERRUPT },
+        { ANY, ON(FORGET), EV(FAILED), always, NEXT_SAME, HOW_BACK_OFF },
+        { ANY, ANY, RESULT, change_pending, STEP_IDENTITY, HOW_CHANGE },
+        { UN, ~ON(FORGET), RESULT, always, STEP_IDLE, HOW_INTERRUPT },
+
+        /* A failure. Each attempt begins with a look at the TPM and at IoT Edge: the TPM may have been
+         * cleared, and IoT Edge may register itself during the wait. */
+        { AT, ON(POLL), EV(FAILED), poll_failed_in_passing, NEXT_SAME, HOW_BACK_OFF },
+        { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), passes_while_held, NEXT_SAME, HOW_BACK_OFF },
+        { AT | AS, ON(ADOPT), EV(FAILED), key_is_dead, STEP_IDENTITY, HOW_NOW },
+        { ANY, ON(VERIFY), EV(FAILED), always, NEXT_SAME, HOW_BACK_OFF },
+        /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
+        { HO, ON(IDENTITY), EV(FAILED), with_edge, STEP_VERIFY, HOW_GO_ON },
+        { ANY, ANY, EV(FAILED), always, STEP_IDENTITY, HOW_BACK_OFF },
+
+        { ANY, ON(CONFIRM) | ON(POLL), EV(PENDING), always, STEP_POLL, HOW_ASK_AGAIN },
+
+        /* a step that is done */
+        { HO, ON(IDENTITY), EV(DONE), key_questioned_without_edge, STEP_ADOPT, HOW_NOW },
+        { HO, ON(IDENTITY), EV(DONE), without_edge, NEXT_REST, HOW_NOW },
+        { HO, ON(IDENTITY), EV(DONE), always, STEP_VERIFY, HOW_NOW },
+        { ANY, ON(IDENTITY), EV(DONE), with_edge, STEP_PREPARE, HOW_NOW },
+        { HO, ON(PREPARE) | ON(REGISTER) | ON(ACTIVATE), EV(DONE), always, NEXT_REST, HOW_NOW },
+        { AS, ON(IDENTITY) | ON(PREPARE) | ON(ACTIVATE), EV(DONE), always, NEXT_HAND_OVER, HOW_NOW },
+        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), budget_spent, STEP_IDENTITY, HOW_HOLD_BACK },
+        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), always, STEP_REGISTER, HOW_NOW },
+        { AS, ON(REGISTER), EV(DONE), always, STEP_HANDOFF, HOW_NOW },
+        { AT, ON(REGISTER), EV(DONE), always, STEP_ACTIVATE, HOW_NOW },
+        { AT, ON(ACTIVATE), EV(DONE), edge_live, STEP_QUIESCE, HOW_NOW },
+        { AT, ON(ACTIVATE) | ON(QUIESCE), EV(DONE), always, STEP_CONFIRM, HOW_NOW },
+        { AS, ON(POLL), EV(DONE), look_is_old, STEP_PREPARE, HOW_NOW },
+        { ANY, ON(QUIESCE) | ON(CONFIRM) | ON(POLL) | ON(IMPORT), EV(DONE), always, NEXT_HAND_OVER,
+          HOW_NOW },
+        { HO, ON(ADOPT), EV(DONE), always, NEXT_REST, HOW_NOW },
+        { ANY, ON(ADOPT), EV(DONE), always, STEP_HANDOFF, HOW_NOW },
+        { ANY, ON(HANDOFF) | ON(FORGET), EV(DONE), always, NEXT_REST, HOW_NOW },
+        /* VERIFY waits for an identityd that registers, so the keys are compared after it. */
+        { HO, ON(VERIFY), EV(DONE), key_questioned, STEP_ADOPT, HOW_NOW },
+        { HO, ON(VERIFY), EV(DONE), always, NEXT_REST, HOW_NOW },
+        { ANY, ON(VERIFY), EV(DONE), always, STEP_PREPARE, HOW_NOW },
+
         /* what the assignment still needs */
-        { HAND_OVER_STEP, STEP_IDLE, is_handed_off },
-        { HAND_OVER_STEP, STEP_QUIESCE, has_to_quiesce },
-        { HAND_OVER_STEP, STEP_IMPORT, has_to_import },
-        { HAND_OVER_STEP, STEP_ADOPT, has_to_adopt },
-        { HAND_OVER_STEP, STEP_REGISTER, has_to_ask_dps },
-        { HAND_OVER_STEP, STEP_HANDOFF, always },
+        { HO, AFTER, ANY, always, NEXT_REST, HOW_NOW },
+        { ANY, AFTER, ANY, needs_import, STEP_IMPORT, HOW_NOW },
+        { ANY, AFTER, ANY, needs_quiesce, STEP_QUIESCE, HOW_NOW },
+        { ANY, AFTER, ANY, needs_adoption, STEP_ADOPT, HOW_NOW },
+        { ANY, AFTER, ANY, needs_dps, STEP_REGISTER, HOW_NOW },
+        { ANY, AFTER, ANY, always, STEP_HANDOFF, HOW_NOW },
+
+        /* the end of the work */
+        { HO, REST, ANY, tpm_unread, STEP_IDENTITY, HOW_BACK_OFF },
+        { ANY, REST, ANY, always, STEP_IDLE, HOW_NOW },
 };
 
-static Step next_step(Step after, const Facts *f) {
-        for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-                if (rows[i].after == after && rows[i].when(f))
-                        return rows[i].next == HAND_OVER_STEP ? next_step(HAND_OVER_STEP, f) : rows[i].next;
-        assert(false);
-        return STEP_IDLE;
+static const Row *find_row(unsigned step, const Input *in) {
+        const unsigned state = 1u << facts_state(in->facts), event = 1u << in->event->type;
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                const Row *row = &rows[i];
+
+                if (!(row->states & state) || !(row->steps & 1u << step) || !(row->events & event) ||
+                    !row->when(in))
+                        continue;
+                return row->next == NEXT_HAND_OVER || row->next == NEXT_REST ? find_row(row->next, in) : row;
+        }
+        return NULL;
 }
 
-static Action go(Machine *m, Step step) {
+/* --- what a row does --- */
+
+static void go(Machine *m, Step step, Action *action) {
         m->step = step;
         m->progress = step == STEP_IDLE ? PROGRESS_IDLE : PROGRESS_DUE;
-        if (step == STEP_IDLE) {
-                m->failure = FAILURE_NONE;
-                retry_reset(&m->retry);
-        }
-        return (Action){ .start = true, .step = step };
+        *action = (Action){ .start = true, .step = step };
 }
 
-/* --- failures --- */
-
-/* Each attempt begins with a look at the TPM and at IoT Edge: the TPM may have been cleared, and IoT Edge
- * may register itself during the wait. */
-static Step step_after_failure(Step step) {
-        return step == STEP_VERIFY || step == STEP_FORGET ? step : STEP_IDENTITY;
-}
-
-static Action after_failure(Machine *m, const Facts *f, const Event *event, const RetryPolicy *policy,
-                            uint64_t random) {
-        FailureKind kind = event->failure->kind;
-        Action action = { .start = true, .resume = f->quiesced };
-
-        /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
-        if (is_handed_off(f) && (m->step == STEP_IDENTITY || m->step == STEP_ADOPT)) {
-                action = go(m, next_step(m->step, f));
-                action.resume = f->quiesced;
-                m->failure = kind;
-                return action;
-        }
-        /* The TPM was cleared, so the wrapped key is useless and DPS has to assign another. Begin at once,
-         * unless earlier attempts failed: each registration is billed. */
-        if (m->step == STEP_ADOPT && kind == FAILURE_IDENTITY_MISMATCH && !f->fresh &&
-            m->retry.attempts == 0) {
-                action = go(m, STEP_IDENTITY);
-                action.resume = f->quiesced;
-                m->failure = FAILURE_NONE;
-                return action;
-        }
-        action.delay_usec =
-                retry_next(&m->retry, policy, failure_class(kind), event->failure->retry_after_usec, random);
-        action.step = m->step = step_after_failure(m->step);
-        m->failure = kind;
+static void wait_for(Machine *m, FailureKind failure, usec_t delay_usec, Action *action) {
+        m->failure = failure;
         m->progress = PROGRESS_WAITING;
-        return action;
+        action->delay_usec = delay_usec;
 }
 
-/* --- from outside --- */
-
-/* A helper's call can't be cancelled. A step that is only due can. */
-static bool busy(const Machine *m) {
-        return m->progress == PROGRESS_RUNNING && step_deadline_usec(m->step) != USEC_INFINITY;
+static void begin(Machine *m, const Facts *f, Step step, Action *action) {
+        go(m, step, action);
+        if (f->throttled_usec > 0)
+                wait_for(m, FAILURE_HTTP_THROTTLED, f->throttled_usec, action);
 }
 
-/* Ends the step under way. A 429's wait goes on. */
-static Action interrupt(Machine *m, const Facts *f, Step step, Pending change, usec_t throttled_usec) {
-        Action action = {
-                .start = true, .cancel = true, .resume = f->quiesced, .change = change, .step = step
-        };
-
+/* Only this clears what was under way. */
+static void interrupt(Machine *m, const Facts *f, Step step, Pending change, Action *action) {
         m->pending = PENDING_NONE;
-        m->step = step;
         m->failure = FAILURE_NONE;
-        m->progress = step == STEP_IDLE ? PROGRESS_IDLE : PROGRESS_DUE;
-        if (throttled_usec > 0) {
-                m->failure = FAILURE_HTTP_THROTTLED;
-                m->progress = PROGRESS_WAITING;
-                action.delay_usec = throttled_usec;
-        } else if (step != STEP_IDLE)
-                retry_reset(&m->retry);
-        return action;
-}
-
-static Action begin_change(Machine *m, const Facts *f, Pending change, usec_t delay_usec) {
-        bool throttled = machine_throttled(m) || (m->progress == PROGRESS_IDLE && !f->intended);
-
-        /* While attesting there is no assignment yet that could be handed over in another way. */
-        if (change == PENDING_RETARGET && !f->intended)
-                change = PENDING_REATTEST;
-        return interrupt(m, f, STEP_IDENTITY, change, throttled ? delay_usec : 0);
-}
-
-/* A factory reset, a pending change and the loss of the configuration overrule the result of a step. */
-static bool is_overruled(Machine *m, const Facts *f, Action *ret) {
-        Pending pending = f->configured ? m->pending : PENDING_NONE;
-
-        m->pending = PENDING_NONE;
-        if (m->step == STEP_FORGET && f->reset)
-                return false;
-        if (f->reset)
-                *ret = interrupt(m, f, STEP_FORGET, PENDING_NONE, 0);
-        else if (pending > PENDING_NONE)
-                *ret = begin_change(m, f, pending, 0);
-        else if (facts_state(f) == STATE_UNPROVISIONED && m->step != STEP_FORGET)
-                *ret = interrupt(m, f, STEP_IDLE, PENDING_NONE, 0);
+        if (step == STEP_IDENTITY)
+                begin(m, f, step, action);
         else
-                return false;
-        return true;
+                go(m, step, action);
+        action->change = change;
+        if (step != STEP_IDLE && m->failure == FAILURE_NONE)
+                retry_reset(&m->retry);
 }
 
-static Action begin(Machine *m, usec_t throttled_usec) {
-        Action action = go(m, STEP_IDENTITY);
+static Pending pending_of(EventType type) {
+        return type == EVENT_RETARGET      ? PENDING_RETARGET
+               : type == EVENT_REATTEST    ? PENDING_REATTEST
+               : type == EVENT_REPROVISION ? PENDING_REPROVISION
+                                           : PENDING_NONE;
+}
 
-        if (throttled_usec > 0) {
-                m->progress = PROGRESS_WAITING;
-                m->failure = FAILURE_HTTP_THROTTLED;
-                action.delay_usec = throttled_usec;
+/* Without an assignment there is nothing that could be handed over in another way. */
+static Pending change_of(const Machine *m, const Facts *f, EventType type) {
+        Pending change = type < EVENT_START ? m->pending : pending_of(type);
+
+        return change == PENDING_RETARGET && !f->intended ? PENDING_REATTEST : change;
+}
+
+static void back_off(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random,
+                     Action *action) {
+        const bool failed = event->type == EVENT_FAILED;
+        const FailureKind kind = failed ? event->failure->kind : m->failure;
+
+        wait_for(m, kind,
+                 retry_next(&m->retry, policy, failure_class(kind),
+                            failed ? event->failure->retry_after_usec : 0, random),
+                 action);
+}
+
+static void act(Machine *m, const Input *in, const Row *row, const RetryPolicy *policy, uint64_t random,
+                Action *action) {
+        const Facts *f = in->facts;
+        const Event *event = in->event;
+        Step next = row->next == NEXT_SAME ? m->step : row->next;
+
+        switch (row->how) {
+        case HOW_STAY:
+                break;
+        case HOW_REMEMBER:
+                if (!f->reset && pending_of(event->type) > m->pending)
+                        m->pending = pending_of(event->type);
+                break;
+        case HOW_LET_GO:
+                m->step = next;
+                break;
+        case HOW_INTERRUPT:
+                interrupt(m, f, next, PENDING_NONE, action);
+                break;
+        case HOW_CHANGE:
+                interrupt(m, f, next, change_of(m, f, event->type), action);
+                break;
+        case HOW_BEGIN:
+                begin(m, f, next, action);
+                break;
+        case HOW_ASK_AGAIN:
+                go(m, next, action);
+                action->delay_usec = event->delay_usec;
+                break;
+        case HOW_BACK_OFF:
+                go(m, next, action);
+                back_off(m, event, policy, random, action);
+                break;
+        case HOW_HOLD_BACK:
+                go(m, next, action);
+                wait_for(m, FAILURE_REGISTRATION_BUDGET, f->budget_usec + random % (f->budget_usec / 8 + 1),
+                         action);
+                action->held_back = true;
+                break;
+        case HOW_GO_ON:
+                go(m, next, action);
+                m->failure = event->failure->kind;
+                break;
+        default:
+                go(m, next, action);
         }
-        return action;
-}
-
-static Action on_configured(Machine *m, const Facts *f, const Event *event) {
-        if (m->step != STEP_IDLE)
-                return (Action){};
-        if (facts_state(f) == STATE_ATTESTING)
-                return begin(m, event->delay_usec);
-        /* The daemon could not look at the gateway without a usable configuration. Begin as after a start.
-         */
-        return event->anew && facts_state(f) != STATE_UNPROVISIONED ? go(m, STEP_IDENTITY) : (Action){};
-}
-
-static Action outside_event(Machine *m, const Facts *f, const Event *event) {
-        static const Pending pending[_EVENT_MAX] = {
-                [EVENT_RETARGET] = PENDING_RETARGET,
-                [EVENT_REATTEST] = PENDING_REATTEST,
-                [EVENT_REPROVISION] = PENDING_REPROVISION,
-        };
-
-        if (event->type == EVENT_CONFIGURED && !f->reset)
-                return on_configured(m, f, event);
-        if (busy(m)) {
-                if (!f->reset && pending[event->type] > m->pending)
-                        m->pending = pending[event->type];
-                return (Action){};
-        }
-        if (f->reset)
-                return event->type == EVENT_RESET ? interrupt(m, f, STEP_FORGET, PENDING_NONE, 0)
-                                                  : (Action){};
-        if (event->type == EVENT_UNCONFIGURED)
-                return facts_state(f) == STATE_UNPROVISIONED ? interrupt(m, f, STEP_IDLE, PENDING_NONE, 0)
-                                                             : (Action){};
-        return begin_change(m, f, pending[event->type], event->delay_usec);
-}
-
-Action machine_start(Machine *m, const Facts *f, usec_t throttled_usec) {
-        State state = facts_state(f);
-
-        if (f->reset)
-                return go(m, STEP_FORGET);
-        if (f->configured && (state == STATE_ATTESTING || state == STATE_ASSIGNED))
-                return begin(m, throttled_usec);
-        return go(m, state == STATE_HANDED_OFF && f->configured ? STEP_IDENTITY : STEP_IDLE);
 }
 
 Action machine_feed(Machine *m, const Facts *f, const Event *event, const RetryPolicy *policy,
                     uint64_t random) {
-        Action action, instead;
+        const Input in = { .machine = m, .facts = f, .event = event };
+        bool result = event->type < EVENT_START;
+        Action action = {};
+        const Row *row;
 
         assert(event->type >= 0 && event->type < _EVENT_MAX);
+        assert(!result || m->progress == PROGRESS_RUNNING);
 
-        if (event->type >= EVENT_CONFIGURED)
-                return outside_event(m, f, event);
-
-        assert(m->progress == PROGRESS_RUNNING);
-        if (event->type == EVENT_FAILED)
-                action = after_failure(m, f, event, policy, random);
-        else if (event->type == EVENT_PENDING) {
-                assert(m->step == STEP_CONFIRM || m->step == STEP_POLL);
-                m->step = STEP_POLL;
-                m->progress = PROGRESS_WAITING;
-                action = (Action){ .start = true, .step = STEP_POLL, .delay_usec = event->delay_usec };
-        } else {
-                action = go(m, next_step(m->step, f));
-                action.resume = action.step == STEP_IDLE && f->quiesced;
+        row = find_row(m->step, &in);
+        assert(row);
+        act(m, &in, row, policy, random, &action);
+        if (result)
+                m->pending = PENDING_NONE;
+        if (action.start && action.step == STEP_IDLE && row->how == HOW_NOW) {
+                m->failure = FAILURE_NONE;
+                retry_reset(&m->retry);
         }
-        return is_overruled(m, f, &instead) ? instead : action;
+        /* IoT Edge is held for the steps that need it, and no longer than the limit. */
+        action.resume = f->quiesced &&
+                        (row->how == HOW_LET_GO ||
+                         (action.start &&
+                          (!step_holds(m->step) || (m->progress == PROGRESS_WAITING && f->hold_spent))));
+        return action;
 }

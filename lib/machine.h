@@ -2,9 +2,10 @@
  * Machine: the order of the steps. Pure code: facts and events go in, the next action comes out. The daemon
  * does the I/O.
  *
- * The machine does not store the State. The State follows from the facts, which the daemon derives from its
- * record and its configuration for each call. The daemon records the result of a step before it feeds the
- * event, so the facts already contain the result.
+ * One table (machine.c; printed in docs/architecture.md) says for each state, step and event what happens
+ * next. The machine does not store the State. The State follows from the facts, which the daemon derives
+ * from its record and its configuration for each call. The daemon records the result of a step before it
+ * feeds the event, so the facts already contain the result.
  *
  * At most one step is under way. A failure is not a state: the machine stays where it is and comes back
  * later. Only this module knows the order of the steps, and only it asks of which class a failure is.
@@ -57,9 +58,15 @@ typedef struct Facts {
         /* as seen in this attempt */
         bool key_in_place;   /* the hub key's handle holds our adopted key */
         bool key_questioned; /* it holds another HMAC key, which AdoptHubKey can compare with ours */
+        bool unread;         /* the last look at the TPM of a handed-off gateway failed */
         bool live;           /* identityd is provisioned and IoT Edge's units are up */
+        bool look_is_old;    /* IoT Edge may have changed since PREPARE looked at it */
         bool quiesced;       /* identityd and aziot-tpmd are stopped until Apply or Resume */
+        bool hold_spent;     /* they have been stopped for as long as this registration allows */
         bool ask_dps; /* IoT Edge has to give up its identity to register, and DPS has not answered lately */
+        /* what is left to wait for; 0: nothing */
+        usec_t throttled_usec; /* DPS asked everybody to wait (HTTP 429) */
+        usec_t budget_usec;    /* the registration budget is spent until then */
 } Facts;
 
 State facts_state(const Facts *facts);
@@ -70,21 +77,21 @@ typedef enum EventType {
         EVENT_PENDING, /* CONFIRM, POLL: ask again after delay_usec */
         EVENT_FAILED,
         /* from outside, at any time */
+        EVENT_START,        /* of the daemon */
         EVENT_CONFIGURED,   /* the configuration is usable and has the same target */
         EVENT_UNCONFIGURED, /* the scope is gone or the configuration has an error */
         EVENT_RETARGET,     /* HubKeyHandle=, Target= or Identity= changed */
         EVENT_REATTEST,     /* another scope, endpoint or registration ID */
         EVENT_REPROVISION,  /* a person asked for a new registration */
         EVENT_RESET,        /* FactoryReset() */
+        EVENT_HOLD_SPENT,   /* Facts.hold_spent became true */
         _EVENT_MAX,
 } EventType;
 
 typedef struct Event {
         EventType type;
         const Failure *failure; /* EVENT_FAILED */
-        usec_t delay_usec;      /* EVENT_PENDING: until the next poll. EVENT_RETARGET, EVENT_REATTEST,
-                                   EVENT_REPROVISION: what is left of the wait. These and EVENT_CONFIGURED in
-                                   STATE_UNPROVISIONED: what is left of a 429's wait, even if given up. */
+        usec_t delay_usec;      /* EVENT_PENDING: until the next poll */
         bool anew;              /* EVENT_CONFIGURED: the configuration was not usable before */
 } Event;
 
@@ -99,18 +106,18 @@ typedef enum Pending {
 
 typedef enum Progress {
         PROGRESS_IDLE,
-        PROGRESS_WAITING, /* the step begins after a delay */
-        PROGRESS_DUE,     /* the step begins with the next turn of the loop */
+        PROGRESS_WAITING, /* the step begins after a failure's delay */
+        PROGRESS_DUE,     /* the step begins with the next turn of the loop, a poll when DPS asked for it */
         PROGRESS_RUNNING,
         _PROGRESS_MAX,
 } Progress;
 
 typedef struct Action {
-        bool start;        /* false: leave everything as it is */
-        bool cancel;       /* first end the request or the wait that is under way */
-        bool resume;       /* call HandOff1.Resume */
-        Pending change;    /* make this change in the record first */
-        Step step;         /* STEP_IDLE: nothing to do */
+        bool start;     /* end the request or the wait that is under way; begin the step after the delay */
+        bool resume;    /* call HandOff1.Resume */
+        bool held_back; /* the registration budget is the reason of the delay */
+        Pending change; /* make this change in the record first */
+        Step step;      /* STEP_IDLE: nothing to do */
         usec_t delay_usec; /* from now */
 } Action;
 
@@ -122,19 +129,16 @@ typedef struct Machine {
         Retry retry;
 } Machine;
 
-/* The first action after the daemon's start. throttled_usec: what is left of a 429's wait. */
-Action machine_start(Machine *machine, const Facts *facts, usec_t throttled_usec);
-
 Action machine_feed(Machine *machine, const Facts *facts, const Event *event, const RetryPolicy *policy,
                     uint64_t random);
 
 /* The step is under way from now on, and ends with a result. */
 void machine_begin(Machine *machine);
 
-/* Is this the wait after a failure? The one between two polls is not. */
+/* True during the wait after a failure. The one between two polls is not. */
 bool machine_backing_off(const Machine *machine);
 
-/* Does the service make everybody wait (429)? Then nobody may shorten it. */
+/* True while DPS makes everybody wait (HTTP 429). Nobody may shorten this wait. */
 bool machine_throttled(const Machine *machine);
 
 const char *state_to_string(State state);
@@ -148,3 +152,6 @@ const char *step_to_string(Step step);
 /* Steps that a helper does can't be cancelled; the longest that the daemon waits for one. USEC_INFINITY for
  * the others, whose limit is the request's own timeout. */
 usec_t step_deadline_usec(Step step);
+
+/* True for a step that may run, or be waited for, while IoT Edge is quiesced. */
+bool step_holds(Step step);

@@ -59,7 +59,7 @@ static int get_attempts(sd_bus *bus, const char *path, const char *interface, co
 }
 
 static usec_t time_property(const Daemon *d, const char *name) {
-        return streq(name, "NextAttemptUSec")    ? d->record.next_attempt_usec
+        return streq(name, "NextAttemptUSec")    ? d->next_attempt_usec
                : streq(name, "StateChangedUSec") ? d->record.state_changed_usec
                                                  : d->record.last_success_usec;
 }
@@ -91,10 +91,13 @@ static int get_warnings(sd_bus *bus, const char *path, const char *interface, co
 
 /* --- who may call --- */
 
+/* root: the caller is root. Others have been authorized by polkit. */
+typedef int BusAction(Daemon *daemon, sd_bus_message *call, bool root, sd_bus_error *error);
+
 typedef struct Permission {
         Daemon *daemon;
         sd_bus_message *call;
-        int (*action)(Daemon *daemon, sd_bus_message *call, sd_bus_error *error);
+        BusAction *action;
 } Permission;
 
 static void permission_free(Permission *p) {
@@ -106,7 +109,7 @@ static void permission_free(Permission *p) {
 static void act(const Permission *p) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
 
-        if (p->action(p->daemon, p->call, &error) < 0 || sd_bus_error_is_set(&error))
+        if (p->action(p->daemon, p->call, false, &error) < 0 || sd_bus_error_is_set(&error))
                 (void) sd_bus_reply_method_error(p->call, &error);
 }
 
@@ -143,7 +146,7 @@ static int ask_polkit(Permission *p, const char *action_id) {
 }
 
 static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error, const char *action_id,
-                           int (*action)(Daemon *, sd_bus_message *, sd_bus_error *)) {
+                           BusAction *action) {
         CLEANUP(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
         Permission *p;
         uid_t uid;
@@ -155,7 +158,7 @@ static int with_permission(Daemon *d, sd_bus_message *call, sd_bus_error *error,
         if (r < 0)
                 return sd_bus_error_set_errnof(error, r, "The caller can't be identified");
         if (uid == 0 || uid == geteuid())
-                return action(d, call, error);
+                return action(d, call, true, error);
 
         if (d->question_count >= QUESTIONS_MAX)
                 return sd_bus_error_setf(error, SD_BUS_ERROR_LIMITS_EXCEEDED,
@@ -193,9 +196,35 @@ void bus_answer_reprovision(Daemon *d) {
         }
 }
 
-static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
-        usec_t left = daemon_wait_left(d);
+static int too_early(sd_bus_error *error, const char *why, usec_t wait_usec) {
+        time_t when = (time_t) ((now_usec(CLOCK_REALTIME) + wait_usec) / USEC_PER_SEC) + 1;
+        char text[64] = "";
+        struct tm tm;
+
+        if (gmtime_r(&when, &tm))
+                (void) strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", &tm);
+        return sd_bus_error_setf(error, ERROR_TOO_EARLY, "%s. Call again after %s", why, text);
+}
+
+/* Refuses a caller that is not root and has begun too many attempts. */
+static int take_call(Daemon *d, bool root, sd_bus_error *error) {
+        usec_t now = now_usec(CLOCK_BOOTTIME), wait = root ? 0 : call_limit_refused(&d->call_limit, now);
+
+        if (wait > 0)
+                return too_early(error, "Callers other than root have begun 10 attempts within an hour",
+                                 wait);
+        if (!root)
+                call_limit_count_other(&d->call_limit, now);
+        return 0;
+}
+
+static int reprovision(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error) {
+        /* one that waits for a helper's call or for the CallLimit */
+        bool joins = d->machine.pending == PENDING_REPROVISION ||
+                     (d->record.forced && d->machine.progress == PROGRESS_DUE &&
+                      d->machine.step == STEP_IDENTITY);
         Failure failure;
+        int r;
 
         if (d->record.reset)
                 return sd_bus_error_setf(error, ERROR_RESETTING, RESETTING);
@@ -206,12 +235,18 @@ static int reprovision(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
                                          "No ID scope is set; set it with 'dps-provision set-scope ID'");
         if (d->reprovision_count >= CALLERS_MAX)
                 return sd_bus_error_setf(error, SD_BUS_ERROR_LIMITS_EXCEEDED,
-                                         "Reprovisioning was asked for often enough, and begins soon");
+                                         "Too many Reprovision calls are pending");
+        r = joins ? 0 : take_call(d, root, error);
+        if (r < 0)
+                return r;
         d->reprovision[d->reprovision_count++] = sd_bus_message_ref(call);
         log_notice("Reprovisioning was asked for");
-        if (daemon_state(d) == STATE_UNPROVISIONED)
-                left = daemon_resume_throttling(d, "the factory reset");
-        daemon_feed(d, &(Event){ .type = EVENT_REPROVISION, .delay_usec = left });
+        if (joins) {
+                bus_answer_reprovision(d);
+                return 1;
+        }
+        d->unbudgeted = true;
+        daemon_feed(d, &(Event){ .type = EVENT_REPROVISION });
         return 1;
 }
 
@@ -223,27 +258,31 @@ static const char *what_else(const Daemon *d) {
                                    : "; no ID scope is set: set it with 'dps-provision set-scope ID'";
 }
 
-static int retry(Daemon *d, sd_bus_message *call, sd_bus_error *error) {
-        usec_t now = now_usec(CLOCK_BOOTTIME);
-        usec_t allowed;
-        time_t when;
-        char text[64] = "";
-        struct tm tm;
+static int retry(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error) {
+        bool over_budget = d->machine.failure == FAILURE_REGISTRATION_BUDGET;
+        usec_t now = now_usec(CLOCK_BOOTTIME), allowed;
+        int r;
 
         if (!machine_backing_off(&d->machine))
                 return sd_bus_error_setf(
                         error, ERROR_NOT_WAITING, "There is no wait to end: the state is %s, the step %s%s",
                         state_to_string(daemon_state(d)), daemon_step_text(d), what_else(d));
+        if (over_budget && !root)
+                return too_early(error, d->failure.sentence, daemon_wait_left(d));
         allowed = machine_throttled(&d->machine) ? d->wait_ends_usec
                                                  : d->wait_began_usec + d->failure.retry_after_usec;
-        if (allowed > now) {
-                when = (time_t) ((now_usec(CLOCK_REALTIME) + allowed - now) / USEC_PER_SEC) + 1;
-                if (gmtime_r(&when, &tm))
-                        (void) strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", &tm);
-                return sd_bus_error_setf(error, ERROR_TOO_EARLY, "The service asked to wait until %s", text);
+        if (allowed > now)
+                return too_early(error, "DPS asked to wait", allowed - now);
+        if (daemon_wait_left(d) > call_limit_delay(&d->call_limit, now)) {
+                r = take_call(d, root, error);
+                if (r < 0)
+                        return r;
+                daemon_end_wait(d);
         }
-        daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
-        retry_reset(&d->machine.retry);
+        if (root) {
+                d->unbudgeted = true;
+                retry_reset(&d->machine.retry);
+        }
         return sd_bus_reply_method_return(call, NULL);
 }
 

@@ -21,6 +21,7 @@ void daemon_set_server_time(Daemon *d, uint64_t date) {
         if (date == 0)
                 return;
         server_time_set(&d->server_time, date, steady_usec(), local_time());
+        budget_refill(&d->record.budget, daemon_budget_time(d));
         /* On the disk a minute more or less does not matter, a write for each poll does. */
         if (date < d->record.server_time || date > d->record.server_time + RECORD_STEP_SEC)
                 d->record.server_time = date;
@@ -28,6 +29,15 @@ void daemon_set_server_time(Daemon *d, uint64_t date) {
 
 void daemon_restore_server_time(Daemon *d) {
         server_time_restore(&d->server_time, d->record.server_time, steady_usec());
+}
+
+BudgetTime daemon_budget_time(const Daemon *d) {
+        const ServerTime *t = &d->server_time;
+
+        if (t->date == 0)
+                return (BudgetTime){ .usec = now_usec(CLOCK_BOOTTIME) };
+        return (BudgetTime){ .usec = t->date * USEC_PER_SEC + steady_usec() - t->seen_usec,
+                             .by_date = true };
 }
 
 uint64_t daemon_server_time(const Daemon *d) {

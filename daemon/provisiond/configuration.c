@@ -170,15 +170,13 @@ void daemon_tell_unusable(Daemon *d, const Failure *failure) {
 }
 
 static void act_on_change(Daemon *d, const Config *old, bool was_usable) {
-        usec_t left = daemon_wait_left(d);
-
-        if (d->machine.step == STEP_IDLE && !record_has_intent(&d->record)) {
-                left = daemon_resume_throttling(d, "the configuration changed");
-                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .delay_usec = left });
-        } else if (intent_is_void(d, old))
-                daemon_feed(d, &(Event){ .type = EVENT_REATTEST, .delay_usec = left });
-        else if (hand_over_changed(d, old))
-                daemon_feed(d, &(Event){ .type = EVENT_RETARGET, .delay_usec = left });
+        if (d->machine.step == STEP_IDLE && !record_has_intent(&d->record))
+                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
+        else if (intent_is_void(d, old)) {
+                d->unbudgeted = true;
+                daemon_feed(d, &(Event){ .type = EVENT_REATTEST });
+        } else if (hand_over_changed(d, old))
+                daemon_feed(d, &(Event){ .type = EVENT_RETARGET });
         else
                 daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .anew = !was_usable });
 }

@@ -127,7 +127,7 @@ static void run_step(Daemon *d) {
         };
         static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
 
-        d->wait_began_usec = d->wait_ends_usec = d->missed = 0;
+        d->wait_began_usec = d->wait_ends_usec = d->next_attempt_usec = d->missed = 0;
         machine_begin(&d->machine);
         daemon_publish(d);
         log_debug("Step %s", step_to_string(d->machine.step));
@@ -145,19 +145,13 @@ usec_t daemon_wait_left(const Daemon *d) {
         return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
 }
 
-usec_t daemon_resume_throttling(Daemon *d, const char *since) {
-        usec_t now = now_usec(CLOCK_BOOTTIME);
+/* The local time of what waits by CLOCK_BOOTTIME. */
+static void note_local_times(Daemon *d) {
+        usec_t now = now_usec(CLOCK_BOOTTIME), local = now_usec(CLOCK_REALTIME);
 
-        if (d->throttled_until_usec <= now)
-                return 0;
-        (void) failure_set(&d->failure, FAILURE_HTTP_THROTTLED, NULL, "The service asked to wait before %s",
-                           since);
-        return d->throttled_until_usec - now;
-}
-
-static void tell_next_attempt(Daemon *d) {
-        d->record.next_attempt_usec =
-                machine_backing_off(&d->machine) ? now_usec(CLOCK_REALTIME) + daemon_wait_left(d) : 0;
+        d->next_attempt_usec = machine_backing_off(&d->machine) ? local + daemon_wait_left(d) : 0;
+        if (d->throttled_until_usec > now)
+                d->record.throttled_until_usec = local + d->throttled_until_usec - now;
 }
 
 static void arm(Daemon *d, usec_t delay_usec) {
@@ -168,30 +162,50 @@ static void arm(Daemon *d, usec_t delay_usec) {
         d->wait_ends_usec = now + delay_usec;
         (void) sd_event_source_set_time(d->timer, d->wait_ends_usec);
         (void) sd_event_source_set_enabled(d->timer, SD_EVENT_ONESHOT);
-        tell_next_attempt(d);
+        if (machine_throttled(&d->machine))
+                d->throttled_until_usec = d->wait_ends_usec;
+        note_local_times(d);
 }
 
 static void disarm(Daemon *d) {
         (void) sd_event_source_set_enabled(d->timer, SD_EVENT_OFF);
-        d->wait_began_usec = d->wait_ends_usec = 0;
-        d->record.next_attempt_usec = 0;
+        d->wait_began_usec = d->wait_ends_usec = d->next_attempt_usec = 0;
+}
+
+/* Each attempt begins with IDENTITY. */
+static bool ends_attempt(Step next) {
+        return next == STEP_IDLE || next == STEP_IDENTITY || next == STEP_FORGET;
+}
+
+/* The attempt of a Retry() or Reprovision() begins now, or when the CallLimit allows it. */
+static usec_t delay_of_call(Daemon *d) {
+        usec_t now = now_usec(CLOCK_BOOTTIME), delay = call_limit_delay(&d->call_limit, now);
+
+        call_limit_count_attempt(&d->call_limit, now + delay);
+        return delay;
 }
 
 static void act(Daemon *d, const Action *action) {
+        usec_t delay = action->delay_usec;
+
+        if (action->resume)
+                handoff_resume(d);
+        if ((action->start || action->resume) && ends_attempt(d->machine.step))
+                attempt_deinit(&d->attempt);
         if (!action->start)
                 return;
         disarm(d);
-        if (action->resume)
-                handoff_resume(d);
-        if (action->cancel || action->step == STEP_IDLE)
-                attempt_deinit(&d->attempt);
         if (action->change != PENDING_NONE && intent_change(d, action->change) < 0)
                 log_error("Failed to change the intended assignment: out of memory");
+        if (action->change != PENDING_NONE || action->step == STEP_IDLE)
+                d->held_usec = 0;
         if (action->step == STEP_IDLE)
                 return;
+        if (action->change == PENDING_REPROVISION && delay == 0)
+                delay = delay_of_call(d);
         /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
          */
-        arm(d, action->delay_usec);
+        arm(d, delay);
 }
 
 /* Whoever takes over without us has to know. */
@@ -222,13 +236,14 @@ static void keep_failure(Daemon *d, State state, Step step, const Failure *failu
                 d->identity_warning = failure->kind;
                 return;
         }
-        attempt_deinit(&d->attempt);
         d->failure = *failure;
         d->failed_step = step;
 }
 
 /* What has just failed is no longer of interest where it begins anew at once. */
 static void tell_failure(Daemon *d, Step step) {
+        if (d->failure.kind == FAILURE_NONE) /* told as a warning */
+                return;
         if (d->machine.failure == FAILURE_NONE) {
                 publish_failure(d, step);
                 forget_failure(d);
@@ -250,7 +265,7 @@ static void use_missed(Daemon *d) {
 void daemon_clock_set(Daemon *d) {
         if (daemon_state(d) == STATE_HANDED_OFF && d->config->target == TARGET_NONE)
                 warn_about_clock(d);
-        tell_next_attempt(d);
+        note_local_times(d);
         daemon_publish(d);
         daemon_shorten_wait(d, RETRY_EVENT_CLOCK);
 }
@@ -260,6 +275,22 @@ static bool is_failure_over(const Daemon *d, const Event *event, Step step, cons
         if (event->type < EVENT_CONFIGURED)
                 return step >= d->failed_step;
         return action->start && d->machine.failure == FAILURE_NONE;
+}
+
+/* DPS asked for this wait before the attempt was interrupted, or before the daemon started. */
+static void tell_throttling(Daemon *d) {
+        if (d->failure.kind != FAILURE_HTTP_THROTTLED)
+                (void) failure_set(&d->failure, FAILURE_HTTP_THROTTLED, NULL,
+                                   "DPS throttled requests (HTTP 429) and asked to wait");
+}
+
+static void tell_budget(Daemon *d) {
+        (void) failure_set(&d->failure, FAILURE_REGISTRATION_BUDGET, NULL,
+                           "'%s' has used up its %d registrations and gains one each %llu minutes",
+                           d->tpm.registration_id, REGISTRATION_BUDGET_SIZE,
+                           (unsigned long long) (REGISTRATION_REFILL_USEC / (60 * USEC_PER_SEC)));
+        d->failed_step = STEP_REGISTER;
+        publish_failure(d, STEP_REGISTER);
 }
 
 void daemon_feed(Daemon *d, const Event *event) {
@@ -281,8 +312,10 @@ void daemon_feed(Daemon *d, const Event *event) {
                 if (d->config->target == TARGET_NONE)
                         warn_about_clock(d);
         }
-        if (machine_throttled(&d->machine))
-                d->throttled_until_usec = d->wait_ends_usec;
+        if (machine_throttled(&d->machine) && event->type != EVENT_FAILED)
+                tell_throttling(d);
+        if (action.held_back)
+                tell_budget(d);
         if (event->type == EVENT_FAILED) {
                 tell_failure(d, step);
                 use_missed(d);
@@ -302,6 +335,18 @@ void daemon_failed(Daemon *d, const Failure *failure) {
         daemon_feed(d, &(Event){ .type = EVENT_FAILED, .failure = failure });
 }
 
+/* A handed-off gateway waits for its TPM, which is told as a warning. */
+static const Failure *waits_for(Daemon *d) {
+        const Failure *warning = find_warning(d, d->identity_warning);
+
+        return d->failure.kind == FAILURE_NONE && warning ? warning : &d->failure;
+}
+
+void daemon_end_wait(Daemon *d) {
+        arm(d, delay_of_call(d));
+        daemon_publish(d);
+}
+
 void daemon_shorten_wait(Daemon *d, RetryEvent event) {
         usec_t now = now_usec(CLOCK_BOOTTIME), left, shorter;
 
@@ -312,7 +357,7 @@ void daemon_shorten_wait(Daemon *d, RetryEvent event) {
         if (d->wait_ends_usec <= now)
                 return;
         left = d->wait_ends_usec - now;
-        shorter = retry_shorten(&d->machine.retry, &d->failure, event, left, now - d->wait_began_usec, now,
+        shorter = retry_shorten(&d->machine.retry, waits_for(d), event, left, now - d->wait_began_usec, now,
                                 random_number());
         if (shorter >= left)
                 return;
@@ -342,6 +387,20 @@ static int begin_anew(Daemon *d, int r, const Failure *failure) {
         return 0;
 }
 
+/* DPS asked everybody to wait, then the power went. What is left of the wait still counts, so that a fleet
+ * does not come back at once. A clock that went backwards does not make it longer than it was. */
+static void restore_throttling(Daemon *d) {
+        usec_t now = now_usec(CLOCK_REALTIME), least = d->record.server_time * USEC_PER_SEC, left;
+
+        if (now < least)
+                now = least;
+        if (d->record.throttled_until_usec <= now)
+                return;
+        left = d->record.throttled_until_usec - now;
+        d->throttled_until_usec = now_usec(CLOCK_BOOTTIME) +
+                                  (left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC);
+}
+
 static int load_record(Daemon *d) {
         const char *dir = d->options->state_dir ?: "/var/lib/dps-provisiond";
         Failure failure;
@@ -359,6 +418,8 @@ static int load_record(Daemon *d) {
                 return begin_anew(d, r, &failure);
         daemon_restore_server_time(d);
         d->machine.retry = d->record.retry;
+        budget_refill(&d->record.budget, daemon_budget_time(d));
+        restore_throttling(d);
         restore_warnings(d);
         return string_replace(&d->tpm.registration_id,
                               record_assignment(&d->record)->target.registration_id);
@@ -421,25 +482,8 @@ void daemon_freep(Daemon **d) {
         *d = daemon_free(*d);
 }
 
-/* The service asked everybody to wait, then the power went: what is left of the wait still counts, so that a
- * fleet does not come back at once. A clock that went backwards must not make it longer than it was. */
-static void restore_throttling(Daemon *d) {
-        usec_t now = now_usec(CLOCK_REALTIME), least = d->record.server_time * USEC_PER_SEC, left;
-
-        if (now < least)
-                now = least;
-        if (!d->record.throttled || d->record.next_attempt_usec <= now)
-                return;
-        left = d->record.next_attempt_usec - now;
-        d->throttled_until_usec = now_usec(CLOCK_BOOTTIME) +
-                                  (left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC);
-}
-
 int daemon_start(Daemon *d) {
         Failure failure;
-        usec_t throttled;
-        Action action;
-        Facts facts;
         bool ready;
         int r;
 
@@ -453,17 +497,9 @@ int daemon_start(Daemon *d) {
                 r = intent_change(d, PENDING_RETARGET);
         if (r < 0)
                 return r;
-        daemon_facts(d, &facts);
-        restore_throttling(d);
-        throttled =
-                ready && (facts_state(&facts) == STATE_ATTESTING || facts_state(&facts) == STATE_ASSIGNED)
-                        ? daemon_resume_throttling(d, "the device was switched off")
-                        : 0;
-        action = machine_start(&d->machine, &facts, throttled);
         daemon_tell_config(d);
         if (!ready)
                 daemon_tell_unusable(d, &failure);
-        act(d, &action);
-        daemon_publish(d);
+        daemon_feed(d, &(Event){ .type = EVENT_START });
         return 0;
 }

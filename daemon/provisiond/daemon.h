@@ -12,6 +12,7 @@
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 
+#include "call-limit.h"
 #include "dps.h"
 #include "http.h"
 #include "machine.h"
@@ -50,6 +51,8 @@ typedef struct Attempt {
         char *token, *operation_id;
         usec_t polling_since_usec;             /* CLOCK_BOOTTIME */
         usec_t dps_answered_usec;              /* CLOCK_BOOTTIME of DPS' last reply; 0: none */
+        usec_t looked_usec;                    /* CLOCK_BOOTTIME of the last look at IoT Edge; 0: none */
+        usec_t quiesced_usec;                  /* CLOCK_BOOTTIME of Quiesce */
         bool live, quiesced, may_adopt, fresh; /* see Facts; may_adopt: HandOff1.Check allows it */
         Snapshot snapshot;                     /* what the gateway has now */
 } Attempt;
@@ -71,7 +74,10 @@ typedef struct Daemon {
         sd_event_source *timer;
         usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
         unsigned missed;             /* a bit for each RetryEvent that came while a step was under way */
+        usec_t next_attempt_usec;    /* CLOCK_REALTIME; 0: none is waited for */
         usec_t throttled_until_usec; /* CLOCK_BOOTTIME; no local event ends it earlier */
+        usec_t held_usec;            /* for how long IoT Edge was quiesced for this registration before */
+        bool unbudgeted;             /* the next registration is counted, but not held back */
 
         /* the operation under way */
         sd_bus_slot *call;        /* a helper's */
@@ -95,6 +101,7 @@ typedef struct Daemon {
         State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;
+        CallLimit call_limit;                         /* of Retry and Reprovision */
         size_t question_count;                        /* to polkit, without an answer so far */
         sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
         char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
@@ -116,11 +123,9 @@ void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 
 /* The network came up, the clock was set, somebody wants it now. */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
+void daemon_end_wait(Daemon *daemon); /* Retry(): begins as early as the CallLimit allows */
 void daemon_clock_set(Daemon *daemon);
 usec_t daemon_wait_left(const Daemon *daemon);
-/* What is left of the wait that the service asked for before `since`, told as the last failure; 0: nothing.
- */
-usec_t daemon_resume_throttling(Daemon *daemon, const char *since);
 
 /* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
 void daemon_reload(Daemon *daemon, bool asked);
@@ -180,6 +185,7 @@ bool daemon_adopts(const Daemon *daemon); /* Identity=adopt, as configured */
 bool daemon_clock_behind(const Daemon *daemon, Failure *ret);
 void daemon_set_server_time(Daemon *daemon, uint64_t date);
 void daemon_restore_server_time(Daemon *daemon); /* from the record */
+BudgetTime daemon_budget_time(const Daemon *daemon);
 uint64_t daemon_server_time(const Daemon *daemon);
 uint64_t daemon_latest_time(const Daemon *daemon);
 
@@ -197,8 +203,8 @@ void step_confirm(Daemon *daemon);
 void step_poll(Daemon *daemon);
 void step_forget(Daemon *daemon);
 
-void handoff_resume(Daemon *daemon);        /* asks and does not wait */
-void handoff_renew_quiesce(Daemon *daemon); /* likewise */
+void handoff_resume(Daemon *daemon);           /* asks and does not wait */
+bool handoff_hold_spent(const Daemon *daemon); /* Facts.hold_spent */
 
 /* helper.c: one call to a helper with the step's deadline. build() appends the arguments. done() gets the
  * reply, or the failure was already fed. */

@@ -5,6 +5,7 @@
 #include "daemon.h"
 
 #define DPS_ANSWERS_USEC (60 * USEC_PER_SEC)
+#define LOOK_USEC        (60 * USEC_PER_SEC)
 
 void tpm1_deinit(Tpm1 *tpm) {
         bytes_deinit(&tpm->ek_public);
@@ -38,7 +39,12 @@ static bool has_to_ask_dps(const Daemon *d) {
                assignment_needs_registration(&d->record.intended, now->hub, now->device_id);
 }
 
+static usec_t left_until(usec_t usec, usec_t now) {
+        return usec > now ? usec - now : 0;
+}
+
 void daemon_facts(const Daemon *d, Facts *ret) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
         const Assignment *a = &d->record.intended;
         bool ours = a->key.name.size > 0 && bytes_equal(&d->tpm.handle_name, &a->key.name);
         Failure failure;
@@ -47,9 +53,15 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                         .no_edge = d->config->target == TARGET_NONE,
                         .fresh = d->attempt.fresh,
                         .key_in_place = ours,
+                        .unread = d->identity_warning != FAILURE_NONE,
                         .live = d->attempt.live,
+                        .look_is_old = now - d->attempt.looked_usec > LOOK_USEC,
                         .quiesced = d->attempt.quiesced,
-                        .ask_dps = has_to_ask_dps(d) };
+                        .hold_spent = handoff_hold_spent(d),
+                        .ask_dps = has_to_ask_dps(d),
+                        .throttled_usec = left_until(d->throttled_until_usec, now),
+                        .budget_usec =
+                                d->unbudgeted ? 0 : budget_wait(&d->record.budget, daemon_budget_time(d)) };
         record_facts(&d->record, ret);
         ret->key_questioned = a->hand_over == HAND_OVER_ADOPT && ret->key == HUB_KEY_ADOPTED && !ours &&
                               daemon_adopts(d) && d->tpm.handle == HANDLE_HMAC &&
@@ -94,6 +106,7 @@ int attempt_take_snapshot(Daemon *d, const char *hub, const char *device_id, con
         if (r >= 0)
                 r = string_replace(&s->proof, proof);
         s->taken = r >= 0;
+        d->attempt.looked_usec = now_usec(CLOCK_BOOTTIME);
         return r;
 }
 

@@ -158,7 +158,6 @@ void daemon_publish(Daemon *d) {
                 d->record.state_changed_usec = now_usec(CLOCK_REALTIME);
         d->record.state = daemon_state(d);
         d->record.retry = d->machine.retry;
-        d->record.throttled = machine_throttled(&d->machine);
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);

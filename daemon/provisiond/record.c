@@ -17,7 +17,8 @@ typedef struct RecordNumber {
 
 typedef struct Numbers {
         uint64_t state_changed, last_success, attempts, transients, throttled_waited, operators,
-                operator_waited, throttled, next_attempt, server_time, reset, reset_provisioning, forced;
+                operator_waited, throttled, next_attempt, throttled_until, server_time, reset,
+                reset_provisioning, forced, budget_spent, budget_since, budget_by_date;
 } Numbers;
 
 static const RecordNumber numbers[] = {
@@ -28,12 +29,20 @@ static const RecordNumber numbers[] = {
         { "throttledWaitedUSec", offsetof(Numbers, throttled_waited) },
         { "operatorFailures", offsetof(Numbers, operators) },
         { "operatorWaitedUSec", offsetof(Numbers, operator_waited) },
-        { "throttled", offsetof(Numbers, throttled) },
-        { "nextAttemptUSec", offsetof(Numbers, next_attempt) },
+        { "throttledUntilUSec", offsetof(Numbers, throttled_until) },
+        { "registrationsSpent", offsetof(Numbers, budget_spent) },
+        { "registrationsSinceUSec", offsetof(Numbers, budget_since) },
+        { "registrationsByDate", offsetof(Numbers, budget_by_date) },
         { "serverTime", offsetof(Numbers, server_time) },
         { "reset", offsetof(Numbers, reset) },
         { "resetProvisioning", offsetof(Numbers, reset_provisioning) },
         { "forced", offsetof(Numbers, forced) },
+};
+
+/* Of files that an older program wrote; read only. */
+static const RecordNumber older_numbers[] = {
+        { "throttled", offsetof(Numbers, throttled) },
+        { "nextAttemptUSec", offsetof(Numbers, next_attempt) },
 };
 
 static uint64_t *number_of(Numbers *n, const RecordNumber *s) {
@@ -48,8 +57,10 @@ static void numbers_from_record(Numbers *n, const Record *r) {
                         .throttled_waited = r->retry.throttled_waited_usec,
                         .operators = r->retry.operator_count,
                         .operator_waited = r->retry.operator_waited_usec,
-                        .throttled = r->throttled,
-                        .next_attempt = r->next_attempt_usec,
+                        .throttled_until = r->throttled_until_usec,
+                        .budget_spent = r->budget.spent,
+                        .budget_since = r->budget.since_usec,
+                        .budget_by_date = r->budget.by_date,
                         .server_time = r->server_time,
                         .reset = r->reset,
                         .reset_provisioning = r->reset_provisioning,
@@ -64,8 +75,10 @@ static void numbers_to_record(Record *r, const Numbers *n) {
                             .throttled_waited_usec = n->throttled_waited,
                             .operator_count = (uint32_t) n->operators,
                             .operator_waited_usec = n->operator_waited };
-        r->throttled = n->throttled;
-        r->next_attempt_usec = n->next_attempt;
+        r->throttled_until_usec = n->throttled ? n->next_attempt : n->throttled_until;
+        r->budget = (Budget){ .spent = (uint32_t) n->budget_spent,
+                              .since_usec = n->budget_since,
+                              .by_date = n->budget_by_date };
         r->server_time = n->server_time;
         r->reset = n->reset;
         r->reset_provisioning = n->reset_provisioning;
@@ -175,6 +188,14 @@ static int read_version_2(Record *record, json_object *root) {
         return r < 0 ? r : read_name(&record->left_wrapped_name, root, "leftWrappedName");
 }
 
+static void read_numbers(Numbers *n, json_object *root, const RecordNumber *list, size_t count) {
+        json_object *value;
+
+        for (size_t i = 0; i < count; i++)
+                if (json_object_object_get_ex(root, list[i].key, &value))
+                        *number_of(n, &list[i]) = json_object_get_uint64(value);
+}
+
 static int read_record(Record *record, json_object *root) {
         Numbers n = {};
         json_object *value;
@@ -190,9 +211,8 @@ static int read_record(Record *record, json_object *root) {
         record->state = state_from_string(json_object_get_string(value));
         if (record->state == _STATE_INVALID)
                 return -EBADMSG;
-        for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
-                if (json_object_object_get_ex(root, numbers[i].key, &value))
-                        *number_of(&n, &numbers[i]) = json_object_get_uint64(value);
+        read_numbers(&n, root, numbers, ARRAY_SIZE(numbers));
+        read_numbers(&n, root, older_numbers, ARRAY_SIZE(older_numbers));
         numbers_to_record(record, &n);
         return version == RECORD_VERSION ? read_version_2(record, root)
                : version == 1            ? read_version_1(record, root)

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "budget.h"
 #include "machine.h"
 
 typedef struct Record {
@@ -21,8 +22,8 @@ typedef struct Record {
         usec_t last_success_usec;  /* CLOCK_REALTIME */
         /* retry policy */
         Retry retry;
-        bool throttled;           /* the last failure was DPS throttling requests */
-        usec_t next_attempt_usec; /* CLOCK_REALTIME */
+        Budget budget;               /* of registrations */
+        usec_t throttled_until_usec; /* CLOCK_REALTIME: DPS asked to wait until then (HTTP 429) */
         /* a factory reset that is due, and whether it removes config.toml's provisioning too */
         bool reset, reset_provisioning;
         uint64_t server_time; /* DPS' last Date, seconds since the epoch; 0: none */

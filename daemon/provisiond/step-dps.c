@@ -5,7 +5,7 @@
 #include "daemon.h"
 #include "project.h"
 
-#define POLLING_MAX_USEC (20 * 60 * USEC_PER_SEC)
+#define POLLING_USEC (20 * 60 * USEC_PER_SEC) /* an operation that takes longer is told as a failure */
 
 static int read_payload(const Daemon *d, char **ret, Failure *reterr) {
         int r;
@@ -42,6 +42,25 @@ static void on_assigned(Daemon *d, DpsReply *reply) {
                 daemon_done(d);
 }
 
+static void on_pending(Daemon *d, DpsReply *reply) {
+        Failure failure;
+
+        if (reply->operation_id) {
+                free(d->attempt.operation_id);
+                d->attempt.operation_id = TAKE(reply->operation_id);
+        }
+        if (now_usec(CLOCK_BOOTTIME) - d->attempt.polling_since_usec <= POLLING_USEC) {
+                daemon_feed(d, &(Event){ .type = EVENT_PENDING, .delay_usec = reply->poll_usec });
+                return;
+        }
+        (void) failure_set(&failure, FAILURE_TIMEOUT, NULL, "DPS is still assigning '%s' after %llu s",
+                           d->tpm.registration_id,
+                           (unsigned long long) ((now_usec(CLOCK_BOOTTIME) - d->attempt.polling_since_usec) /
+                                                 USEC_PER_SEC));
+        failure.retry_after_usec = reply->poll_usec;
+        daemon_failed(d, &failure);
+}
+
 static void on_reply(Daemon *d, DpsReply *reply) {
         d->attempt.dps_answered_usec = now_usec(CLOCK_BOOTTIME);
         switch (reply->type) {
@@ -52,11 +71,7 @@ static void on_reply(Daemon *d, DpsReply *reply) {
                 daemon_done(d);
                 return;
         case DPS_REPLY_PENDING:
-                if (reply->operation_id) {
-                        free(d->attempt.operation_id);
-                        d->attempt.operation_id = TAKE(reply->operation_id);
-                }
-                daemon_feed(d, &(Event){ .type = EVENT_PENDING, .delay_usec = reply->poll_usec });
+                on_pending(d, reply);
                 return;
         case DPS_REPLY_ASSIGNED:
                 on_assigned(d, reply);
@@ -69,12 +84,22 @@ static DpsRequest request_of(Step step) {
                                       : DPS_REQUEST_POLL;
 }
 
+/* DPS bills a registration unless it refused it at once. */
+static bool was_registered(const Daemon *d, const HttpReply *http) {
+        if (d->machine.step != STEP_CONFIRM)
+                return true;
+        return http ? http->status != 401 && http->status != 404 && http->status != 429
+                    : http_was_sent(d->attempt.http);
+}
+
 static void on_http(void *userdata, const HttpReply *http, const Failure *http_failure) {
         Daemon *d = userdata;
         CLEANUP(dps_reply_deinit) DpsReply reply = {};
         DpsRawReply raw;
         Failure failure;
 
+        if (!was_registered(d, http))
+                budget_return(&d->record.budget);
         if (http_failure) {
                 failure = *http_failure;
                 daemon_failed(d, &failure);
@@ -95,6 +120,13 @@ static void on_http(void *userdata, const HttpReply *http, const Failure *http_f
                 on_reply(d, &reply);
 }
 
+/* The request was never sent. */
+static void fail_unsent(Daemon *d, const Failure *failure) {
+        if (d->machine.step == STEP_CONFIRM)
+                budget_return(&d->record.budget);
+        daemon_failed(d, failure);
+}
+
 static void start(Daemon *d, const HttpRequest *request) {
         Failure failure;
         int r;
@@ -103,7 +135,7 @@ static void start(Daemon *d, const HttpRequest *request) {
         if (r < 0) {
                 (void) failure_set_errno(&failure, FAILURE_CONNECT, r, "The request to '%s' can't be made",
                                          d->config->global_endpoint);
-                daemon_failed(d, &failure);
+                fail_unsent(d, &failure);
         }
 }
 
@@ -117,7 +149,7 @@ static void put(Daemon *d) {
                                        d->tpm.registration_id) < 0)
                 r = failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The request can't be made");
         if (r < 0) {
-                daemon_failed(d, &failure);
+                fail_unsent(d, &failure);
                 return;
         }
         start(d, &(HttpRequest){
@@ -140,6 +172,8 @@ void step_register(Daemon *d) {
                 daemon_failed(d, &failure);
                 return;
         }
+        if (daemon_state(d) == STATE_ATTESTING)
+                d->held_usec = 0;
         /* An assignment that can't be stored is lost with the power, and each one is billed. */
         if (daemon_save(d, &failure) < 0) {
                 daemon_failed(d, &failure);
@@ -159,7 +193,16 @@ void step_register(Daemon *d) {
 }
 
 void step_confirm(Daemon *d) {
+        Failure failure;
+
         d->attempt.polling_since_usec = now_usec(CLOCK_BOOTTIME);
+        d->unbudgeted = false;
+        budget_spend(&d->record.budget, daemon_budget_time(d));
+        if (daemon_save(d, &failure) < 0) { /* a registration that is not on disk is not counted */
+                budget_return(&d->record.budget);
+                daemon_failed(d, &failure);
+                return;
+        }
         put(d);
 }
 
@@ -167,15 +210,6 @@ void step_poll(Daemon *d) {
         CLEANUP(freep) char *url = NULL;
         Failure failure;
 
-        if (now_usec(CLOCK_BOOTTIME) - d->attempt.polling_since_usec > POLLING_MAX_USEC) {
-                (void) failure_set(&failure, FAILURE_TIMEOUT, NULL,
-                                   "The service is still assigning '%s' after 20 minutes",
-                                   d->tpm.registration_id);
-                daemon_failed(d, &failure);
-                return;
-        }
-        if (d->attempt.quiesced)
-                handoff_renew_quiesce(d);
         if (dps_operation_url(&url, d->config->global_endpoint, d->config->id_scope, d->tpm.registration_id,
                               d->attempt.operation_id) < 0) {
                 (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The request can't be made");

@@ -6,7 +6,8 @@
 #include "bus.h"
 #include "daemon.h"
 
-#define RENEWAL_USEC (60 * USEC_PER_SEC)
+#define RENEWAL_USEC  (60 * USEC_PER_SEC)
+#define HOLD_MAX_USEC (20 * 60 * USEC_PER_SEC) /* from CONFIRM to ADOPT, for one registration */
 
 /* The answers of Check, Quiesce, Apply and Verify have the same shape; each uses a part. Borrowed from the
  * reply. */
@@ -156,25 +157,47 @@ static int on_aside(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         return 0;
 }
 
+static usec_t held_usec(const Daemon *d) {
+        return d->held_usec +
+               (d->attempt.quiesced ? now_usec(CLOCK_BOOTTIME) - d->attempt.quiesced_usec : 0);
+}
+
+bool handoff_hold_spent(const Daemon *d) {
+        return held_usec(d) >= HOLD_MAX_USEC;
+}
+
 void handoff_resume(Daemon *d) {
+        d->held_usec = held_usec(d);
+        d->attempt.quiesced = false;
         (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, "Resume",
                                         on_aside, NULL, NULL);
 }
 
-void handoff_renew_quiesce(Daemon *d) {
+static void renew_quiesce(Daemon *d) {
         (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, "Quiesce",
                                         on_aside, NULL, "u", HANDOFF_VERSION);
 }
 
-/* Between two polls, and while the TPM takes its time, more may pass than the helper waits for (5 minutes).
- * Polling ends after 20 minutes, so this does, too. */
+/* Until the next renewal, or until the hold is spent. */
+static usec_t renewal_usec(const Daemon *d) {
+        usec_t held = held_usec(d), left = held < HOLD_MAX_USEC ? HOLD_MAX_USEC - held : RENEWAL_USEC;
+
+        return left < RENEWAL_USEC ? left : RENEWAL_USEC;
+}
+
+/* A wait for DPS or for the TPM may be longer than the helper holds IoT Edge without a renewal (5 minutes).
+ */
 static int on_renewal(sd_event_source *source, uint64_t usec, void *userdata) {
         Daemon *d = userdata;
 
         if (!d->attempt.quiesced || d->machine.step == STEP_HANDOFF)
                 return sd_event_source_set_enabled(source, SD_EVENT_OFF);
-        handoff_renew_quiesce(d);
-        (void) sd_event_source_set_time_relative(source, RENEWAL_USEC);
+        if (handoff_hold_spent(d))
+                daemon_feed(d, &(Event){ .type = EVENT_HOLD_SPENT });
+        if (!d->attempt.quiesced)
+                return sd_event_source_set_enabled(source, SD_EVENT_OFF);
+        renew_quiesce(d);
+        (void) sd_event_source_set_time_relative(source, renewal_usec(d));
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
@@ -196,6 +219,7 @@ static int on_quiesce(Daemon *d, sd_bus_message *reply) {
         int r;
 
         d->attempt.quiesced = true; /* also when the answer makes no sense */
+        d->attempt.quiesced_usec = now_usec(CLOCK_BOOTTIME);
 
         r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
@@ -206,7 +230,7 @@ static int on_quiesce(Daemon *d, sd_bus_message *reply) {
         if (r < 0)
                 return r;
         d->renewal = sd_event_source_disable_unref(d->renewal);
-        r = sd_event_add_time_relative(d->event, &d->renewal, CLOCK_BOOTTIME, RENEWAL_USEC, USEC_PER_SEC,
+        r = sd_event_add_time_relative(d->event, &d->renewal, CLOCK_BOOTTIME, renewal_usec(d), USEC_PER_SEC,
                                        on_renewal, d);
         if (r < 0)
                 return r;

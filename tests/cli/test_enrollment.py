@@ -10,7 +10,7 @@ import time
 import pytest
 from enrollment_tool import BUILD, DEADLINE, PROGRAM, key_of, tool, works
 
-READS = {"GetCapability", "ReadPublic", "CreatePrimary", "FlushContext", "NV_ReadPublic", "NV_Read"}
+READS = {"GetCapability", "ReadPublic", "CreatePrimary", "FlushContext", "NV_ReadPublic", "NV_Read", "Certify"}
 
 
 def ek_of_tools(gateway, handle="0x81010001"):

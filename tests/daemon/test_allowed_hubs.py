@@ -60,7 +60,7 @@ def test_refused_assignment_is_not_stored(new_world, target):
 def test_refused_move_is_healed_at_dps(new_world):
     """What was confirmed before stays until another assignment is allowed."""
     w = start(new_world, "iotedge", AllowedHubs="localhost")
-    w.start_daemon()
+    w.start_daemon(environment=w.clock())
     hub, name = w.wait_for_state("handed-off")["AssignedHub"], w.hub_key()
     w.move()
     w.faults("status:hub=500")  # so that IoT Edge does not register by itself

@@ -18,8 +18,6 @@ RETRY = {"InitialSec": WAIT, "MaxSec": WAIT, "ThrottledMaxSec": WAIT, "OperatorI
 FAILS = {"result": "failed"}  # DPS accepts the token, and bills that, and then can't assign
 YEAR = 365 * 86400
 
-not_yet = pytest.mark.xfail(strict=True, reason="registrations have no budget")
-
 
 def without_iot_edge(new_world, *rules, **settings):
     w = new_world(emulator_clock=True, Retry=RETRY, HandOff={"Target": "none"}, **settings)
@@ -72,7 +70,6 @@ def begins_at_once(world, act):
     assert world.registrations() == before + 1
 
 
-@not_yet
 def test_ten_registrations_and_then_four_an_hour(new_world):
     w = spent(new_world)
     p = w.bus.properties()
@@ -87,7 +84,6 @@ def test_ten_registrations_and_then_four_an_hour(new_world):
     waiting(w, "registration-budget")
 
 
-@not_yet
 def test_a_budget_that_nobody_uses_is_full_again(new_world):
     w = spent(new_world)
     w.stop_emulator()
@@ -101,7 +97,6 @@ def test_a_budget_that_nobody_uses_is_full_again(new_world):
     assert SIZE <= w.registrations() - before <= SIZE + 1
 
 
-@not_yet
 @pytest.mark.root
 def test_who_may_register_without_budget(new_world):
     """Another user may not retry. Root may at once, and what root causes is counted."""
@@ -121,7 +116,6 @@ def test_who_may_register_without_budget(new_world):
     assert w.registrations() == SIZE + 3
 
 
-@not_yet
 def test_another_scope_is_tried_at_once_without_budget(new_world):
     w = spent(new_world)
     w.stop_emulator()
@@ -147,7 +141,6 @@ def test_a_registration_that_dps_refused_costs_nothing(new_world, rule):
     assert w.registrations() == 0
 
 
-@not_yet
 def test_a_registration_that_dps_may_have_counted_costs_one(new_world):
     w = without_iot_edge(new_world, {"status": 503, "on": "confirm"})
     w.start_daemon(environment=w.clock())
@@ -178,7 +171,6 @@ def test_a_request_that_never_left_costs_nothing(new_world):
 
 # --- what is remembered ---
 
-@not_yet
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_the_budget_survives_a_restart(new_world, end):
     w = spent(new_world)
@@ -191,7 +183,6 @@ def test_the_budget_survives_a_restart(new_world, end):
     assert w.registrations() == SIZE
 
 
-@not_yet
 def test_a_registration_is_counted_before_the_request(new_world):
     """The daemon is killed while DPS has the request, again and again."""
     w = without_iot_edge(new_world)
@@ -213,7 +204,6 @@ def reboot(world, offset):
     world.start_daemon(environment=world.rebooted_clock())
 
 
-@not_yet
 @pytest.mark.parametrize("wrong", [-56 * YEAR, 40 * YEAR], ids=["1970", "2066"])
 @pytest.mark.parametrize("reboots", [1, 3])
 def test_a_clock_that_is_wrong_after_a_boot(new_world, wrong, reboots):
@@ -235,7 +225,6 @@ def test_a_clock_that_is_wrong_after_a_boot(new_world, wrong, reboots):
     assert w.registrations() > SIZE
 
 
-@not_yet
 @pytest.mark.parametrize("wrong", [-56 * YEAR, 40 * YEAR], ids=["1970", "2066"])
 def test_a_clock_that_is_set_while_it_waits(new_world, wrong):
     w = spent(new_world)

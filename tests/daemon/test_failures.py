@@ -420,7 +420,7 @@ def attempt_often(world, times):
     """Attempts that use the TPM and end with a refusal, one after the other."""
     for _ in range(times):
         seen = len(world.bus.changes)
-        world.bus.call("Retry")
+        world.call_again("Retry")
         world.bus.wait_for("the wait", lambda n=seen: any(change.get("Step") == "wait" for change in world.bus.changes[n:]))
 
 
@@ -428,7 +428,7 @@ def attempt_often(world, times):
 def test_many_attempts_leak_nothing(new_world):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment(emulator=[{"status": 403, "on": "confirm"}]))
-    w.start_daemon()
+    w.start_daemon(environment=w.clock())
     w.wait("a failure", lambda p: p["Step"] == "wait")
     attempt_often(w, 50)
     pids = [w.daemon.process.pid, *w.helper_pids("dps-tpmd")]

@@ -95,7 +95,7 @@ def test_many_attestations_leave_nothing_in_the_tpm(new_world):
     w.start_daemon(environment=w.clock())
     registration_id = w.wait_for_state("handed-off")["RegistrationId"]
     for n in range(2, 12):
-        w.bus.call("Reprovision")
+        w.call_again("Reprovision")
         w.wait("the wait before the poll", lambda p: p["Step"] == "poll")
         w.let_pass(2)
         wait_for("a registration", lambda n=n: w.registrations() >= n)
@@ -201,7 +201,7 @@ def test_refused(new_world, enrollment, kind):
 def test_hostile_replies_leave_the_tpm_alone(new_world, fault, kind):
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment())
-    w.start_daemon()
+    w.start_daemon(environment=w.clock())
     hub = w.wait_for_state("handed-off")["AssignedHub"]
     key = w.hub_key()
     w.enroll(w.enrollment(iotHubHostName=f"hub-b.localhost:{w.port}"))

@@ -8,9 +8,6 @@ TPMS = {"late": ({"absent": True}, "tpm-missing"),
         "fails": ({"rules": [{"command": "GetCapability", "times": 0, "answer": "0x101"}]}, "tpm-failed")}
 RETRY = {"InitialSec": 5, "MaxSec": 600}
 
-not_yet = pytest.mark.xfail(strict=True, reason="the TPM is looked at once")
-
-
 def started_without_tpm(new_world, tpm, **settings):
     """A handed-off gateway; the daemon is started while the TPM can't be read."""
     w = new_world(Retry=RETRY, **settings)
@@ -35,7 +32,6 @@ def assert_nothing_else(world, jobs):
     assert world.jobs() == jobs and not world.standin_events("registers-itself")
 
 
-@not_yet
 @pytest.mark.parametrize("tpm", TPMS)
 @pytest.mark.parametrize("target", ["iotedge", "none"])
 def test_the_warning_goes_once_the_tpm_is_read(new_world, tpm, target):
@@ -56,7 +52,6 @@ def test_the_warning_goes_once_the_tpm_is_read(new_world, tpm, target):
     assert_nothing_else(w, jobs)
 
 
-@not_yet
 def test_the_tpm_is_looked_at_with_backoff(new_world):
     w, _ = started_without_tpm(new_world, "fails")
     w.bus.introspect("org.dps.Tpm1")  # the first look has ended
@@ -69,7 +64,6 @@ def test_the_tpm_is_looked_at_with_backoff(new_world):
     assert w.bus.properties()["State"] == "handed-off"
 
 
-@not_yet
 @pytest.mark.root
 @pytest.mark.parametrize("tpm", TPMS)
 def test_retry_looks_at_once(new_world, tpm):

@@ -136,25 +136,18 @@ static void sleep_until(Fleet *f, Device *d, uint32_t id, usec_t usec) {
         queue_add(f->queue, id, usec);
 }
 
-/* What a registration has to wait for before it begins; 0: nothing. */
-static usec_t held_back(Device *d, usec_t now) {
-        if (d->machine.step != STEP_REGISTER)
-                return 0;
-        budget_refill(&d->budget, budget_time(d, now));
-        return budget_wait(&d->budget, budget_time(d, now));
-}
-
 void device_boot(Fleet *f, uint32_t id) {
         Device *d = &f->devices[id];
+        const Event start = { .type = EVENT_START };
         Action action;
 
         *d = (Device){ .facts.configured = true, .random = (id + 1) * 0x9e3779b97f4a7c15U };
         d->lost = id % 100 < f->scenario->lost_percent;
-        action = machine_start(&d->machine, &d->facts, 0);
+        action = machine_feed(&d->machine, &d->facts, &start, f->policy, random_number(d));
         sleep_until(f, d, id, between(d, 0, BOOT_SPREAD_USEC) + action.delay_usec);
 }
 
-static Action feed(Fleet *f, Device *d, Answer answer, bool pending) {
+static Action feed(Fleet *f, Device *d, usec_t now, Answer answer, bool pending) {
         static Failure failure; /* large; the other members stay zero */
         Event event = { .type = EVENT_DONE };
 
@@ -164,6 +157,8 @@ static Action feed(Fleet *f, Device *d, Answer answer, bool pending) {
                 event = (Event){ .type = EVENT_FAILED, .failure = &failure };
         } else if (pending)
                 event = (Event){ .type = EVENT_PENDING, .delay_usec = POLL_USEC };
+        budget_refill(&d->budget, budget_time(d, now));
+        d->facts.budget_usec = budget_wait(&d->budget, budget_time(d, now));
         return machine_feed(&d->machine, &d->facts, &event, f->policy, random_number(d));
 }
 
@@ -171,27 +166,30 @@ static Action feed(Fleet *f, Device *d, Answer answer, bool pending) {
  * else depends on the time only. */
 void device_wake(Fleet *f, uint32_t id) {
         Device *d = &f->devices[id];
-        usec_t now = d->due_usec, wait;
+        usec_t now = d->due_usec;
         Action action;
         Answer answer;
         Step step;
 
         for (;;) {
                 step = d->machine.step;
-                wait = held_back(d, now);
-                if (wait > 0 || (is_counted(step) && now > d->due_usec)) {
-                        sleep_until(f, d, id, now + wait);
+                if (is_counted(step) && now > d->due_usec) {
+                        sleep_until(f, d, id, now);
                         return;
                 }
                 machine_begin(&d->machine);
                 answer = do_step(f, id, now);
-                action = feed(f, d, answer, is_assigning(d, now));
+                action = feed(f, d, now, answer, is_assigning(d, now));
                 now += answer.failure == FAILURE_TIMEOUT ? TIMEOUT_USEC : duration(d, step);
                 if (action.step == STEP_IDLE) {
                         d->done_usec = now;
                         return;
                 }
                 now += action.delay_usec;
+                if (action.held_back) {
+                        sleep_until(f, d, id, now);
+                        return;
+                }
                 if (answer.failure != FAILURE_NONE) {
                         note_wait(f, d, now - action.delay_usec, answer.failure, action.delay_usec);
                         sleep_until(f, d, id, now);

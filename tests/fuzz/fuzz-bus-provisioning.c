@@ -16,11 +16,7 @@ usec_t daemon_wait_left(const Daemon *daemon) {
         return 0;
 }
 
-usec_t daemon_resume_throttling(Daemon *daemon, const char *since) {
-        return 0;
-}
-
-void daemon_shorten_wait(Daemon *daemon, RetryEvent event) {
+void daemon_end_wait(Daemon *daemon) {
 }
 
 int daemon_save(Daemon *daemon, Failure *reterr) {

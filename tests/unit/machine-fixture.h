@@ -45,14 +45,14 @@ static inline Gateway gateway_at_rest(State state) {
         return (Gateway){ .facts = facts_of(state), .machine.step = STEP_IDLE };
 }
 
-static inline Action start(Gateway *g, usec_t throttled_usec) {
-        return machine_start(&g->machine, &g->facts, throttled_usec);
-}
-
 static inline Action feed(Gateway *g, Event event) {
-        if (event.type < EVENT_CONFIGURED)
+        if (event.type < EVENT_START)
                 machine_begin(&g->machine); /* a result is one of a step that was under way */
         return machine_feed(&g->machine, &g->facts, &event, &policy, 0);
+}
+
+static inline Action start(Gateway *g) {
+        return feed(g, (Event){ .type = EVENT_START });
 }
 
 static inline Action done(Gateway *g) {

@@ -197,8 +197,8 @@ static void version_1_s_values_come_along(void **state) {
         assert_int_equal(r.retry.throttled_waited_usec, 0); /* not in this version */
         assert_int_equal(r.retry.operator_count, 4);
         assert_int_equal(r.retry.operator_waited_usec, 13);
-        assert_true(r.throttled && !r.reset && !r.reset_provisioning && !r.forced && !r.resting);
-        assert_int_equal(r.next_attempt_usec, 14);
+        assert_true(!r.reset && !r.reset_provisioning && !r.forced && !r.resting);
+        assert_int_equal(r.throttled_until_usec, 14);
         assert_int_equal(r.server_time, 15);
 }
 
@@ -276,8 +276,8 @@ static void make(Record *ret) {
                          .state_changed_usec = UINT64_MAX,
                          .last_success_usec = 2,
                          .retry = { 3, 4, 5, 6, 7, 0, 0 },
-                         .throttled = true,
-                         .next_attempt_usec = 8,
+                         .budget = { .spent = 3, .since_usec = 7, .by_date = true },
+                         .throttled_until_usec = 8,
                          .reset_provisioning = true,
                          .reset = true,
                          .server_time = 9 };
@@ -306,12 +306,15 @@ static void version_2_keeps_everything(void **state) {
         assert_int_equal(again.intended.generation, 2);
         assert_int_equal(again.confirmed.generation, 1);
         assert_true(bytes_equal(&r.left_key_name, &again.left_key_name));
-        assert_true(again.forced && again.throttled && again.reset && again.reset_provisioning);
+        assert_true(again.forced && again.reset && again.reset_provisioning);
         assert_false(again.resting);
         assert_int_equal(again.state, STATE_ASSIGNED);
         assert_true(again.state_changed_usec == UINT64_MAX);
         assert_int_equal(again.last_success_usec, 2);
-        assert_int_equal(again.next_attempt_usec, 8);
+        assert_int_equal(again.throttled_until_usec, 8);
+        assert_int_equal(again.budget.spent, 3);
+        assert_int_equal(again.budget.since_usec, 7);
+        assert_true(again.budget.by_date);
         assert_int_equal(again.server_time, 9);
         assert_memory_equal(&again.retry, &r.retry, sizeof(r.retry));
 }
