@@ -102,6 +102,8 @@ static void on_http(void *userdata, const HttpReply *http, const Failure *http_f
                 budget_return(&d->record.budget);
         if (http_failure) {
                 failure = *http_failure;
+                /* A poll is repeated with another connection, and with the settings of then. */
+                d->attempt.http = http_free(d->attempt.http);
                 daemon_failed(d, &failure);
                 return;
         }
@@ -127,10 +129,30 @@ static void fail_unsent(Daemon *d, const Failure *failure) {
         daemon_failed(d, failure);
 }
 
+static int connect_to_dps(Daemon *d, Failure *reterr) {
+        const HttpSettings settings = { .proxy = d->config->proxy,
+                                        .ca_file = d->config->ca_file,
+                                        .connect_timeout_usec = d->config->connect_timeout_usec,
+                                        .request_timeout_usec = d->config->request_timeout_usec,
+                                        .body_max = DPS_BODY_MAX,
+                                        .build_time = BUILD_TIME,
+                                        .latest_time = daemon_latest_time(d) };
+        int r;
+
+        if (d->attempt.http)
+                return 0;
+        r = http_new(&d->attempt.http, d->event, &settings);
+        return r < 0 ? failure_set_errno(reterr, FAILURE_CONNECT, r, "HTTPS can't be used") : 0;
+}
+
 static void start(Daemon *d, const HttpRequest *request) {
         Failure failure;
         int r;
 
+        if (connect_to_dps(d, &failure) < 0) {
+                fail_unsent(d, &failure);
+                return;
+        }
         r = http_start(d->attempt.http, request, on_http, d);
         if (r < 0) {
                 (void) failure_set_errno(&failure, FAILURE_CONNECT, r, "The request to '%s' can't be made",
@@ -157,15 +179,7 @@ static void put(Daemon *d) {
 }
 
 void step_register(Daemon *d) {
-        const HttpSettings settings = { .proxy = d->config->proxy,
-                                        .ca_file = d->config->ca_file,
-                                        .connect_timeout_usec = d->config->connect_timeout_usec,
-                                        .request_timeout_usec = d->config->request_timeout_usec,
-                                        .body_max = DPS_BODY_MAX,
-                                        .build_time = BUILD_TIME,
-                                        .latest_time = daemon_latest_time(d) };
         Failure failure;
-        int r;
 
         if (!d->config->id_scope) {
                 (void) failure_set(&failure, FAILURE_CONFIG, NULL, "IdScope= is not set");
@@ -183,12 +197,6 @@ void step_register(Daemon *d) {
         free(TAKE(d->attempt.operation_id));
         d->attempt.polling_since_usec = 0;
         d->attempt.http = http_free(d->attempt.http);
-        r = http_new(&d->attempt.http, d->event, &settings);
-        if (r < 0) {
-                (void) failure_set_errno(&failure, FAILURE_CONNECT, r, "HTTPS can't be used");
-                daemon_failed(d, &failure);
-                return;
-        }
         put(d);
 }
 
@@ -196,13 +204,13 @@ void step_confirm(Daemon *d) {
         Failure failure;
 
         d->attempt.polling_since_usec = now_usec(CLOCK_BOOTTIME);
-        d->unbudgeted = false;
         budget_spend(&d->record.budget, daemon_budget_time(d));
         if (daemon_save(d, &failure) < 0) { /* a registration that is not on disk is not counted */
                 budget_return(&d->record.budget);
                 daemon_failed(d, &failure);
                 return;
         }
+        d->unbudgeted = false;
         put(d);
 }
 

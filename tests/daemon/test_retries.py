@@ -131,6 +131,20 @@ def test_a_poll_that_failed_in_a_move(new_world, fault):
     move.assert_one_interruption()
 
 
+def test_a_poll_is_repeated_with_the_settings_of_then(new_world):
+    """A wrong proxy is configured while a poll waits, and corrected again."""
+    w = new_world(Retry={"InitialSec": 60, "MaxSec": 600}, HandOff={"Target": "none"})
+    w.enroll(w.enrollment())
+    w.faults("drop-connection:poll=2")
+    w.start_daemon()
+    w.wait("the dropped poll", lambda p: p["Step"] == "wait" and p["LastError"][0] == "connect")
+    w.write_config(Network={"Proxy": "http://localhost:1"})
+    w.wait("the proxy's failure", lambda p: p["Step"] == "wait" and p["LastError"][0] == "proxy")
+    w.write_config(Network={"Proxy": None})
+    w.wait_for_state("handed-off")
+    assert len(w.requests(kind="register")) == 1 and billed(w) == (1, 0)
+
+
 def test_a_429_to_a_poll_for_longer_than_iot_edge_may_be_quiesced(new_world):
     """IoT Edge runs after 20 minutes. The same operation is polled 45 minutes later; the token lives for an hour."""
     w = virtual_gateway(new_world)
