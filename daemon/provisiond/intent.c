@@ -3,9 +3,9 @@
 #include <stdlib.h>
 
 #include "daemon.h"
+#include "facts.h"
 
 #define DPS_ANSWERS_USEC (60 * USEC_PER_SEC)
-#define LOOK_USEC        (60 * USEC_PER_SEC)
 
 void tpm1_deinit(Tpm1 *tpm) {
         bytes_deinit(&tpm->ek_public);
@@ -31,41 +31,29 @@ bool daemon_dps_answers(const Daemon *d) {
                now_usec(CLOCK_BOOTTIME) - d->attempt.dps_answered_usec < DPS_ANSWERS_USEC;
 }
 
-/* To register, IoT Edge first gives up its identity. It has none until DPS answers. */
-static bool has_to_ask_dps(const Daemon *d) {
-        const Snapshot *now = &d->attempt.snapshot;
-
-        return d->config->target == TARGET_IOTEDGE && !daemon_dps_answers(d) &&
-               assignment_needs_registration(&d->record.intended, now->hub, now->device_id);
-}
-
-static usec_t left_until(usec_t usec, usec_t now) {
-        return usec > now ? usec - now : 0;
-}
-
 void daemon_facts(const Daemon *d, Facts *ret) {
-        usec_t now = now_usec(CLOCK_BOOTTIME);
-        const Assignment *a = &d->record.intended;
-        bool ours = a->key.name.size > 0 && bytes_equal(&d->tpm.handle_name, &a->key.name);
+        const Attempt *a = &d->attempt;
         Failure failure;
+        const FactsInput input = { .now_usec = now_usec(CLOCK_BOOTTIME),
+                                   .budget_time = daemon_budget_time(d),
+                                   .configured = daemon_config_usable(d, &failure),
+                                   .no_edge = d->config->target == TARGET_NONE,
+                                   .adopts = daemon_adopts(d),
+                                   .hub_key_handle = d->config->hub_key_handle,
+                                   .unread = d->identity_warning != FAILURE_NONE,
+                                   .hmac_at_handle = d->tpm.handle == HANDLE_HMAC,
+                                   .name_at_handle = &d->tpm.handle_name,
+                                   .fresh = a->fresh,
+                                   .live = a->live,
+                                   .quiesced = a->quiesced,
+                                   .hold_spent = handoff_hold_spent(d),
+                                   .dps_answers = daemon_dps_answers(d),
+                                   .looked_usec = a->looked_usec,
+                                   .snapshot = &a->snapshot,
+                                   .throttled_until_usec = d->throttled_until_usec,
+                                   .unbudgeted = d->unbudgeted };
 
-        *ret = (Facts){ .configured = daemon_config_usable(d, &failure),
-                        .no_edge = d->config->target == TARGET_NONE,
-                        .fresh = d->attempt.fresh,
-                        .key_in_place = ours,
-                        .unread = d->identity_warning != FAILURE_NONE,
-                        .live = d->attempt.live,
-                        .look_is_old = now - d->attempt.looked_usec > LOOK_USEC,
-                        .quiesced = d->attempt.quiesced,
-                        .hold_spent = handoff_hold_spent(d),
-                        .ask_dps = has_to_ask_dps(d),
-                        .throttled_usec = left_until(d->throttled_until_usec, now),
-                        .budget_usec =
-                                d->unbudgeted ? 0 : budget_wait(&d->record.budget, daemon_budget_time(d)) };
-        record_facts(&d->record, ret);
-        ret->key_questioned = a->hand_over == HAND_OVER_ADOPT && ret->key == HUB_KEY_ADOPTED && !ours &&
-                              daemon_adopts(d) && d->tpm.handle == HANDLE_HMAC &&
-                              a->hub_key_handle == d->config->hub_key_handle;
+        facts_derive(ret, &d->record, &input);
 }
 
 State daemon_state(const Daemon *d) {

@@ -1,0 +1,30 @@
+/*
+ * Facts: what the machine decides by (machine.h), derived from the record, the configuration and what the
+ * attempt has seen. Pure code, so that the walk over all of them (tests/unit) uses the same function as the
+ * daemon.
+ */
+#pragma once
+
+#include "record.h"
+
+/* What the record does not hold. Borrowed. Times are CLOCK_BOOTTIME. */
+typedef struct FactsInput {
+        usec_t now_usec;
+        BudgetTime budget_time;
+        /* the configuration */
+        bool configured, no_edge, adopts;
+        uint32_t hub_key_handle;
+        /* the TPM, as it was read last */
+        bool unread; /* the last look at the TPM of a handed-off gateway failed */
+        bool hmac_at_handle;
+        const Bytes *name_at_handle;
+        /* the attempt */
+        bool fresh, live, quiesced, hold_spent, dps_answers;
+        usec_t looked_usec; /* 0: not yet */
+        const Snapshot *snapshot;
+        /* limits */
+        usec_t throttled_until_usec;
+        bool unbudgeted; /* the next registration is counted, but not held back */
+} FactsInput;
+
+void facts_derive(Facts *ret, const Record *record, const FactsInput *input);
