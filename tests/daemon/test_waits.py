@@ -69,7 +69,7 @@ def test_assigning_without_end(new_world):
     before = w.passed
     # each step is as long as both take to answer, so that neither is said to be late
     w.fast_forward("the end", lambda: w.bus.introspect("org.dps.HandOff1") and w.bus.properties()["LastError"][0], step=5)
-    p = w.wait_for_failure("timeout")
+    w.wait_for_failure("timeout")
     assert 20 * 60 <= w.passed - before <= 22 * 60
     wait_for("identityd to run again", lambda: w.jobs().count(("start", "aziot-identityd.service")) >= 1)
 
