@@ -12,7 +12,7 @@
 #define CALL_INTERVAL_USEC (10 * USEC_PER_SEC)
 #define CALLS_PER_HOUR     10
 
-/* Plain value; zeroed, nobody has called. */
+/* Plain value; zeroed, no caller has called. */
 typedef struct CallLimit {
         usec_t attempt_usec;                /* when the last attempt began, or will begin; 0: never */
         usec_t others_usec[CALLS_PER_HOUR]; /* a ring of the attempts of callers that are not root */

@@ -59,7 +59,7 @@ typedef enum FailureKind {
 /* Which retry rule applies (retry.h). */
 typedef enum FailureClass {
         FAILURE_CLASS_TRANSIENT, /* goes away by itself */
-        FAILURE_CLASS_THROTTLED, /* nobody but root may end the wait early, and not that of a 429 */
+        FAILURE_CLASS_THROTTLED, /* only root may end the wait early; no caller ends that of a 429 */
         FAILURE_CLASS_OPERATOR,  /* somebody has to do something */
         FAILURE_CLASS_WARNING,
         _FAILURE_CLASS_MAX,

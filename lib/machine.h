@@ -138,7 +138,7 @@ void machine_begin(Machine *machine);
 /* True during the wait after a failure. The one between two polls is not. */
 bool machine_backing_off(const Machine *machine);
 
-/* True while DPS makes everybody wait (HTTP 429). Nobody may shorten this wait. */
+/* True while DPS makes everybody wait (HTTP 429). No event shortens this wait. */
 bool machine_throttled(const Machine *machine);
 
 const char *state_to_string(State state);

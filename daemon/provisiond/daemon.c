@@ -387,7 +387,7 @@ static int begin_anew(Daemon *d, int r, const Failure *failure) {
         return 0;
 }
 
-/* DPS asked everybody to wait, then the power went. What is left of the wait still counts, so that a fleet
+/* DPS asked everybody to wait, then the power went. The rest of the wait still counts, so that a fleet
  * does not come back at once. A clock that went backwards does not make it longer than it was. */
 static void restore_throttling(Daemon *d) {
         usec_t now = now_usec(CLOCK_REALTIME), least = d->record.server_time * USEC_PER_SEC, left;
