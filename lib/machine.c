@@ -42,7 +42,7 @@ static bool configured(const Input *in) {
         return in->facts->configured;
 }
 
-static bool configured_anew(const Input *in) {
+static bool newly_usable(const Input *in) {
         return in->event->anew;
 }
 
@@ -146,19 +146,25 @@ static bool key_is_dead(const Input *in) {
 
 /* --- the table --- */
 
+/* What a row does, and how the printed table explains it. */
+#define HOWS                                                                                                \
+        HOW(STAY, "leave everything as it is")                                                              \
+        HOW(REMEMBER, "make the change when the helper's call ends")                                        \
+        HOW(LET_GO, "resume IoT Edge; the wait goes on")                                                    \
+        HOW(INTERRUPT, "drop what is under way and pending, then begin")                                    \
+        HOW(CHANGE, "interrupt, and make the change; wait while DPS is throttling requests")                \
+        HOW(BEGIN, "begin; wait while DPS is throttling requests")                                          \
+        HOW(NOW, "begin at once")                                                                           \
+        HOW(GO_ON, "begin in spite of the failure, which decides how long to wait at the end")              \
+        HOW(ASK_AGAIN, "wait as DPS asked")                                                                 \
+        HOW(BACK_OFF, "count a failure, and wait")                                                          \
+        HOW(HOLD_BACK, "wait for the registration budget")
+
 typedef enum How {
-        HOW_STAY,      /* leave everything as it is */
-        HOW_REMEMBER,  /* make the change when the helper's call ends */
-        HOW_LET_GO,    /* resume IoT Edge; the wait goes on */
-        HOW_INTERRUPT, /* drop what is under way and pending */
-        HOW_CHANGE,    /* the same; make the change; wait while DPS is throttling requests */
-        HOW_BEGIN,     /* wait while DPS is throttling requests */
-        HOW_NOW,
-        HOW_GO_ON,     /* in spite of the failure, which decides how long to wait at the end */
-        HOW_ASK_AGAIN, /* wait as DPS asked */
-        HOW_BACK_OFF,  /* count a failure, and wait */
-        HOW_HOLD_BACK, /* wait for the registration budget */
-        _HOW_MAX,
+#define HOW(name, text) HOW_##name,
+        HOWS
+#undef HOW
+                _HOW_MAX,
 } How;
 
 /* Not steps: they select the rows for what the assignment still needs, for the end of the work, and repeat
@@ -167,9 +173,17 @@ typedef enum How {
 #define NEXT_REST      ((Step) (_STEP_MAX + 1))
 #define NEXT_SAME      ((Step) (_STEP_MAX + 2))
 
+typedef struct Guard {
+        bool (*holds)(const Input *in);
+        const char *name;
+} Guard;
+
+#define IF(guard)                                                                                           \
+        { guard, #guard }
+
 typedef struct Row {
         unsigned states, steps, events;
-        bool (*when)(const Input *in);
+        Guard when;
         Step next;
         How how;
 } Row;
@@ -194,80 +208,80 @@ typedef struct Row {
 /* The first matching row counts. */
 TABLE Row rows[] = {
         /* the daemon's start */
-        { ANY, ANY, EV(START), reset_due, STEP_FORGET, HOW_NOW },
-        { AT | AS, ANY, EV(START), configured, STEP_IDENTITY, HOW_BEGIN },
-        { HO, ANY, EV(START), configured, STEP_IDENTITY, HOW_NOW },
-        { ANY, ANY, EV(START), always, STEP_IDLE, HOW_NOW },
+        { ANY, ANY, EV(START), IF(reset_due), STEP_FORGET, HOW_NOW },
+        { AT | AS, ANY, EV(START), IF(configured), STEP_IDENTITY, HOW_BEGIN },
+        { HO, ANY, EV(START), IF(configured), STEP_IDENTITY, HOW_NOW },
+        { ANY, ANY, EV(START), IF(always), STEP_IDLE, HOW_NOW },
 
         /* from outside */
-        { ANY, ON(IDLE), EV(CONFIGURED), reset_due, NEXT_SAME, HOW_STAY },
-        { AT, ON(IDLE), EV(CONFIGURED), always, STEP_IDENTITY, HOW_BEGIN },
-        { AS, ON(IDLE), EV(CONFIGURED), configured_anew, STEP_IDENTITY, HOW_BEGIN },
-        { HO, ON(IDLE), EV(CONFIGURED), configured_anew, STEP_IDENTITY, HOW_NOW },
-        { ANY, ANY, EV(CONFIGURED), always, NEXT_SAME, HOW_STAY },
-        { ANY, ANY, CHANGES | EV(UNCONFIGURED) | EV(RESET), helper_busy, NEXT_SAME, HOW_REMEMBER },
-        { ANY, ANY, EV(RESET), always, STEP_FORGET, HOW_INTERRUPT },
-        { ANY, ANY, CHANGES | EV(UNCONFIGURED), reset_due, NEXT_SAME, HOW_STAY },
-        { UN, ANY, EV(UNCONFIGURED), always, STEP_IDLE, HOW_INTERRUPT },
-        { ANY, ANY, EV(UNCONFIGURED), always, NEXT_SAME, HOW_STAY },
-        { ANY, ANY, CHANGES, always, STEP_IDENTITY, HOW_CHANGE },
-        { ANY, ON(POLL), EV(HOLD_SPENT), waiting, NEXT_SAME, HOW_LET_GO },
-        { ANY, ON(IMPORT) | ON(ADOPT), EV(HOLD_SPENT), waiting, STEP_IDENTITY, HOW_LET_GO },
-        { ANY, ANY, EV(HOLD_SPENT), always, NEXT_SAME, HOW_STAY },
+        { ANY, ON(IDLE), EV(CONFIGURED), IF(reset_due), NEXT_SAME, HOW_STAY },
+        { AT, ON(IDLE), EV(CONFIGURED), IF(always), STEP_IDENTITY, HOW_BEGIN },
+        { AS, ON(IDLE), EV(CONFIGURED), IF(newly_usable), STEP_IDENTITY, HOW_BEGIN },
+        { HO, ON(IDLE), EV(CONFIGURED), IF(newly_usable), STEP_IDENTITY, HOW_NOW },
+        { ANY, ANY, EV(CONFIGURED), IF(always), NEXT_SAME, HOW_STAY },
+        { ANY, ANY, CHANGES | EV(UNCONFIGURED) | EV(RESET), IF(helper_busy), NEXT_SAME, HOW_REMEMBER },
+        { ANY, ANY, EV(RESET), IF(always), STEP_FORGET, HOW_INTERRUPT },
+        { ANY, ANY, CHANGES | EV(UNCONFIGURED), IF(reset_due), NEXT_SAME, HOW_STAY },
+        { UN, ANY, EV(UNCONFIGURED), IF(always), STEP_IDLE, HOW_INTERRUPT },
+        { ANY, ANY, EV(UNCONFIGURED), IF(always), NEXT_SAME, HOW_STAY },
+        { ANY, ANY, CHANGES, IF(always), STEP_IDENTITY, HOW_CHANGE },
+        { ANY, ON(POLL), EV(HOLD_SPENT), IF(waiting), NEXT_SAME, HOW_LET_GO },
+        { ANY, ON(IMPORT) | ON(ADOPT), EV(HOLD_SPENT), IF(waiting), STEP_IDENTITY, HOW_LET_GO },
+        { ANY, ANY, EV(HOLD_SPENT), IF(always), NEXT_SAME, HOW_STAY },
 
         /* A reset, a pending change and the loss of the configuration overrule the result of a step. */
-        { ANY, ~ON(FORGET), RESULT, reset_due, STEP_FORGET, HOW_INTERRUPT },
-        { ANY, ON(FORGET), EV(FAILED), always, NEXT_SAME, HOW_BACK_OFF },
-        { ANY, ANY, RESULT, change_pending, STEP_IDENTITY, HOW_CHANGE },
-        { UN, ~ON(FORGET), RESULT, always, STEP_IDLE, HOW_INTERRUPT },
+        { ANY, ~ON(FORGET), RESULT, IF(reset_due), STEP_FORGET, HOW_INTERRUPT },
+        { ANY, ON(FORGET), EV(FAILED), IF(always), NEXT_SAME, HOW_BACK_OFF },
+        { ANY, ANY, RESULT, IF(change_pending), STEP_IDENTITY, HOW_CHANGE },
+        { UN, ~ON(FORGET), RESULT, IF(always), STEP_IDLE, HOW_INTERRUPT },
 
         /* A failure. Each attempt begins with a look at the TPM and at IoT Edge: the TPM may have been
          * cleared, and IoT Edge may register itself during the wait. */
-        { AT, ON(POLL), EV(FAILED), poll_failed_in_passing, NEXT_SAME, HOW_BACK_OFF },
-        { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), passes_while_held, NEXT_SAME, HOW_BACK_OFF },
-        { AT | AS, ON(ADOPT), EV(FAILED), key_is_dead, STEP_IDENTITY, HOW_NOW },
-        { ANY, ON(VERIFY), EV(FAILED), always, NEXT_SAME, HOW_BACK_OFF },
+        { AT, ON(POLL), EV(FAILED), IF(poll_failed_in_passing), NEXT_SAME, HOW_BACK_OFF },
+        { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), IF(passes_while_held), NEXT_SAME, HOW_BACK_OFF },
+        { AT | AS, ON(ADOPT), EV(FAILED), IF(key_is_dead), STEP_IDENTITY, HOW_NOW },
+        { ANY, ON(VERIFY), EV(FAILED), IF(always), NEXT_SAME, HOW_BACK_OFF },
         /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
-        { HO, ON(IDENTITY), EV(FAILED), with_edge, STEP_VERIFY, HOW_GO_ON },
-        { ANY, ANY, EV(FAILED), always, STEP_IDENTITY, HOW_BACK_OFF },
+        { HO, ON(IDENTITY), EV(FAILED), IF(with_edge), STEP_VERIFY, HOW_GO_ON },
+        { ANY, ANY, EV(FAILED), IF(always), STEP_IDENTITY, HOW_BACK_OFF },
 
-        { ANY, ON(CONFIRM) | ON(POLL), EV(PENDING), always, STEP_POLL, HOW_ASK_AGAIN },
+        { ANY, ON(CONFIRM) | ON(POLL), EV(PENDING), IF(always), STEP_POLL, HOW_ASK_AGAIN },
 
         /* a step that is done */
-        { HO, ON(IDENTITY), EV(DONE), key_questioned_without_edge, STEP_ADOPT, HOW_NOW },
-        { HO, ON(IDENTITY), EV(DONE), without_edge, NEXT_REST, HOW_NOW },
-        { HO, ON(IDENTITY), EV(DONE), always, STEP_VERIFY, HOW_NOW },
-        { ANY, ON(IDENTITY), EV(DONE), with_edge, STEP_PREPARE, HOW_NOW },
-        { HO, ON(PREPARE) | ON(REGISTER) | ON(ACTIVATE), EV(DONE), always, NEXT_REST, HOW_NOW },
-        { AS, ON(IDENTITY) | ON(PREPARE) | ON(ACTIVATE), EV(DONE), always, NEXT_HAND_OVER, HOW_NOW },
-        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), budget_spent, STEP_IDENTITY, HOW_HOLD_BACK },
-        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), always, STEP_REGISTER, HOW_NOW },
-        { AS, ON(REGISTER), EV(DONE), always, STEP_HANDOFF, HOW_NOW },
-        { AT, ON(REGISTER), EV(DONE), always, STEP_ACTIVATE, HOW_NOW },
-        { AT, ON(ACTIVATE), EV(DONE), edge_live, STEP_QUIESCE, HOW_NOW },
-        { AT, ON(ACTIVATE) | ON(QUIESCE), EV(DONE), always, STEP_CONFIRM, HOW_NOW },
-        { AS, ON(POLL), EV(DONE), look_is_old, STEP_PREPARE, HOW_NOW },
-        { ANY, ON(QUIESCE) | ON(CONFIRM) | ON(POLL) | ON(IMPORT), EV(DONE), always, NEXT_HAND_OVER,
+        { HO, ON(IDENTITY), EV(DONE), IF(key_questioned_without_edge), STEP_ADOPT, HOW_NOW },
+        { HO, ON(IDENTITY), EV(DONE), IF(without_edge), NEXT_REST, HOW_NOW },
+        { HO, ON(IDENTITY), EV(DONE), IF(always), STEP_VERIFY, HOW_NOW },
+        { ANY, ON(IDENTITY), EV(DONE), IF(with_edge), STEP_PREPARE, HOW_NOW },
+        { HO, ON(PREPARE) | ON(REGISTER) | ON(ACTIVATE), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
+        { AS, ON(IDENTITY) | ON(PREPARE) | ON(ACTIVATE), EV(DONE), IF(always), NEXT_HAND_OVER, HOW_NOW },
+        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(budget_spent), STEP_IDENTITY, HOW_HOLD_BACK },
+        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(always), STEP_REGISTER, HOW_NOW },
+        { AS, ON(REGISTER), EV(DONE), IF(always), STEP_HANDOFF, HOW_NOW },
+        { AT, ON(REGISTER), EV(DONE), IF(always), STEP_ACTIVATE, HOW_NOW },
+        { AT, ON(ACTIVATE), EV(DONE), IF(edge_live), STEP_QUIESCE, HOW_NOW },
+        { AT, ON(ACTIVATE) | ON(QUIESCE), EV(DONE), IF(always), STEP_CONFIRM, HOW_NOW },
+        { AS, ON(POLL), EV(DONE), IF(look_is_old), STEP_PREPARE, HOW_NOW },
+        { ANY, ON(QUIESCE) | ON(CONFIRM) | ON(POLL) | ON(IMPORT), EV(DONE), IF(always), NEXT_HAND_OVER,
           HOW_NOW },
-        { HO, ON(ADOPT), EV(DONE), always, NEXT_REST, HOW_NOW },
-        { ANY, ON(ADOPT), EV(DONE), always, STEP_HANDOFF, HOW_NOW },
-        { ANY, ON(HANDOFF) | ON(FORGET), EV(DONE), always, NEXT_REST, HOW_NOW },
+        { HO, ON(ADOPT), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
+        { ANY, ON(ADOPT), EV(DONE), IF(always), STEP_HANDOFF, HOW_NOW },
+        { ANY, ON(HANDOFF) | ON(FORGET), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
         /* VERIFY waits for an identityd that registers, so the keys are compared after it. */
-        { HO, ON(VERIFY), EV(DONE), key_questioned, STEP_ADOPT, HOW_NOW },
-        { HO, ON(VERIFY), EV(DONE), always, NEXT_REST, HOW_NOW },
-        { ANY, ON(VERIFY), EV(DONE), always, STEP_PREPARE, HOW_NOW },
+        { HO, ON(VERIFY), EV(DONE), IF(key_questioned), STEP_ADOPT, HOW_NOW },
+        { HO, ON(VERIFY), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
+        { ANY, ON(VERIFY), EV(DONE), IF(always), STEP_PREPARE, HOW_NOW },
 
         /* what the assignment still needs */
-        { HO, AFTER, ANY, always, NEXT_REST, HOW_NOW },
-        { ANY, AFTER, ANY, needs_import, STEP_IMPORT, HOW_NOW },
-        { ANY, AFTER, ANY, needs_quiesce, STEP_QUIESCE, HOW_NOW },
-        { ANY, AFTER, ANY, needs_adoption, STEP_ADOPT, HOW_NOW },
-        { ANY, AFTER, ANY, needs_dps, STEP_REGISTER, HOW_NOW },
-        { ANY, AFTER, ANY, always, STEP_HANDOFF, HOW_NOW },
+        { HO, AFTER, ANY, IF(always), NEXT_REST, HOW_NOW },
+        { ANY, AFTER, ANY, IF(needs_import), STEP_IMPORT, HOW_NOW },
+        { ANY, AFTER, ANY, IF(needs_quiesce), STEP_QUIESCE, HOW_NOW },
+        { ANY, AFTER, ANY, IF(needs_adoption), STEP_ADOPT, HOW_NOW },
+        { ANY, AFTER, ANY, IF(needs_dps), STEP_REGISTER, HOW_NOW },
+        { ANY, AFTER, ANY, IF(always), STEP_HANDOFF, HOW_NOW },
 
         /* the end of the work */
-        { HO, REST, ANY, tpm_unread, STEP_IDENTITY, HOW_BACK_OFF },
-        { ANY, REST, ANY, always, STEP_IDLE, HOW_NOW },
+        { HO, REST, ANY, IF(tpm_unread), STEP_IDENTITY, HOW_BACK_OFF },
+        { ANY, REST, ANY, IF(always), STEP_IDLE, HOW_NOW },
 };
 
 static const Row *find_row(unsigned step, const Input *in) {
@@ -277,7 +291,7 @@ static const Row *find_row(unsigned step, const Input *in) {
                 const Row *row = &rows[i];
 
                 if (!(row->states & state) || !(row->steps & 1u << step) || !(row->events & event) ||
-                    !row->when(in))
+                    !row->when.holds(in))
                         continue;
                 return row->next == NEXT_HAND_OVER || row->next == NEXT_REST ? find_row(row->next, in) : row;
         }
