@@ -13,14 +13,27 @@ static usec_t steady_usec(void) {
         return now_usec(CLOCK_MONOTONIC_RAW) + suspended;
 }
 
-static uint64_t local_time(void) {
-        return now_usec(CLOCK_REALTIME) / USEC_PER_SEC;
+/* C fixes no order for arguments. With the local clock read last, a pause between the two readings makes the
+ * local clock look ahead, never behind. */
+typedef struct Clocks {
+        usec_t steady_usec;
+        uint64_t local; /* seconds */
+} Clocks;
+
+static Clocks read_clocks(void) {
+        Clocks now;
+
+        now.steady_usec = steady_usec();
+        now.local = now_usec(CLOCK_REALTIME) / USEC_PER_SEC;
+        return now;
 }
 
 void daemon_set_server_time(Daemon *d, uint64_t date) {
+        Clocks now = read_clocks();
+
         if (date == 0)
                 return;
-        server_time_set(&d->server_time, date, steady_usec(), local_time());
+        server_time_set(&d->server_time, date, now.steady_usec, now.local);
         budget_refill(&d->record.budget, daemon_budget_time(d));
         /* On the disk a minute more or less does not matter, a write for each poll does. */
         if (date < d->record.server_time || date > d->record.server_time + RECORD_STEP_SEC)
@@ -41,7 +54,9 @@ BudgetTime daemon_budget_time(const Daemon *d) {
 }
 
 uint64_t daemon_server_time(const Daemon *d) {
-        return server_time_now(&d->server_time, steady_usec(), local_time());
+        Clocks now = read_clocks();
+
+        return server_time_now(&d->server_time, now.steady_usec, now.local);
 }
 
 uint64_t daemon_latest_time(const Daemon *d) {
@@ -49,9 +64,10 @@ uint64_t daemon_latest_time(const Daemon *d) {
 }
 
 bool daemon_clock_behind(const Daemon *d, Failure *ret) {
+        Clocks now = read_clocks();
         uint64_t behind = 0;
 
-        switch (server_time_judge(&d->server_time, steady_usec(), local_time(), &behind)) {
+        switch (server_time_judge(&d->server_time, now.steady_usec, now.local, &behind)) {
         case SERVER_TIME_FINE:
                 return false;
         case SERVER_TIME_BEHIND_UNLESS_SYNCHRONIZED:
