@@ -83,9 +83,10 @@ static int get_warnings(sd_bus *bus, const char *path, const char *interface, co
         int r;
 
         r = sd_bus_message_open_container(reply, 'a', "(sss)");
-        for (size_t i = 0; r >= 0 && i < d->warning_count; i++)
-                r = sd_bus_message_append(reply, "(sss)", failure_kind_to_string(d->warnings[i].kind),
-                                          d->warnings[i].sentence, failure_advice(&d->warnings[i]));
+        for (size_t i = 0; r >= 0 && i < d->warnings.count; i++)
+                r = sd_bus_message_append(reply, "(sss)", failure_kind_to_string(d->warnings.list[i].kind),
+                                          d->warnings.list[i].sentence,
+                                          failure_advice(&d->warnings.list[i]));
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 
@@ -412,8 +413,8 @@ static char *fingerprint(const Daemon *d, const char *name) {
 
                 if (!f)
                         return NULL;
-                for (size_t i = 0; i < d->warning_count; i++)
-                        (void) fprintf(f, "%d %s\n", d->warnings[i].kind, d->warnings[i].sentence);
+                for (size_t i = 0; i < d->warnings.count; i++)
+                        (void) fprintf(f, "%d %s\n", d->warnings.list[i].kind, d->warnings.list[i].sentence);
                 r = fclose(f) == 0 ? 0 : -1;
         } else
                 r = asprintf(&text, "%s", text_property(d, name));

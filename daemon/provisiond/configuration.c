@@ -120,10 +120,10 @@ static bool hand_over_changed(const Daemon *d, const Config *old) {
 void daemon_tell_hub(Daemon *d) {
         const char *hub = d->record.confirmed.hub;
 
-        daemon_unwarn(d, FAILURE_HUB_NOT_ALLOWED);
+        warnings_remove(&d->warnings, FAILURE_HUB_NOT_ALLOWED);
         if (record_is_confirmed(&d->record) && !config_hub_allowed(d->config, hub))
-                daemon_warn(d, FAILURE_HUB_NOT_ALLOWED,
-                            "AllowedHubs= does not allow '%s', which this gateway uses", hub);
+                warnings_add(&d->warnings, FAILURE_HUB_NOT_ALLOWED,
+                             "AllowedHubs= does not allow '%s', which this gateway uses", hub);
 }
 
 void daemon_tell_config(Daemon *d) {
@@ -142,9 +142,9 @@ void daemon_tell_config(Daemon *d) {
                 used += n > 0 ? (size_t) n : 0;
         }
         if (used > 0)
-                daemon_warn(d, WARNING_CONFIG_IGNORED, "%s", all);
+                warnings_add(&d->warnings, WARNING_CONFIG_IGNORED, "%s", all);
         else
-                daemon_unwarn(d, WARNING_CONFIG_IGNORED);
+                warnings_remove(&d->warnings, WARNING_CONFIG_IGNORED);
         daemon_tell_hub(d);
 }
 
@@ -161,10 +161,10 @@ void daemon_tell_unusable(Daemon *d, const Failure *failure) {
         if (failure->kind != FAILURE_NONE)
                 log_config_failure(failure);
         if (state == STATE_HANDED_OFF || (state == STATE_ASSIGNED && failure->kind == FAILURE_NONE))
-                daemon_warn(d, FAILURE_CONFIG, "%s",
-                            failure->kind != FAILURE_NONE
-                                    ? failure->sentence
-                                    : "IdScope= is no longer set; what was assigned stays");
+                warnings_add(&d->warnings, FAILURE_CONFIG, "%s",
+                             failure->kind != FAILURE_NONE
+                                     ? failure->sentence
+                                     : "IdScope= is no longer set; what was assigned stays");
         else
                 d->failure = *failure;
 }
@@ -208,7 +208,7 @@ void daemon_reload(Daemon *d, bool asked) {
         memcpy(d->config_hash, hash, sizeof(hash));
 
         watch_configured(d->watch);
-        daemon_unwarn(d, FAILURE_CONFIG);
+        warnings_remove(&d->warnings, FAILURE_CONFIG);
         daemon_tell_config(d);
         usable = daemon_config_usable(d, &failure);
         if (usable)

@@ -21,81 +21,6 @@ bool daemon_adopts(const Daemon *d) {
         return d->config->identity == IDENTITY_ADOPT;
 }
 
-/* --- warnings --- */
-
-static Failure *find_warning(Daemon *d, FailureKind kind) {
-        for (size_t i = 0; i < d->warning_count; i++)
-                if (d->warnings[i].kind == kind)
-                        return &d->warnings[i];
-        return NULL;
-}
-
-void daemon_warn(Daemon *d, FailureKind kind, const char *format, ...) {
-        Failure *warning = find_warning(d, kind);
-        char text[sizeof(warning->sentence)];
-        va_list ap;
-
-        va_start(ap, format);
-        (void) vsnprintf(text, sizeof(text), format, ap);
-        va_end(ap);
-        if (!warning) {
-                if (d->warning_count >= WARNINGS_MAX)
-                        return;
-                warning = &d->warnings[d->warning_count++];
-        } else if (streq(warning->sentence, text))
-                return;
-        (void) failure_set(warning, kind, NULL, "%s", text);
-        log_event(LOG_WARNING, failure_message_id(kind), NULL, "%s", warning->sentence);
-}
-
-void daemon_unwarn(Daemon *d, FailureKind kind) {
-        Failure *warning = find_warning(d, kind);
-
-        if (warning)
-                *warning = d->warnings[--d->warning_count];
-}
-
-/* What was wrong with the assignment still is after a restart, when nobody asks again. */
-static const struct {
-        FailureKind kind;
-        size_t offset;
-} kept_warnings[] = {
-        { WARNING_EDGE_FLAG_MISSING, offsetof(Assignment, edge_flag_missing) },
-        { WARNING_ADOPTION_REFUSED, offsetof(Assignment, adoption_refused) },
-        { WARNING_DATA_MOVED, offsetof(Assignment, data_moved) },
-};
-
-static char **kept_sentence(const Assignment *assignment, size_t i) {
-        return (void *) ((char *) assignment + kept_warnings[i].offset);
-}
-
-int daemon_keep_warnings(Daemon *d) {
-        int r = 0;
-
-        if (!record_has_intent(&d->record))
-                return 0;
-        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kept_warnings); i++) {
-                const Failure *warning = find_warning(d, kept_warnings[i].kind);
-
-                r = string_replace(kept_sentence(&d->record.intended, i),
-                                   warning ? warning->sentence : NULL);
-        }
-        return r;
-}
-
-static void restore_warnings(Daemon *d) {
-        const Assignment *a = record_assignment(&d->record);
-
-        for (size_t i = 0; i < ARRAY_SIZE(kept_warnings); i++)
-                if (*kept_sentence(a, i))
-                        daemon_warn(d, kept_warnings[i].kind, "%s", *kept_sentence(a, i));
-}
-
-void daemon_unwarn_assignment(Daemon *d) {
-        for (size_t i = 0; i < ARRAY_SIZE(kept_warnings); i++)
-                daemon_unwarn(d, kept_warnings[i].kind);
-}
-
 void daemon_note_reset(Daemon *d, const char *format, ...) {
         char *note;
         va_list ap;
@@ -110,7 +35,7 @@ void daemon_note_reset(Daemon *d, const char *format, ...) {
 }
 
 void daemon_unwarn_all(Daemon *d) {
-        d->warning_count = 0;
+        warnings_remove_all(&d->warnings);
         daemon_tell_config(d);
 }
 
@@ -212,9 +137,9 @@ static void act(Daemon *d, const Action *action) {
 static void warn_about_clock(Daemon *d) {
         Failure failure;
 
-        daemon_unwarn(d, FAILURE_CLOCK_BEHIND);
+        warnings_remove(&d->warnings, FAILURE_CLOCK_BEHIND);
         if (daemon_clock_behind(d, &failure))
-                daemon_warn(d, FAILURE_CLOCK_BEHIND, "%s", failure.sentence);
+                warnings_add(&d->warnings, FAILURE_CLOCK_BEHIND, "%s", failure.sentence);
 }
 
 static void forget_failure(Daemon *d) {
@@ -222,18 +147,10 @@ static void forget_failure(Daemon *d) {
         d->failed_step = STEP_IDLE;
 }
 
+/* A handed-off gateway works on while nobody knows whether its TPM is still the same. */
 static void keep_failure(Daemon *d, State state, Step step, const Failure *failure) {
-        Failure *warning;
-
         if (state == STATE_HANDED_OFF && (step == STEP_IDENTITY || step == STEP_ADOPT)) {
-                /* what was handed off works on; whether the TPM is still the same can't be told now */
-                if (d->identity_warning != failure->kind)
-                        daemon_unwarn(d, d->identity_warning);
-                daemon_warn(d, failure->kind, "%s", failure->sentence);
-                warning = find_warning(d, failure->kind);
-                if (warning)
-                        warning->remedy = failure->remedy;
-                d->identity_warning = failure->kind;
+                warnings_add_identity(&d->warnings, failure);
                 return;
         }
         d->failure = *failure;
@@ -336,8 +253,8 @@ void daemon_failed(Daemon *d, const Failure *failure) {
 }
 
 /* A handed-off gateway waits for its TPM, which is told as a warning. */
-static const Failure *waits_for(Daemon *d) {
-        const Failure *warning = find_warning(d, d->identity_warning);
+static const Failure *cause_of_wait(const Daemon *d) {
+        const Failure *warning = warnings_get_identity(&d->warnings);
 
         return d->failure.kind == FAILURE_NONE && warning ? warning : &d->failure;
 }
@@ -357,8 +274,8 @@ void daemon_shorten_wait(Daemon *d, RetryEvent event) {
         if (d->wait_ends_usec <= now)
                 return;
         left = d->wait_ends_usec - now;
-        shorter = retry_shorten(&d->machine.retry, waits_for(d), event, left, now - d->wait_began_usec, now,
-                                random_number());
+        shorter = retry_shorten(&d->machine.retry, cause_of_wait(d), event, left, now - d->wait_began_usec,
+                                now, random_number());
         if (shorter >= left)
                 return;
         log_info("The next attempt is brought forward: %s", retry_event_to_string(event));
@@ -380,10 +297,12 @@ static int begin_anew(Daemon *d, int r, const Failure *failure) {
                 return -ENOMEM;
         }
         if (rename(d->record_path, aside) < 0)
-                daemon_warn(d, FAILURE_STORAGE, "%s; the assignment is not known", failure->sentence);
+                warnings_add(&d->warnings, FAILURE_STORAGE, "%s; the assignment is not known",
+                             failure->sentence);
         else
-                daemon_warn(d, FAILURE_STORAGE, "%s; it is kept as '%s', and the assignment is not known",
-                            failure->sentence, aside);
+                warnings_add(&d->warnings, FAILURE_STORAGE,
+                             "%s; it is kept as '%s', and the assignment is not known", failure->sentence,
+                             aside);
         return 0;
 }
 
@@ -420,7 +339,7 @@ static int load_record(Daemon *d) {
         d->machine.retry = d->record.retry;
         budget_refill(&d->record.budget, daemon_budget_time(d));
         restore_throttling(d);
-        restore_warnings(d);
+        warnings_restore(&d->warnings, record_assignment(&d->record));
         return string_replace(&d->tpm.registration_id,
                               record_assignment(&d->record)->target.registration_id);
 }

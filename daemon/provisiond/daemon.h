@@ -19,8 +19,8 @@
 #include "options.h"
 #include "record.h"
 #include "server-time.h"
+#include "warnings.h"
 
-#define WARNINGS_MAX    12
 #define PROPERTIES_MAX  16
 #define RESET_NOTES_MAX 8
 #define CALLERS_MAX     8
@@ -89,9 +89,7 @@ typedef struct Daemon {
 
         Failure failure; /* the last one; FAILURE_NONE: none */
         Step failed_step;
-        FailureKind identity_warning; /* why a handed-off device's TPM could not be looked at */
-        Failure warnings[WARNINGS_MAX];
-        size_t warning_count;
+        Warnings warnings;
 
         /* what was published last */
         char *published[PROPERTIES_MAX];
@@ -136,13 +134,8 @@ void daemon_tell_config(Daemon *daemon);      /* warns about settings without ef
 void daemon_tell_hub(Daemon *daemon);         /* warns when the hub in use is not allowed */
 void daemon_tell_unusable(Daemon *daemon, const Failure *failure);
 
-/* Replaces the warning of the same kind. Logged when it is new. */
-void daemon_warn(Daemon *daemon, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
 void daemon_note_reset(Daemon *daemon, const char *format, ...) PRINTF_LIKE(2, 3); /* logged as well */
-void daemon_unwarn(Daemon *daemon, FailureKind kind);
-void daemon_unwarn_assignment(Daemon *daemon); /* those that came with the assignment */
-int daemon_keep_warnings(Daemon *daemon);      /* stores them in the record */
-void daemon_unwarn_all(Daemon *daemon);        /* but for those about the configuration */
+void daemon_unwarn_all(Daemon *daemon); /* but for those about the configuration */
 
 /* intent.c. These functions change the record. The caller feeds the event, which saves the record. */
 void daemon_facts(const Daemon *daemon, Facts *ret);

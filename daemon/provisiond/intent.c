@@ -40,7 +40,7 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .no_edge = d->config->target == TARGET_NONE,
                                    .adopts = daemon_adopts(d),
                                    .hub_key_handle = d->config->hub_key_handle,
-                                   .unread = d->identity_warning != FAILURE_NONE,
+                                   .unread = d->warnings.identity != FAILURE_NONE,
                                    .hmac_at_handle = d->tpm.handle == HANDLE_HMAC,
                                    .name_at_handle = &d->tpm.handle_name,
                                    .fresh = a->fresh,
@@ -105,15 +105,16 @@ static bool data_moved(const char *substatus) {
 }
 
 static void warn_about_reply(Daemon *d, const DpsReply *reply, bool adopts) {
-        daemon_unwarn(d, WARNING_ADOPTION_REFUSED);
-        daemon_unwarn(d, WARNING_DATA_MOVED);
+        warnings_remove(&d->warnings, WARNING_ADOPTION_REFUSED);
+        warnings_remove(&d->warnings, WARNING_DATA_MOVED);
         if (adopts && reply->hub_key.size == 0)
-                daemon_warn(d, WARNING_ADOPTION_REFUSED,
-                            "DPS assigned '%s' without a hub key, so IoT Edge has to register itself",
-                            reply->hub);
+                warnings_add(&d->warnings, WARNING_ADOPTION_REFUSED,
+                             "DPS assigned '%s' without a hub key, so IoT Edge has to register itself",
+                             reply->hub);
         if (data_moved(reply->substatus))
-                daemon_warn(d, WARNING_DATA_MOVED, "DPS reports '%s' for the device '%s' on '%s'",
-                            reply->substatus, reply->device_id, reply->hub);
+                warnings_add(&d->warnings, WARNING_DATA_MOVED,
+                             "DPS reports '%s' for the device '%s' on '%s'", reply->substatus,
+                             reply->device_id, reply->hub);
 }
 
 static int assignment_of(Daemon *d, DpsReply *reply, bool adopts, Assignment *ret) {
@@ -204,8 +205,8 @@ int intent_give_way(Daemon *d, const char *hub, const char *device_id) {
         assignment_drop_key(a);
         a->hand_over = HAND_OVER_KEEP;
         if (adopted)
-                daemon_warn(
-                        d, WARNING_ADOPTION_REFUSED,
+                warnings_add(
+                        &d->warnings, WARNING_ADOPTION_REFUSED,
                         d->config->target == TARGET_IOTEDGE
                                 ? "IoT Edge registered itself and keeps its identity: the device '%s' on "
                                   "'%s'"
@@ -219,7 +220,7 @@ void intent_register_instead(Daemon *d, const char *why) {
 
         assignment_drop_key(a);
         a->hand_over = HAND_OVER_REGISTER;
-        daemon_warn(d, WARNING_ADOPTION_REFUSED, "IoT Edge has to register itself: %s", why);
+        warnings_add(&d->warnings, WARNING_ADOPTION_REFUSED, "IoT Edge has to register itself: %s", why);
 }
 
 /* Was this assignment already handed over to IoT Edge? */

@@ -135,7 +135,8 @@ static void notify_systemd(Daemon *d) {
 }
 
 int daemon_save(Daemon *d, Failure *reterr) {
-        (void) daemon_keep_warnings(d);
+        if (record_has_intent(&d->record))
+                (void) warnings_save(&d->warnings, &d->record.intended);
         return record_save(&d->record, d->record_path, &d->record_on_disk, reterr);
 }
 
@@ -160,11 +161,11 @@ void daemon_publish(Daemon *d) {
         d->record.retry = d->machine.retry;
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
-                daemon_warn(d, FAILURE_STORAGE, "%s", failure.sentence);
+                warnings_add(&d->warnings, FAILURE_STORAGE, "%s", failure.sentence);
                 d->save_failed = true;
                 save_later(d);
         } else if (d->save_failed) {
-                daemon_unwarn(d, FAILURE_STORAGE);
+                warnings_remove(&d->warnings, FAILURE_STORAGE);
                 d->save_failed = false;
         }
         log_state(d);

@@ -62,9 +62,9 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
 }
 
 static void take_warnings(Daemon *d, const Answer *a) {
-        daemon_unwarn(d, WARNING_REPROVISIONS_ITSELF);
+        warnings_remove(&d->warnings, WARNING_REPROVISIONS_ITSELF);
         for (size_t i = 0; i < a->warning_count; i++)
-                daemon_warn(d, a->warnings[i].kind, "%s", a->warnings[i].sentence);
+                warnings_add(&d->warnings, a->warnings[i].kind, "%s", a->warnings[i].sentence);
 }
 
 static int build_check(Daemon *d, sd_bus_message *m) {
@@ -269,7 +269,7 @@ static int on_handoff(Daemon *d, sd_bus_message *reply) {
         r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
-        daemon_unwarn(d, WARNING_EDGE_FLAG_MISSING);
+        warnings_remove(&d->warnings, WARNING_EDGE_FLAG_MISSING);
         take_warnings(d, &a);
         r = intent_confirm(d, a.hub, a.device_id);
         if (r < 0)

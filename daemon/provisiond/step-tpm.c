@@ -123,10 +123,10 @@ static int check_handle(const Daemon *d, Failure *reterr) {
 }
 
 static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
-        daemon_unwarn(d, WARNING_SRK_UNSUITABLE);
+        warnings_remove(&d->warnings, WARNING_SRK_UNSUITABLE);
         if (id->srk_unsuitable)
-                daemon_warn(
-                        d, WARNING_SRK_UNSUITABLE,
+                warnings_add(
+                        &d->warnings, WARNING_SRK_UNSUITABLE,
                         "The TPM handle 0x81000001 holds a key that can't be used as storage root key, or "
                         "not without the risk of a lockout; a transient one serves");
         if (id->owner_auth_usable || d->config->identity == IDENTITY_REGISTER)
@@ -135,8 +135,8 @@ static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
                 return failure_set(reterr, FAILURE_TPM_AUTH, NULL,
                                    "The TPM's owner authorization is set and not known, so no key can be "
                                    "made persistent");
-        daemon_warn(d, WARNING_SRK_UNSUITABLE,
-                    "The TPM's owner authorization is set and not known: IoT Edge has to register itself");
+        warnings_add(&d->warnings, WARNING_SRK_UNSUITABLE,
+                     "The TPM's owner authorization is set and not known: IoT Edge has to register itself");
         return 0;
 }
 
@@ -153,7 +153,7 @@ static int check_target(Daemon *d) {
         if (stored->ek_hash && !streq(stored->ek_hash, now.ek_hash)) {
                 log_notice("Forgetting the stored assignment of '%s': it was made for another TPM",
                            stored->registration_id);
-                daemon_unwarn_assignment(d);
+                warnings_remove_assignment(&d->warnings);
                 return record_forget_device(&d->record);
         }
         if (!record_has_intent(&d->record) || !target_differs(stored, &now))
@@ -209,8 +209,7 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
                 daemon_failed(d, &failure);
                 return 0;
         }
-        daemon_unwarn(d, d->identity_warning);
-        d->identity_warning = FAILURE_NONE;
+        warnings_remove_identity(&d->warnings);
         check_key_is_there(d);
         daemon_done(d);
         return 0;

@@ -55,8 +55,8 @@ static void make_daemon(void) {
 
         PROMISE(config_load(&provisiond.config, &paths) == 0 && atexit(free_daemon) == 0);
         provisiond.bus = bus_calls_open();
-        provisiond.warning_count = 1;
-        (void) failure_set(&provisiond.warnings[0], WARNING_DATA_MOVED, "", "moved");
+        provisiond.warnings.count = 1;
+        (void) failure_set(&provisiond.warnings.list[0], WARNING_DATA_MOVED, "", "moved");
         (void) failure_set(&provisiond.failure, FAILURE_HTTP_THROTTLED, "429", "too many");
         provisiond.reset_note_count = 1;
         (void) snprintf(provisiond.reset_notes[0], sizeof(provisiond.reset_notes[0]), "left alone");
