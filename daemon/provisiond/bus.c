@@ -59,7 +59,7 @@ static int get_attempts(sd_bus *bus, const char *path, const char *interface, co
 }
 
 static usec_t time_property(const Daemon *d, const char *name) {
-        return streq(name, "NextAttemptUSec")    ? d->next_attempt_usec
+        return streq(name, "NextAttemptUSec")    ? d->wait.next_attempt_usec
                : streq(name, "StateChangedUSec") ? d->record.state_changed_usec
                                                  : d->record.last_success_usec;
 }
@@ -209,13 +209,14 @@ static int too_early(sd_bus_error *error, const char *why, usec_t wait_usec) {
 
 /* Refuses a caller that is not root and has begun too many attempts. */
 static int take_call(Daemon *d, bool root, sd_bus_error *error) {
-        usec_t now = now_usec(CLOCK_BOOTTIME), wait = root ? 0 : call_limit_refused(&d->call_limit, now);
+        usec_t now = now_usec(CLOCK_BOOTTIME),
+               wait = root ? 0 : call_limit_refused(&d->wait.call_limit, now);
 
         if (wait > 0)
                 return too_early(error, "Callers other than root have begun 10 attempts within an hour",
                                  wait);
         if (!root)
-                call_limit_count_other(&d->call_limit, now);
+                call_limit_count_other(&d->wait.call_limit, now);
         return 0;
 }
 
@@ -269,12 +270,12 @@ static int retry(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error
                         error, ERROR_NOT_WAITING, "There is no wait to end: the state is %s, the step %s%s",
                         state_to_string(daemon_state(d)), daemon_step_text(d), what_else(d));
         if (over_budget && !root)
-                return too_early(error, d->failure.sentence, daemon_wait_left(d));
-        allowed = machine_throttled(&d->machine) ? d->wait_ends_usec
-                                                 : d->wait_began_usec + d->failure.retry_after_usec;
+                return too_early(error, d->failure.sentence, wait_left(&d->wait));
+        allowed = machine_throttled(&d->machine) ? d->wait.ends_usec
+                                                 : d->wait.began_usec + d->failure.retry_after_usec;
         if (allowed > now)
                 return too_early(error, "DPS asked to wait", allowed - now);
-        if (daemon_wait_left(d) > call_limit_delay(&d->call_limit, now)) {
+        if (wait_left(&d->wait) > call_limit_delay(&d->wait.call_limit, now)) {
                 r = take_call(d, root, error);
                 if (r < 0)
                         return r;

@@ -52,62 +52,22 @@ static void run_step(Daemon *d) {
         };
         static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
 
-        d->wait_began_usec = d->wait_ends_usec = d->next_attempt_usec = d->missed = 0;
+        wait_disarm(&d->wait);
+        (void) wait_take_missed(&d->wait);
         machine_begin(&d->machine);
         daemon_publish(d);
         log_debug("Step %s", step_to_string(d->machine.step));
         starters[d->machine.step](d);
 }
 
-static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+static int on_wait_end(sd_event_source *source, uint64_t usec, void *userdata) {
         run_step(userdata);
         return 0;
-}
-
-usec_t daemon_wait_left(const Daemon *d) {
-        usec_t now = now_usec(CLOCK_BOOTTIME);
-
-        return d->wait_ends_usec > now ? d->wait_ends_usec - now : 0;
-}
-
-/* The local time of what waits by CLOCK_BOOTTIME. */
-static void note_local_times(Daemon *d) {
-        usec_t now = now_usec(CLOCK_BOOTTIME), local = now_usec(CLOCK_REALTIME);
-
-        d->next_attempt_usec = machine_backing_off(&d->machine) ? local + daemon_wait_left(d) : 0;
-        if (d->throttled_until_usec > now)
-                d->record.throttled_until_usec = local + d->throttled_until_usec - now;
-}
-
-static void arm(Daemon *d, usec_t delay_usec) {
-        usec_t now = now_usec(CLOCK_BOOTTIME);
-
-        if (d->wait_began_usec == 0)
-                d->wait_began_usec = now;
-        d->wait_ends_usec = now + delay_usec;
-        (void) sd_event_source_set_time(d->timer, d->wait_ends_usec);
-        (void) sd_event_source_set_enabled(d->timer, SD_EVENT_ONESHOT);
-        if (machine_throttled(&d->machine))
-                d->throttled_until_usec = d->wait_ends_usec;
-        note_local_times(d);
-}
-
-static void disarm(Daemon *d) {
-        (void) sd_event_source_set_enabled(d->timer, SD_EVENT_OFF);
-        d->wait_began_usec = d->wait_ends_usec = d->next_attempt_usec = 0;
 }
 
 /* Each attempt begins with IDENTITY. */
 static bool ends_attempt(Step next) {
         return next == STEP_IDLE || next == STEP_IDENTITY || next == STEP_FORGET;
-}
-
-/* The attempt of a Retry() or Reprovision() begins now, or when the CallLimit allows it. */
-static usec_t delay_of_call(Daemon *d) {
-        usec_t now = now_usec(CLOCK_BOOTTIME), delay = call_limit_delay(&d->call_limit, now);
-
-        call_limit_count_attempt(&d->call_limit, now + delay);
-        return delay;
 }
 
 static void act(Daemon *d, const Action *action) {
@@ -119,7 +79,7 @@ static void act(Daemon *d, const Action *action) {
                 attempt_deinit(&d->attempt);
         if (!action->start)
                 return;
-        disarm(d);
+        wait_disarm(&d->wait);
         if (action->change != PENDING_NONE && intent_change(d, action->change) < 0)
                 log_error("Failed to change the intended assignment: out of memory");
         if (action->change != PENDING_NONE || action->step == STEP_IDLE)
@@ -127,10 +87,10 @@ static void act(Daemon *d, const Action *action) {
         if (action->step == STEP_IDLE)
                 return;
         if (action->change == PENDING_REPROVISION && delay == 0)
-                delay = delay_of_call(d);
+                delay = wait_count_call(&d->wait);
         /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
          */
-        arm(d, delay);
+        wait_arm(&d->wait, &d->machine, delay);
 }
 
 /* Whoever takes over without us has to know. */
@@ -170,10 +130,9 @@ static void tell_failure(Daemon *d, Step step) {
 
 /* The link came up while a name was resolved, the proxy was corrected while the old one was asked: what has
  * failed began too early to profit from it. */
-static void use_missed(Daemon *d) {
-        const unsigned missed = d->missed;
+static void replay_missed_events(Daemon *d) {
+        const unsigned missed = wait_take_missed(&d->wait);
 
-        d->missed = 0;
         for (unsigned event = 0; missed >> event; event++)
                 if (missed & 1u << event)
                         daemon_shorten_wait(d, (RetryEvent) event);
@@ -182,7 +141,7 @@ static void use_missed(Daemon *d) {
 void daemon_clock_set(Daemon *d) {
         if (daemon_state(d) == STATE_HANDED_OFF && d->config->target == TARGET_NONE)
                 warn_about_clock(d);
-        note_local_times(d);
+        wait_update_local_times(&d->wait, &d->machine);
         daemon_publish(d);
         daemon_shorten_wait(d, RETRY_EVENT_CLOCK);
 }
@@ -235,7 +194,7 @@ void daemon_feed(Daemon *d, const Event *event) {
                 tell_budget(d);
         if (event->type == EVENT_FAILED) {
                 tell_failure(d, step);
-                use_missed(d);
+                replay_missed_events(d);
         }
         if (state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
                 (void) daemon_config_usable(d, &d->failure); /* why it is not provisioned */
@@ -260,27 +219,13 @@ static const Failure *cause_of_wait(const Daemon *d) {
 }
 
 void daemon_end_wait(Daemon *d) {
-        arm(d, delay_of_call(d));
+        wait_arm(&d->wait, &d->machine, wait_count_call(&d->wait));
         daemon_publish(d);
 }
 
 void daemon_shorten_wait(Daemon *d, RetryEvent event) {
-        usec_t now = now_usec(CLOCK_BOOTTIME), left, shorter;
-
-        if (!machine_backing_off(&d->machine)) {
-                d->missed |= 1u << event;
-                return;
-        }
-        if (d->wait_ends_usec <= now)
-                return;
-        left = d->wait_ends_usec - now;
-        shorter = retry_shorten(&d->machine.retry, cause_of_wait(d), event, left, now - d->wait_began_usec,
-                                now, random_number());
-        if (shorter >= left)
-                return;
-        log_info("The next attempt is brought forward: %s", retry_event_to_string(event));
-        arm(d, shorter);
-        daemon_publish(d);
+        if (wait_shorten(&d->wait, &d->machine, cause_of_wait(d), event, random_number()))
+                daemon_publish(d);
 }
 
 /* --- life --- */
@@ -306,20 +251,6 @@ static int begin_anew(Daemon *d, int r, const Failure *failure) {
         return 0;
 }
 
-/* DPS asked everybody to wait, then the power went. The rest of the wait still counts, so that a fleet
- * does not come back at once. A clock that went backwards does not make it longer than it was. */
-static void restore_throttling(Daemon *d) {
-        usec_t now = now_usec(CLOCK_REALTIME), least = d->record.server_time * USEC_PER_SEC, left;
-
-        if (now < least)
-                now = least;
-        if (d->record.throttled_until_usec <= now)
-                return;
-        left = d->record.throttled_until_usec - now;
-        d->throttled_until_usec = now_usec(CLOCK_BOOTTIME) +
-                                  (left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC);
-}
-
 static int load_record(Daemon *d) {
         const char *dir = d->options->state_dir ?: "/var/lib/dps-provisiond";
         Failure failure;
@@ -338,7 +269,8 @@ static int load_record(Daemon *d) {
         daemon_restore_server_time(d);
         d->machine.retry = d->record.retry;
         budget_refill(&d->record.budget, daemon_budget_time(d));
-        restore_throttling(d);
+        wait_restore_throttling(&d->wait, d->record.throttled_until_usec,
+                                d->record.server_time * USEC_PER_SEC);
         warnings_restore(&d->warnings, record_assignment(&d->record));
         return string_replace(&d->tpm.registration_id,
                               record_assignment(&d->record)->target.registration_id);
@@ -360,12 +292,9 @@ int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_b
         if (r >= 0)
                 r = load_record(d);
         if (r >= 0)
-                r = sd_event_add_time(event, &d->timer, CLOCK_BOOTTIME, 0, USEC_PER_MSEC, on_timer, d);
-        if (r >= 0)
-                r = sd_event_source_set_enabled(d->timer, SD_EVENT_OFF);
+                r = wait_init(&d->wait, event, on_wait_end, d);
         if (r < 0)
                 return r;
-        (void) sd_event_source_set_description(d->timer, "wait");
         *ret = TAKE(d);
         return 0;
 }
@@ -381,7 +310,7 @@ Daemon *daemon_free(Daemon *d) {
         while (d->reprovision_count > 0)
                 (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);
         (void) sd_bus_message_unref(d->reset);
-        (void) sd_event_source_disable_unref(d->timer);
+        wait_deinit(&d->wait);
         (void) sd_bus_unref(d->bus);
         (void) sd_event_unref(d->event);
         tpm1_deinit(&d->tpm);

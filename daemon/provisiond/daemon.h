@@ -12,13 +12,13 @@
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 
-#include "call-limit.h"
 #include "dps.h"
 #include "http.h"
 #include "machine.h"
 #include "options.h"
 #include "record.h"
 #include "server-time.h"
+#include "wait.h"
 #include "warnings.h"
 
 #define PROPERTIES_MAX  16
@@ -70,14 +70,9 @@ typedef struct Daemon {
         Record record;
         char *record_path, *record_on_disk;
 
-        /* the wait */
-        sd_event_source *timer;
-        usec_t wait_began_usec, wait_ends_usec; /* CLOCK_BOOTTIME; 0: none */
-        unsigned missed;             /* a bit for each RetryEvent that came while a step was under way */
-        usec_t next_attempt_usec;    /* CLOCK_REALTIME; 0: none is waited for */
-        usec_t throttled_until_usec; /* CLOCK_BOOTTIME; no local event ends it earlier */
-        usec_t held_usec;            /* for how long IoT Edge was quiesced for this registration before */
-        bool unbudgeted;             /* the next registration is counted, but not held back */
+        Wait wait;
+        usec_t held_usec; /* for how long IoT Edge was quiesced for this registration before */
+        bool unbudgeted;  /* the next registration is counted, but not held back */
 
         /* the operation under way */
         sd_bus_slot *call;        /* a helper's */
@@ -99,7 +94,6 @@ typedef struct Daemon {
         State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;
-        CallLimit call_limit;                         /* of Retry and Reprovision */
         size_t question_count;                        /* to polkit, without an answer so far */
         sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
         char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
@@ -123,7 +117,6 @@ void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
 void daemon_end_wait(Daemon *daemon); /* Retry(): begins as early as the CallLimit allows */
 void daemon_clock_set(Daemon *daemon);
-usec_t daemon_wait_left(const Daemon *daemon);
 
 /* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
 void daemon_reload(Daemon *daemon, bool asked);

@@ -50,7 +50,7 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .dps_answers = daemon_dps_answers(d),
                                    .looked_usec = a->looked_usec,
                                    .snapshot = &a->snapshot,
-                                   .throttled_until_usec = d->throttled_until_usec,
+                                   .throttled_until_usec = d->wait.throttled_until_usec,
                                    .unbudgeted = d->unbudgeted };
 
         facts_derive(ret, &d->record, &input);

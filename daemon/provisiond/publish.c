@@ -39,7 +39,7 @@ static void add_common_fields(Fields *f, const Daemon *d, Step step) {
 
 void publish_failure(Daemon *d, Step step) {
         CLEANUP(fields_deinit) Fields f = {};
-        unsigned long long wait = (daemon_wait_left(d) + USEC_PER_SEC - 1) / USEC_PER_SEC;
+        unsigned long long wait = (wait_left(&d->wait) + USEC_PER_SEC - 1) / USEC_PER_SEC;
 
         add_common_fields(&f, d, step);
         add_field(&f, "DPS_FAILURE", failure_kind_to_string(d->failure.kind));
@@ -159,6 +159,7 @@ void daemon_publish(Daemon *d) {
                 d->record.state_changed_usec = now_usec(CLOCK_REALTIME);
         d->record.state = daemon_state(d);
         d->record.retry = d->machine.retry;
+        d->record.throttled_until_usec = d->wait.throttled_until_local_usec;
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 warnings_add(&d->warnings, FAILURE_STORAGE, "%s", failure.sentence);

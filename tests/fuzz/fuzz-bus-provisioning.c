@@ -12,10 +12,6 @@ const char *daemon_step_text(const Daemon *daemon) {
         return "confirm";
 }
 
-usec_t daemon_wait_left(const Daemon *daemon) {
-        return 0;
-}
-
 void daemon_end_wait(Daemon *daemon) {
 }
 

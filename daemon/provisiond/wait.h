@@ -1,0 +1,47 @@
+/*
+ * Wait: the time until the next step begins. Owns the timer, and counts what may begin an attempt early:
+ * calls (CallLimit) and outside events (RetryEvent).
+ *
+ * Times are CLOCK_BOOTTIME, with two exceptions for people and for the record, which are kept in
+ * CLOCK_REALTIME and follow when the local clock is set.
+ */
+#pragma once
+
+#include <systemd/sd-event.h>
+
+#include "call-limit.h"
+#include "machine.h"
+
+typedef struct Wait {
+        sd_event_source *timer;
+        usec_t began_usec, ends_usec; /* 0: none */
+        usec_t next_attempt_usec;     /* CLOCK_REALTIME; 0: no attempt is waited for */
+        unsigned missed;              /* a bit for each RetryEvent that came while a step was under way */
+        usec_t throttled_until_usec;  /* DPS asked for it (HTTP 429); no local event ends it earlier */
+        usec_t throttled_until_local_usec; /* CLOCK_REALTIME, for the record */
+        CallLimit call_limit;              /* of Retry and Reprovision */
+} Wait;
+
+/* on_end() is called from the loop. */
+int wait_init(Wait *wait, sd_event *event, sd_event_time_handler_t on_end, void *userdata);
+void wait_deinit(Wait *wait);
+
+/* Begins a wait, or gives the one under way another end. */
+void wait_arm(Wait *wait, const Machine *machine, usec_t delay_usec);
+void wait_disarm(Wait *wait);
+usec_t wait_left(const Wait *wait);
+
+/* The local clock was set. */
+void wait_update_local_times(Wait *wait, const Machine *machine);
+
+/* Goes on with the wait of a 429 from before the daemon's start. Both times are CLOCK_REALTIME; now is at
+ * least least_usec. */
+void wait_restore_throttling(Wait *wait, usec_t until_usec, usec_t least_usec);
+
+/* Ends the wait earlier when the event may cure the failure. Returns true when it does. An event while a
+ * step is under way is kept for wait_take_missed(). */
+bool wait_shorten(Wait *wait, Machine *machine, const Failure *failure, RetryEvent event, uint64_t random);
+unsigned wait_take_missed(Wait *wait); /* a bit for each RetryEvent */
+
+/* Counts the attempt of a Retry() or Reprovision(), and returns the delay after which it may begin. */
+usec_t wait_count_call(Wait *wait);
