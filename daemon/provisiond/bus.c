@@ -247,7 +247,7 @@ static int reprovision(Daemon *d, sd_bus_message *call, bool root, sd_bus_error 
                 bus_answer_reprovision(d);
                 return 1;
         }
-        d->unbudgeted = true;
+        d->attempt.unbudgeted = true;
         daemon_feed(d, &(Event){ .type = EVENT_REPROVISION });
         return 1;
 }
@@ -282,7 +282,7 @@ static int retry(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error
                 daemon_end_wait(d);
         }
         if (root) {
-                d->unbudgeted = true;
+                d->attempt.unbudgeted = true;
                 retry_reset(&d->machine.retry);
         }
         return sd_bus_reply_method_return(call, NULL);

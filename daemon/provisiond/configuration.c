@@ -173,7 +173,7 @@ static void act_on_change(Daemon *d, const Config *old, bool was_usable) {
         if (d->machine.step == STEP_IDLE && !record_has_intent(&d->record))
                 daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
         else if (intent_is_void(d, old)) {
-                d->unbudgeted = true;
+                d->attempt.unbudgeted = true;
                 daemon_feed(d, &(Event){ .type = EVENT_REATTEST });
         } else if (hand_over_changed(d, old))
                 daemon_feed(d, &(Event){ .type = EVENT_RETARGET });

@@ -76,14 +76,14 @@ static void act(Daemon *d, const Action *action) {
         if (action->resume)
                 handoff_resume(d);
         if ((action->start || action->resume) && ends_attempt(d->machine.step))
-                attempt_deinit(&d->attempt);
+                attempt_end(&d->attempt);
         if (!action->start)
                 return;
         wait_disarm(&d->wait);
         if (action->change != PENDING_NONE && intent_change(d, action->change) < 0)
                 log_error("Failed to change the intended assignment: out of memory");
         if (action->change != PENDING_NONE || action->step == STEP_IDLE)
-                d->held_usec = 0;
+                d->attempt.held_usec = 0;
         if (action->step == STEP_IDLE)
                 return;
         if (action->change == PENDING_REPROVISION && delay == 0)
@@ -304,7 +304,6 @@ Daemon *daemon_free(Daemon *d) {
                 return NULL;
         attempt_deinit(&d->attempt);
         d->watch = watch_free(d->watch);
-        (void) sd_event_source_disable_unref(d->renewal);
         (void) sd_event_source_disable_unref(d->save_again);
         (void) sd_bus_slot_unref(d->call);
         while (d->reprovision_count > 0)

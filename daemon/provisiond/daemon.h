@@ -12,12 +12,13 @@
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 
+#include "attempt.h"
 #include "dps.h"
-#include "http.h"
 #include "machine.h"
 #include "options.h"
 #include "record.h"
 #include "server-time.h"
+#include "tpm1.h"
 #include "wait.h"
 #include "warnings.h"
 
@@ -27,35 +28,6 @@
 #define NOTE_SIZE       512
 
 typedef struct Watch Watch;
-
-typedef enum HandleState {
-        HANDLE_EMPTY,
-        HANDLE_HMAC, /* a key of the hub key's kind */
-        HANDLE_FOREIGN,
-} HandleState;
-
-/* The TPM helper's last answer, and the registration ID that follows from it. */
-typedef struct Tpm1 {
-        Bytes ek_public, srk_public;
-        char *ek_base64, *ek_hash;
-        char *registration_id;
-        HandleState handle;
-        Bytes handle_name; /* of the object at the hub key's handle */
-        bool owner_auth_usable;
-} Tpm1;
-
-/* What the current attempt has seen and made; emptied when the attempt ends. */
-typedef struct Attempt {
-        Http *http; /* one TLS connection */
-        Bytes challenge;
-        char *token, *operation_id;
-        usec_t polling_since_usec;             /* CLOCK_BOOTTIME */
-        usec_t dps_answered_usec;              /* CLOCK_BOOTTIME of DPS' last reply; 0: none */
-        usec_t looked_usec;                    /* CLOCK_BOOTTIME of the last look at IoT Edge; 0: none */
-        usec_t quiesced_usec;                  /* CLOCK_BOOTTIME of Quiesce */
-        bool live, quiesced, may_adopt, fresh; /* see Facts; may_adopt: HandOff1.Check allows it */
-        Snapshot snapshot;                     /* what the gateway has now */
-} Attempt;
 
 typedef struct Daemon {
         const DaemonOptions *options;
@@ -71,12 +43,9 @@ typedef struct Daemon {
         char *record_path, *record_on_disk;
 
         Wait wait;
-        usec_t held_usec; /* for how long IoT Edge was quiesced for this registration before */
-        bool unbudgeted;  /* the next registration is counted, but not held back */
 
         /* the operation under way */
-        sd_bus_slot *call;        /* a helper's */
-        sd_event_source *renewal; /* while IoT Edge is quiesced */
+        sd_bus_slot *call; /* a helper's */
         Tpm1 tpm;
         Attempt attempt;
 
@@ -152,11 +121,6 @@ int intent_judge(Daemon *daemon);
 /* True when AllowedHubs= allows the hub of the intended assignment, or the assignment is confirmed. */
 bool intent_is_allowed(const Daemon *daemon);
 int intent_note_configuration(Daemon *daemon); /* what it is handed over with, from now on */
-/* True when DPS answered within the last minute, so IoT Edge may give up its identity to register. */
-bool daemon_dps_answers(const Daemon *daemon);
-int attempt_take_snapshot(Daemon *daemon, const char *hub, const char *device_id, const char *proof);
-void attempt_deinit(Attempt *attempt);
-void tpm1_deinit(Tpm1 *tpm);
 
 /* publish.c. daemon_publish() persists, logs, tells systemd and the bus what has changed; called after every
  * change. */
@@ -189,8 +153,7 @@ void step_confirm(Daemon *daemon);
 void step_poll(Daemon *daemon);
 void step_forget(Daemon *daemon);
 
-void handoff_resume(Daemon *daemon);           /* asks and does not wait */
-bool handoff_hold_spent(const Daemon *daemon); /* Facts.hold_spent */
+void handoff_resume(Daemon *daemon); /* asks and does not wait */
 
 /* helper.c: one call to a helper with the step's deadline. build() appends the arguments. done() gets the
  * reply, or the failure was already fed. */

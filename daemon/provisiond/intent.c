@@ -5,32 +5,6 @@
 #include "daemon.h"
 #include "facts.h"
 
-#define DPS_ANSWERS_USEC (60 * USEC_PER_SEC)
-
-void tpm1_deinit(Tpm1 *tpm) {
-        bytes_deinit(&tpm->ek_public);
-        bytes_deinit(&tpm->srk_public);
-        bytes_deinit(&tpm->handle_name);
-        free(tpm->ek_base64);
-        free(tpm->ek_hash);
-        free(tpm->registration_id);
-        *tpm = (Tpm1){};
-}
-
-void attempt_deinit(Attempt *a) {
-        a->http = http_free(a->http);
-        bytes_deinit(&a->challenge);
-        secret_freep(&a->token);
-        free(a->operation_id);
-        snapshot_deinit(&a->snapshot);
-        *a = (Attempt){};
-}
-
-bool daemon_dps_answers(const Daemon *d) {
-        return d->attempt.dps_answered_usec > 0 &&
-               now_usec(CLOCK_BOOTTIME) - d->attempt.dps_answered_usec < DPS_ANSWERS_USEC;
-}
-
 void daemon_facts(const Daemon *d, Facts *ret) {
         const Attempt *a = &d->attempt;
         Failure failure;
@@ -46,12 +20,12 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .fresh = a->fresh,
                                    .live = a->live,
                                    .quiesced = a->quiesced,
-                                   .hold_spent = handoff_hold_spent(d),
-                                   .dps_answers = daemon_dps_answers(d),
+                                   .hold_spent = attempt_hold_left(a) == 0,
+                                   .dps_answers = attempt_dps_answers(a),
                                    .looked_usec = a->looked_usec,
                                    .snapshot = &a->snapshot,
                                    .throttled_until_usec = d->wait.throttled_until_usec,
-                                   .unbudgeted = d->unbudgeted };
+                                   .unbudgeted = a->unbudgeted };
 
         facts_derive(ret, &d->record, &input);
 }
@@ -79,23 +53,6 @@ static int note_configuration(const Daemon *d, Assignment *a) {
         a->hub_key_handle = d->config->hub_key_handle;
         r = string_replace(&a->handed_to, target_to_string(d->config->target));
         return r < 0 ? r : string_replace(&a->identity, identity_mode_to_string(d->config->identity));
-}
-
-int attempt_take_snapshot(Daemon *d, const char *hub, const char *device_id, const char *proof) {
-        Snapshot *s = &d->attempt.snapshot;
-        int r;
-
-        snapshot_deinit(s);
-        r = bytes_copy(&s->key_name, d->tpm.handle_name.data, d->tpm.handle_name.size);
-        if (r >= 0)
-                r = string_replace(&s->hub, hub);
-        if (r >= 0)
-                r = string_replace(&s->device_id, device_id);
-        if (r >= 0)
-                r = string_replace(&s->proof, proof);
-        s->taken = r >= 0;
-        d->attempt.looked_usec = now_usec(CLOCK_BOOTTIME);
-        return r;
 }
 
 /* --- it begins --- */

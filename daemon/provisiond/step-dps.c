@@ -7,28 +7,27 @@
 
 #define POLLING_USEC (20 * 60 * USEC_PER_SEC) /* an operation that takes longer is told as a failure */
 
-static int read_payload(const Daemon *d, char **ret, Failure *reterr) {
+static int read_payload(const Config *config, char **ret, Failure *reterr) {
         int r;
 
-        if (!d->config->payload)
+        if (!config->payload)
                 return 0;
-        r = read_file(d->config->payload, DPS_PAYLOAD_MAX, ret, NULL);
+        r = read_file(config->payload, DPS_PAYLOAD_MAX, ret, NULL);
         return r < 0 ? failure_set_errno(reterr, FAILURE_CONFIG, r, "Payload=%s can't be read",
-                                         d->config->payload)
+                                         config->payload)
                      : 0;
 }
 
-static int register_body(Daemon *d, char **ret, Failure *reterr) {
+static int register_body(const Config *config, const Tpm1 *tpm, char **ret, Failure *reterr) {
         CLEANUP(freep) char *payload = NULL;
         int r;
 
-        r = read_payload(d, &payload, reterr);
+        r = read_payload(config, &payload, reterr);
         if (r < 0)
                 return r;
-        r = dps_register_body(ret, d->tpm.registration_id, &d->tpm.ek_public, &d->tpm.srk_public, payload);
+        r = dps_register_body(ret, tpm->registration_id, &tpm->ek_public, &tpm->srk_public, payload);
         if (r == -EINVAL)
-                return failure_set(reterr, FAILURE_CONFIG, NULL, "Payload=%s is not JSON",
-                                   d->config->payload);
+                return failure_set(reterr, FAILURE_CONFIG, NULL, "Payload=%s is not JSON", config->payload);
         return r < 0 ? failure_set_errno(reterr, FAILURE_STORAGE, r, "The request can't be made") : 0;
 }
 
@@ -166,7 +165,7 @@ static void put(Daemon *d) {
         Failure failure;
         int r;
 
-        r = register_body(d, &body, &failure);
+        r = register_body(d->config, &d->tpm, &body, &failure);
         if (r >= 0 && dps_register_url(&url, d->config->global_endpoint, d->config->id_scope,
                                        d->tpm.registration_id) < 0)
                 r = failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The request can't be made");
@@ -187,7 +186,7 @@ void step_register(Daemon *d) {
                 return;
         }
         if (daemon_state(d) == STATE_ATTESTING)
-                d->held_usec = 0;
+                d->attempt.held_usec = 0;
         /* An assignment that can't be stored is lost with the power, and each one is billed. */
         if (daemon_save(d, &failure) < 0) {
                 daemon_failed(d, &failure);
@@ -210,7 +209,7 @@ void step_confirm(Daemon *d) {
                 daemon_failed(d, &failure);
                 return;
         }
-        d->unbudgeted = false;
+        d->attempt.unbudgeted = false;
         put(d);
 }
 

@@ -6,8 +6,7 @@
 #include "bus.h"
 #include "daemon.h"
 
-#define RENEWAL_USEC  (60 * USEC_PER_SEC)
-#define HOLD_MAX_USEC (20 * 60 * USEC_PER_SEC) /* from CONFIRM to ADOPT, for one registration */
+#define RENEWAL_USEC (60 * USEC_PER_SEC)
 
 /* The answers of Check, Quiesce, Apply and Verify have the same shape; each uses a part. Borrowed from the
  * reply. */
@@ -96,18 +95,11 @@ static int judge_prepared(Daemon *d) {
         return r;
 }
 
-static int keep_handle_name(Daemon *d) {
-        Bytes *name = &d->attempt.snapshot.key_name;
-
-        bytes_deinit(name);
-        return bytes_copy(name, d->tpm.handle_name.data, d->tpm.handle_name.size);
-}
-
 /* identityd may have registered since IDENTITY: Check waits for it. */
 static int on_prepared(Daemon *d, sd_bus_message *reply) {
         int r;
 
-        r = keep_handle_name(d);
+        r = attempt_update_key_name(&d->attempt, &d->tpm.handle_name);
         if (r >= 0)
                 r = judge_prepared(d);
         if (r < 0)
@@ -129,7 +121,7 @@ static int on_prepare(Daemon *d, sd_bus_message *reply) {
         take_warnings(d, &a);
         d->attempt.live = a.live;
         d->attempt.may_adopt = streq(a.identity, "adopt");
-        r = attempt_take_snapshot(d, a.hub, a.device_id, a.proof);
+        r = attempt_take_snapshot(&d->attempt, &d->tpm.handle_name, a.hub, a.device_id, a.proof);
         if (r >= 0 && assigned && a.live) {
                 step_look_at_handle(d, on_prepared);
                 return 0;
@@ -157,18 +149,8 @@ static int on_aside(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         return 0;
 }
 
-static usec_t held_usec(const Daemon *d) {
-        return d->held_usec +
-               (d->attempt.quiesced ? now_usec(CLOCK_BOOTTIME) - d->attempt.quiesced_usec : 0);
-}
-
-bool handoff_hold_spent(const Daemon *d) {
-        return held_usec(d) >= HOLD_MAX_USEC;
-}
-
 void handoff_resume(Daemon *d) {
-        d->held_usec = held_usec(d);
-        d->attempt.quiesced = false;
+        attempt_end_hold(&d->attempt);
         (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, "Resume",
                                         on_aside, NULL, NULL);
 }
@@ -179,10 +161,10 @@ static void renew_quiesce(Daemon *d) {
 }
 
 /* Until the next renewal, or until the hold is spent. */
-static usec_t renewal_usec(const Daemon *d) {
-        usec_t held = held_usec(d), left = held < HOLD_MAX_USEC ? HOLD_MAX_USEC - held : RENEWAL_USEC;
+static usec_t renewal_usec(const Attempt *attempt) {
+        usec_t left = attempt_hold_left(attempt);
 
-        return left < RENEWAL_USEC ? left : RENEWAL_USEC;
+        return left > 0 && left < RENEWAL_USEC ? left : RENEWAL_USEC;
 }
 
 /* A wait for DPS or for the TPM may be longer than the helper holds IoT Edge without a renewal (5 minutes).
@@ -191,20 +173,20 @@ static int on_renewal(sd_event_source *source, uint64_t usec, void *userdata) {
         Daemon *d = userdata;
 
         if (!d->attempt.quiesced || d->machine.step == STEP_HANDOFF)
-                return sd_event_source_set_enabled(source, SD_EVENT_OFF);
-        if (handoff_hold_spent(d))
+                return 0;
+        if (attempt_hold_left(&d->attempt) == 0)
                 daemon_feed(d, &(Event){ .type = EVENT_HOLD_SPENT });
-        if (!d->attempt.quiesced)
-                return sd_event_source_set_enabled(source, SD_EVENT_OFF);
+        if (!d->attempt.quiesced) /* the attempt may have ended, and the source with it */
+                return 0;
         renew_quiesce(d);
-        (void) sd_event_source_set_time_relative(source, renewal_usec(d));
+        (void) sd_event_source_set_time_relative(source, renewal_usec(&d->attempt));
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
 static int on_looked(Daemon *d, sd_bus_message *reply) {
         int r;
 
-        r = keep_handle_name(d);
+        r = attempt_update_key_name(&d->attempt, &d->tpm.handle_name);
         if (r >= 0 && daemon_state(d) == STATE_ASSIGNED)
                 r = intent_judge(d);
         if (r < 0)
@@ -218,20 +200,18 @@ static int on_quiesce(Daemon *d, sd_bus_message *reply) {
         Answer a = {};
         int r;
 
-        d->attempt.quiesced = true; /* also when the answer makes no sense */
-        d->attempt.quiesced_usec = now_usec(CLOCK_BOOTTIME);
-
+        attempt_begin_hold(&d->attempt); /* also when the answer makes no sense */
         r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;
         if (!a.proof)
                 return -EBADMSG;
-        r = attempt_take_snapshot(d, a.hub, a.device_id, a.proof);
+        r = attempt_take_snapshot(&d->attempt, &d->tpm.handle_name, a.hub, a.device_id, a.proof);
         if (r < 0)
                 return r;
-        d->renewal = sd_event_source_disable_unref(d->renewal);
-        r = sd_event_add_time_relative(d->event, &d->renewal, CLOCK_BOOTTIME, renewal_usec(d), USEC_PER_SEC,
-                                       on_renewal, d);
+        d->attempt.renewal = sd_event_source_disable_unref(d->attempt.renewal);
+        r = sd_event_add_time_relative(d->event, &d->attempt.renewal, CLOCK_BOOTTIME,
+                                       renewal_usec(&d->attempt), USEC_PER_SEC, on_renewal, d);
         if (r < 0)
                 return r;
         step_look_at_handle(d, on_looked);
@@ -257,7 +237,7 @@ static int build_handoff(Daemon *d, sd_bus_message *m) {
         int r;
 
         r = assignment_append(&d->record.intended, m);
-        return r < 0 ? r : sd_bus_message_append(m, "b", (int) daemon_dps_answers(d));
+        return r < 0 ? r : sd_bus_message_append(m, "b", (int) attempt_dps_answers(&d->attempt));
 }
 
 static int on_handoff(Daemon *d, sd_bus_message *reply) {

@@ -65,38 +65,6 @@ static int read_identity(sd_bus_message *m, Identity *id) {
         return id->ek.size > 0 && id->srk.size > 0 && id->hub_key_state ? 0 : -EBADMSG;
 }
 
-static HandleState handle_state(const char *name) {
-        return streq(name, "empty") ? HANDLE_EMPTY : streq(name, "hmac") ? HANDLE_HMAC : HANDLE_FOREIGN;
-}
-
-static int keep_handle(Daemon *d, const char *state, const Bytes *name) {
-        bytes_deinit(&d->tpm.handle_name);
-        d->tpm.handle = handle_state(state);
-        return bytes_copy(&d->tpm.handle_name, name->data, name->size);
-}
-
-static int keep_identity(Daemon *d, const Identity *id) {
-        Tpm1 *tpm = &d->tpm;
-        uint8_t hash[SHA256_SIZE];
-        int r;
-
-        bytes_deinit(&tpm->ek_public);
-        bytes_deinit(&tpm->srk_public);
-        free(TAKE(tpm->ek_base64));
-        free(TAKE(tpm->ek_hash));
-        tpm->owner_auth_usable = id->owner_auth_usable;
-        r = keep_handle(d, id->hub_key_state, &id->hub_key_name);
-        if (r >= 0)
-                r = bytes_copy(&tpm->ek_public, id->ek.data, id->ek.size);
-        if (r >= 0)
-                r = bytes_copy(&tpm->srk_public, id->srk.data, id->srk.size);
-        if (r >= 0)
-                r = base64_encode(&tpm->ek_base64, id->ek.data, id->ek.size);
-        if (r >= 0)
-                r = sha256(id->ek.data, id->ek.size, hash);
-        return r < 0 ? r : hex_encode(&tpm->ek_hash, hash, sizeof(hash));
-}
-
 /* May an HMAC key that was there before our first adoption be replaced? With IoT Edge, HandOff1.Check
  * decides that: aziot-tpmd would evict it as well. */
 static bool may_replace(const Daemon *d) {
@@ -185,10 +153,13 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
 
         r = read_identity(reply, &id);
         if (r >= 0)
-                r = keep_identity(d, &id);
+                r = tpm1_set_handle(&d->tpm, id.hub_key_state, &id.hub_key_name);
+        if (r >= 0)
+                r = tpm1_set_keys(&d->tpm, &id.ek, &id.srk);
         if (r < 0)
                 return r;
 
+        d->tpm.owner_auth_usable = id.owner_auth_usable;
         r = identity_registration_id(&registration_id, d->config, &d->options->config, id.ek.data,
                                      id.ek.size, &failure);
         if (r >= 0 || daemon_state(d) != STATE_HANDED_OFF) { /* a handed-off device keeps the stored one */
@@ -202,7 +173,7 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
         if (r >= 0)
                 r = check_owner(d, &id, &failure);
         if (r >= 0 && d->config->target == TARGET_NONE)
-                r = attempt_take_snapshot(d, NULL, NULL, NULL);
+                r = attempt_take_snapshot(&d->attempt, &d->tpm.handle_name, NULL, NULL, NULL);
         if (r >= 0 && d->config->target == TARGET_NONE && daemon_state(d) == STATE_ASSIGNED)
                 r = intent_judge(d);
         if (r < 0) {
@@ -232,7 +203,7 @@ static int on_look(Daemon *d, sd_bus_message *reply) {
         if (r >= 0)
                 r = read_bytes(reply, &name);
         if (r >= 0)
-                r = keep_handle(d, state, &name);
+                r = tpm1_set_handle(&d->tpm, state, &name);
         return r < 0 ? r : after_look(d, reply);
 }
 
@@ -387,11 +358,10 @@ static int on_adopt(Daemon *d, sd_bus_message *reply) {
         if (r >= 0)
                 r = read_bytes(reply, &name);
         if (r >= 0)
-                r = keep_handle(d, "hmac", &name);
+                r = tpm1_set_handle(&d->tpm, "hmac", &name);
         /* The key is equal to ours, but the program that imported it may have registered another device. */
         if (r >= 0 && !changed && state == STATE_ASSIGNED) {
-                bytes_deinit(&d->attempt.snapshot.key_name);
-                r = bytes_copy(&d->attempt.snapshot.key_name, name.data, name.size);
+                r = attempt_update_key_name(&d->attempt, &name);
                 if (r >= 0)
                         r = intent_judge(d);
         }

@@ -1,0 +1,48 @@
+/*
+ * Attempt: what the current attempt has seen and made. An attempt begins with IDENTITY and ends when
+ * IDENTITY begins again, when the daemon comes to rest, or with a factory reset. Times are CLOCK_BOOTTIME.
+ */
+#pragma once
+
+#include <systemd/sd-event.h>
+
+#include "assignment.h"
+#include "http.h"
+
+typedef struct Attempt {
+        /* DPS */
+        Http *http; /* one TLS connection */
+        Bytes challenge;
+        char *token, *operation_id;
+        usec_t polling_since_usec;
+        usec_t dps_answered_usec; /* DPS' last reply; 0: none */
+        bool fresh;               /* see Facts */
+        /* IoT Edge */
+        usec_t looked_usec; /* the last look; 0: none */
+        Snapshot snapshot;  /* what the gateway has now */
+        bool live;          /* see Facts */
+        bool may_adopt;     /* HandOff1.Check allows it */
+        bool quiesced;
+        usec_t quiesced_usec;     /* since when */
+        sd_event_source *renewal; /* while it is quiesced */
+        /* These belong to the registration, which may take several attempts. */
+        usec_t held_usec; /* for how long IoT Edge was quiesced before */
+        bool unbudgeted;  /* the next registration is counted, but not held back */
+} Attempt;
+
+/* Empties the attempt, but for what belongs to the registration. */
+void attempt_end(Attempt *attempt);
+void attempt_deinit(Attempt *attempt);
+
+/* True when DPS answered within the last minute, so IoT Edge may give up its identity to register. */
+bool attempt_dps_answers(const Attempt *attempt);
+
+/* key_name: of the object at the hub key's handle */
+int attempt_take_snapshot(Attempt *attempt, const Bytes *key_name, const char *hub, const char *device_id,
+                          const char *proof);
+int attempt_update_key_name(Attempt *attempt, const Bytes *key_name); /* in the snapshot */
+
+/* IoT Edge is quiesced, or runs on. */
+void attempt_begin_hold(Attempt *attempt);
+void attempt_end_hold(Attempt *attempt);
+usec_t attempt_hold_left(const Attempt *attempt); /* 0: see Facts.hold_spent */
