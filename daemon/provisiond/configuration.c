@@ -164,7 +164,7 @@ void daemon_tell_unusable(Daemon *d, const Failure *failure) {
                 warnings_add(&d->warnings, FAILURE_CONFIG, "%s",
                              failure->kind != FAILURE_NONE
                                      ? failure->sentence
-                                     : "IdScope= is no longer set; what was assigned stays");
+                                     : "IdScope= is no longer set; the assignment stays");
         else
                 d->failure = *failure;
 }

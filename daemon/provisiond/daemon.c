@@ -107,7 +107,7 @@ static void forget_failure(Daemon *d) {
         d->failed_step = STEP_IDLE;
 }
 
-/* A handed-off gateway works on while nobody knows whether its TPM is still the same. */
+/* A handed-off gateway works on while its TPM is unknown. */
 static void keep_failure(Daemon *d, State state, Step step, const Failure *failure) {
         if (state == STATE_HANDED_OFF && (step == STEP_IDENTITY || step == STEP_ADOPT)) {
                 warnings_add_identity(&d->warnings, failure);

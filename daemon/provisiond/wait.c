@@ -52,7 +52,7 @@ void wait_disarm(Wait *w) {
         w->began_usec = w->ends_usec = w->next_attempt_usec = 0;
 }
 
-/* What is left of the wait counts also after a power cut, so that a fleet does not come back at once. A
+/* The rest of the wait counts also after a power cut, so that a fleet does not come back at once. A
  * clock that went backwards does not make the wait longer than it was. */
 void wait_restore_throttling(Wait *w, usec_t until_usec, usec_t least_usec) {
         usec_t now = now_usec(CLOCK_REALTIME), left;
