@@ -96,8 +96,10 @@ class Tpmd:
             symmetric.keyBits.aes, symmetric.mode.aes = 128, TPM2_ALG.CFB
             private = tpm.import_(srk, bytes(inner), public, duplicate, seed, symmetric)
             key = tpm.load(srk, private, public)
-            tpm.evict_control(ESYS_TR.OWNER, key, HUB_KEY)
-            tpm.flush_context(key)
+            try:
+                tpm.evict_control(ESYS_TR.OWNER, key, HUB_KEY)
+            finally:
+                tpm.flush_context(key)
             self.has_key = True
 
 
