@@ -31,6 +31,7 @@ struct Http {
         HttpDone done;
         void *userdata;
         char *authorization, *body, *url;
+        size_t body_sent;
         char error[CURL_ERROR_SIZE];
         Failure failure; /* while the probe finds out more */
 
@@ -255,6 +256,20 @@ static int set_request_headers(Http *http) {
         return curl_easy_setopt(http->easy, CURLOPT_HTTPHEADER, http->headers) == CURLE_OK ? 0 : -ENOMEM;
 }
 
+/* CURLOPT_READFUNCTION. There is no function to seek, so curl can't send a body twice: by itself it would
+ * repeat a request when a connection that was used before ends without a reply, and a PUT may be billed. */
+static size_t on_send(char *buffer, size_t size, size_t count, void *userdata) {
+        Http *http = userdata;
+        size_t left = strlen(http->body) - http->body_sent;
+
+        size *= count;
+        if (size > left)
+                size = left;
+        memcpy(buffer, http->body + http->body_sent, size);
+        http->body_sent += size;
+        return size;
+}
+
 static int set_request(Http *http, const HttpRequest *request) {
         CURL *e = http->easy;
         CURLcode c = CURLE_OK;
@@ -271,11 +286,12 @@ static int set_request(Http *http, const HttpRequest *request) {
                 return -ENOMEM;
 
         c = c ?: curl_easy_setopt(e, CURLOPT_URL, http->url);
-        c = c ?: curl_easy_setopt(e, CURLOPT_POSTFIELDS, NULL);
         c = c ?: curl_easy_setopt(e, CURLOPT_HTTPGET, 1L);
+        http->body_sent = 0;
         if (http->body) {
                 c = c ?: curl_easy_setopt(e, CURLOPT_POST, 1L);
-                c = c ?: curl_easy_setopt(e, CURLOPT_POSTFIELDS, http->body);
+                c = c ?: curl_easy_setopt(e, CURLOPT_READFUNCTION, on_send);
+                c = c ?: curl_easy_setopt(e, CURLOPT_READDATA, http);
                 c = c ?: curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE, (long) strlen(http->body));
         }
         c = c ?: curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, request->method);

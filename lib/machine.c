@@ -125,16 +125,18 @@ static bool poll_failed_in_passing(const Input *in) {
         case FAILURE_TIMEOUT:
         case FAILURE_HTTP_SERVER:
         case FAILURE_HTTP_THROTTLED:
-                return true;
+                return !in->facts->token_expired;
         default:
                 return false;
         }
 }
 
 /* While IoT Edge is held, nothing that was seen changes, so the step begins again without another look. */
-static bool passes_while_held(const Input *in) {
+static bool tpm_failed_while_held(const Input *in) {
+        FailureKind kind = failure_of(in);
+
         return in->facts->quiesced && !in->facts->hold_spent &&
-               failure_class(failure_of(in)) == FAILURE_CLASS_TRANSIENT;
+               (kind == FAILURE_TPM_BUSY || kind == FAILURE_TPM_FAILED || kind == FAILURE_TPM_MISSING);
 }
 
 /* The TPM was cleared, so the wrapped key is useless and DPS has to assign another. Begin at once, unless
@@ -218,6 +220,7 @@ TABLE Row rows[] = {
         { AT, ON(IDLE), EV(CONFIGURED), IF(always), STEP_IDENTITY, HOW_BEGIN },
         { AS, ON(IDLE), EV(CONFIGURED), IF(newly_usable), STEP_IDENTITY, HOW_BEGIN },
         { HO, ON(IDLE), EV(CONFIGURED), IF(newly_usable), STEP_IDENTITY, HOW_NOW },
+        { ANY, ANY, EV(CONFIGURED), IF(helper_busy), NEXT_SAME, HOW_REMEMBER },
         { ANY, ANY, EV(CONFIGURED), IF(always), NEXT_SAME, HOW_STAY },
         { ANY, ANY, CHANGES | EV(UNCONFIGURED) | EV(RESET), IF(helper_busy), NEXT_SAME, HOW_REMEMBER },
         { ANY, ANY, EV(RESET), IF(always), STEP_FORGET, HOW_INTERRUPT },
@@ -238,7 +241,7 @@ TABLE Row rows[] = {
         /* A failure. Each attempt begins with a look at the TPM and at IoT Edge: the TPM may have been
          * cleared, and IoT Edge may register itself during the wait. */
         { AT, ON(POLL), EV(FAILED), IF(poll_failed_in_passing), NEXT_SAME, HOW_BACK_OFF },
-        { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), IF(passes_while_held), NEXT_SAME, HOW_BACK_OFF },
+        { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), IF(tpm_failed_while_held), NEXT_SAME, HOW_BACK_OFF },
         { AT | AS, ON(ADOPT), EV(FAILED), IF(key_is_dead), STEP_IDENTITY, HOW_NOW },
         { ANY, ON(VERIFY), EV(FAILED), IF(always), NEXT_SAME, HOW_BACK_OFF },
         /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
@@ -345,6 +348,17 @@ static Pending change_of(const Machine *m, const Facts *f, EventType type) {
         return change == PENDING_RETARGET && !f->intended ? PENDING_REATTEST : change;
 }
 
+/* With an intended assignment, each configuration is compared with it and not with the last configuration,
+ * so the last event counts. */
+static void remember(Machine *m, const Facts *f, EventType type) {
+        bool configured = type == EVENT_CONFIGURED || type == EVENT_RETARGET || type == EVENT_REATTEST;
+
+        if (f->reset || m->pending == PENDING_REPROVISION)
+                return;
+        if (pending_of(type) > m->pending || (configured && f->intended))
+                m->pending = pending_of(type);
+}
+
 static void back_off(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random,
                      Action *action) {
         const bool failed = event->type == EVENT_FAILED;
@@ -366,8 +380,7 @@ static void act(Machine *m, const Input *in, const Row *row, const RetryPolicy *
         case HOW_STAY:
                 break;
         case HOW_REMEMBER:
-                if (!f->reset && pending_of(event->type) > m->pending)
-                        m->pending = pending_of(event->type);
+                remember(m, f, event->type);
                 break;
         case HOW_LET_GO:
                 m->step = next;

@@ -63,6 +63,7 @@ typedef struct Facts {
         bool look_is_old;    /* IoT Edge may have changed since PREPARE looked at it */
         bool quiesced;       /* identityd and aziot-tpmd are stopped until Apply or Resume */
         bool hold_spent;     /* they have been stopped for as long as this registration allows */
+        bool token_expired;  /* no request of this attempt can be authorized any more */
         bool ask_dps; /* IoT Edge has to give up its identity to register, and DPS has not answered lately */
         /* what is left to wait for; 0: nothing */
         usec_t throttled_usec; /* DPS asked everybody to wait (HTTP 429) */

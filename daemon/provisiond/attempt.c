@@ -20,6 +20,10 @@ void attempt_deinit(Attempt *a) {
         *a = (Attempt){};
 }
 
+bool attempt_token_expired(const Attempt *a) {
+        return a->token_expires_usec > 0 && now_usec(CLOCK_BOOTTIME) >= a->token_expires_usec;
+}
+
 bool attempt_dps_answers(const Attempt *a) {
         return a->dps_answered_usec > 0 &&
                now_usec(CLOCK_BOOTTIME) - a->dps_answered_usec < DPS_ANSWERS_USEC;

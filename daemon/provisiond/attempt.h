@@ -14,6 +14,7 @@ typedef struct Attempt {
         Http *http; /* one TLS connection */
         Bytes challenge;
         char *token, *operation_id;
+        usec_t token_expires_usec; /* 0: no token yet */
         usec_t polling_since_usec;
         usec_t dps_answered_usec; /* DPS' last reply; 0: none */
         bool fresh;               /* see Facts */
@@ -33,6 +34,8 @@ typedef struct Attempt {
 /* Empties the attempt, but for what belongs to the registration. */
 void attempt_end(Attempt *attempt);
 void attempt_deinit(Attempt *attempt);
+
+bool attempt_token_expired(const Attempt *attempt);
 
 /* True when DPS answered within the last minute, so IoT Edge may give up its identity to register. */
 bool attempt_dps_answers(const Attempt *attempt);

@@ -169,6 +169,18 @@ void daemon_tell_unusable(Daemon *d, const Failure *failure) {
                 d->failure = *failure;
 }
 
+/* The 429 and the budget's wait are of the instance that was asked before. */
+static void begin_with_another_instance(Daemon *d) {
+        daemon_forget_throttling(d);
+        d->attempt.unbudgeted = true;
+}
+
+/* last: the last usable configuration, or NULL. */
+static bool is_other_instance(const Config *c, const Config *last) {
+        return last && (!str_equal(c->id_scope, last->id_scope) ||
+                        !str_equal(c->global_endpoint, last->global_endpoint));
+}
+
 static void act_on_change(Daemon *d, const Config *old, bool was_usable) {
         if (d->machine.step == STEP_IDLE && !record_has_intent(&d->record))
                 daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
@@ -217,6 +229,8 @@ void daemon_reload(Daemon *d, bool asked) {
         if (d->record.reset) /* a configuration change only ends the wait */
                 daemon_shorten_wait(d, RETRY_EVENT_OPERATOR);
         else if (usable) {
+                if (is_other_instance(d->config, before ? before : was_usable ? old : NULL))
+                        begin_with_another_instance(d);
                 act_on_change(d, before ? before : old, was_usable);
                 /* whatever it was: it may be the cure, but for too many requests */
                 if (!machine_throttled(&d->machine))

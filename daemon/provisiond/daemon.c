@@ -53,7 +53,9 @@ static void run_step(Daemon *d) {
         static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
 
         wait_disarm(&d->wait);
-        (void) wait_take_missed(&d->wait);
+        /* A handed-off gateway goes on after a failed look at the TPM, and waits later. */
+        if (d->machine.step == STEP_IDENTITY || daemon_state(d) != STATE_HANDED_OFF)
+                (void) wait_take_missed(&d->wait);
         machine_begin(&d->machine);
         daemon_publish(d);
         log_debug("Step %s", step_to_string(d->machine.step));
@@ -63,6 +65,30 @@ static void run_step(Daemon *d) {
 static int on_wait_end(sd_event_source *source, uint64_t usec, void *userdata) {
         run_step(userdata);
         return 0;
+}
+
+/* As the record has it, see there. */
+static usec_t record_time(const Daemon *d) {
+        usec_t local = now_usec(CLOCK_REALTIME), best = daemon_server_time(d) * USEC_PER_SEC;
+
+        return local > best ? local : best;
+}
+
+static void note_throttling(Daemon *d) {
+        usec_t rest = wait_throttled(&d->wait);
+
+        d->record.throttled_rest_usec = rest;
+        d->record.throttled_until_usec = rest > 0 ? record_time(d) + rest : 0;
+        d->noted_throttling_usec = d->wait.throttled_until_usec;
+}
+
+/* The rest of the wait counts also after a power cut, so that a fleet does not come back at once. */
+static void restore_throttling(Daemon *d) {
+        usec_t now = record_time(d), until = d->record.throttled_until_usec,
+               left = until > now ? until - now : 0, most = d->record.throttled_rest_usec;
+
+        wait_throttle(&d->wait, left < most ? left : most);
+        note_throttling(d);
 }
 
 /* Each attempt begins with IDENTITY. */
@@ -84,8 +110,10 @@ static void act(Daemon *d, const Action *action) {
                 log_error("Failed to change the intended assignment: out of memory");
         if (action->change != PENDING_NONE || action->step == STEP_IDLE)
                 d->attempt.held_usec = 0;
-        if (action->step == STEP_IDLE)
+        if (action->step == STEP_IDLE) {
+                d->attempt.unbudgeted = false;
                 return;
+        }
         if (action->change == PENDING_REPROVISION && delay == 0)
                 delay = wait_count_call(&d->wait);
         /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
@@ -141,16 +169,17 @@ static void replay_missed_events(Daemon *d) {
 void daemon_clock_set(Daemon *d) {
         if (daemon_state(d) == STATE_HANDED_OFF && d->config->target == TARGET_NONE)
                 warn_about_clock(d);
-        wait_update_local_times(&d->wait, &d->machine);
+        wait_update_local_time(&d->wait, &d->machine);
+        note_throttling(d);
         daemon_publish(d);
         daemon_shorten_wait(d, RETRY_EVENT_CLOCK);
 }
 
 /* The failure is over when the failed step or a later one succeeds, or when an outside event begins anew. */
 static bool is_failure_over(const Daemon *d, const Event *event, Step step, const Action *action) {
-        if (event->type < EVENT_CONFIGURED)
+        if (event->type < EVENT_START)
                 return step >= d->failed_step;
-        return action->start && d->machine.failure == FAILURE_NONE;
+        return action->start && action->step != STEP_IDLE && d->machine.failure == FAILURE_NONE;
 }
 
 /* DPS asked for this wait before the attempt was interrupted, or before the daemon started. */
@@ -192,10 +221,12 @@ void daemon_feed(Daemon *d, const Event *event) {
                 tell_throttling(d);
         if (action.held_back)
                 tell_budget(d);
-        if (event->type == EVENT_FAILED) {
+        if (event->type == EVENT_FAILED)
                 tell_failure(d, step);
+        if (machine_backing_off(&d->machine))
                 replay_missed_events(d);
-        }
+        if (d->noted_throttling_usec != d->wait.throttled_until_usec || wait_throttled(&d->wait) == 0)
+                note_throttling(d);
         if (state == STATE_UNPROVISIONED && d->machine.step == STEP_IDLE)
                 (void) daemon_config_usable(d, &d->failure); /* why it is not provisioned */
         daemon_publish(d);
@@ -216,6 +247,11 @@ static const Failure *cause_of_wait(const Daemon *d) {
         const Failure *warning = warnings_get_identity(&d->warnings);
 
         return d->failure.kind == FAILURE_NONE && warning ? warning : &d->failure;
+}
+
+void daemon_forget_throttling(Daemon *d) {
+        wait_throttle(&d->wait, 0);
+        note_throttling(d);
 }
 
 void daemon_end_wait(Daemon *d) {
@@ -269,8 +305,7 @@ static int load_record(Daemon *d) {
         daemon_restore_server_time(d);
         d->machine.retry = d->record.retry;
         budget_refill(&d->record.budget, daemon_budget_time(d));
-        wait_restore_throttling(&d->wait, d->record.throttled_until_usec,
-                                d->record.server_time * USEC_PER_SEC);
+        restore_throttling(d);
         warnings_restore(&d->warnings, record_assignment(&d->record));
         return string_replace(&d->tpm.registration_id,
                               record_assignment(&d->record)->target.registration_id);

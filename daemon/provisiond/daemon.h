@@ -43,6 +43,7 @@ typedef struct Daemon {
         char *record_path, *record_on_disk;
 
         Wait wait;
+        usec_t noted_throttling_usec; /* Wait.throttled_until_usec as the record has it */
 
         /* the operation under way */
         sd_bus_slot *call; /* a helper's */
@@ -86,6 +87,7 @@ void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
 void daemon_end_wait(Daemon *daemon); /* Retry(): begins as early as the CallLimit allows */
 void daemon_clock_set(Daemon *daemon);
+void daemon_forget_throttling(Daemon *daemon); /* another DPS instance is asked from now on */
 
 /* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
 void daemon_reload(Daemon *daemon, bool asked);

@@ -19,7 +19,7 @@ typedef struct FactsInput {
         bool hmac_at_handle;
         const Bytes *name_at_handle;
         /* the attempt */
-        bool fresh, live, quiesced, hold_spent, dps_answers;
+        bool fresh, live, quiesced, hold_spent, dps_answers, token_expired;
         usec_t looked_usec; /* 0: not yet */
         const Snapshot *snapshot;
         /* limits */

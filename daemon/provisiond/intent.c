@@ -22,6 +22,7 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .quiesced = a->quiesced,
                                    .hold_spent = attempt_hold_left(a) == 0,
                                    .dps_answers = attempt_dps_answers(a),
+                                   .token_expired = attempt_token_expired(a),
                                    .looked_usec = a->looked_usec,
                                    .snapshot = &a->snapshot,
                                    .throttled_until_usec = d->wait.throttled_until_usec,

@@ -159,7 +159,6 @@ void daemon_publish(Daemon *d) {
                 d->record.state_changed_usec = now_usec(CLOCK_REALTIME);
         d->record.state = daemon_state(d);
         d->record.retry = d->machine.retry;
-        d->record.throttled_until_usec = d->wait.throttled_until_local_usec;
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 warnings_add(&d->warnings, FAILURE_STORAGE, "%s", failure.sentence);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "dps-json.h"
+#include "dps.h"
 #include "store.h"
 
 #define RECORD_MAX_SIZE ((size_t) 256 * 1024)
@@ -17,8 +18,8 @@ typedef struct RecordNumber {
 
 typedef struct Numbers {
         uint64_t state_changed, last_success, attempts, transients, throttled_waited, operators,
-                operator_waited, throttled, next_attempt, throttled_until, server_time, reset,
-                reset_provisioning, forced, budget_spent, budget_since, budget_by_date;
+                operator_waited, throttled, next_attempt, throttled_until, throttled_rest, server_time,
+                reset, reset_provisioning, forced, budget_spent, budget_since, budget_by_date;
 } Numbers;
 
 static const RecordNumber numbers[] = {
@@ -30,6 +31,7 @@ static const RecordNumber numbers[] = {
         { "operatorFailures", offsetof(Numbers, operators) },
         { "operatorWaitedUSec", offsetof(Numbers, operator_waited) },
         { "throttledUntilUSec", offsetof(Numbers, throttled_until) },
+        { "throttledRestUSec", offsetof(Numbers, throttled_rest) },
         { "registrationsSpent", offsetof(Numbers, budget_spent) },
         { "registrationsSinceUSec", offsetof(Numbers, budget_since) },
         { "registrationsByDate", offsetof(Numbers, budget_by_date) },
@@ -58,6 +60,7 @@ static void numbers_from_record(Numbers *n, const Record *r) {
                         .operators = r->retry.operator_count,
                         .operator_waited = r->retry.operator_waited_usec,
                         .throttled_until = r->throttled_until_usec,
+                        .throttled_rest = r->throttled_rest_usec,
                         .budget_spent = r->budget.spent,
                         .budget_since = r->budget.since_usec,
                         .budget_by_date = r->budget.by_date,
@@ -76,6 +79,7 @@ static void numbers_to_record(Record *r, const Numbers *n) {
                             .operator_count = (uint32_t) n->operators,
                             .operator_waited_usec = n->operator_waited };
         r->throttled_until_usec = n->throttled ? n->next_attempt : n->throttled_until;
+        r->throttled_rest_usec = n->throttled ? DPS_RETRY_AFTER_MAX_USEC : n->throttled_rest;
         r->budget = (Budget){ .spent = (uint32_t) n->budget_spent,
                               .since_usec = n->budget_since,
                               .by_date = n->budget_by_date };

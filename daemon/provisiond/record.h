@@ -22,8 +22,10 @@ typedef struct Record {
         usec_t last_success_usec;  /* CLOCK_REALTIME */
         /* retry policy */
         Retry retry;
-        Budget budget;               /* of registrations */
-        usec_t throttled_until_usec; /* CLOCK_REALTIME: DPS asked to wait until then (HTTP 429) */
+        Budget budget; /* of registrations */
+        /* DPS asked to wait (HTTP 429) until then, by the local clock or the best estimate, whichever is
+         * later. 0: it did not. The rest of the wait when this was written is the most that is left. */
+        usec_t throttled_until_usec, throttled_rest_usec;
         /* a factory reset that is due, and whether it removes config.toml's provisioning too */
         bool reset, reset_provisioning;
         uint64_t server_time; /* DPS' last Date, seconds since the epoch; 0: none */

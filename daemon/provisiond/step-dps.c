@@ -35,6 +35,7 @@ static void on_assigned(Daemon *d, DpsReply *reply) {
         Failure failure;
 
         d->attempt.http = http_free(d->attempt.http); /* the attempt's connection has done its work */
+        secret_freep(&d->attempt.token);
         if (intent_begin(d, reply, &failure) < 0)
                 daemon_failed(d, &failure);
         else
@@ -91,6 +92,12 @@ static bool was_registered(const Daemon *d, const HttpReply *http) {
                     : http_was_sent(d->attempt.http);
 }
 
+/* A poll is repeated with another connection, and with the settings of then. */
+static void fail_request(Daemon *d, const Failure *failure) {
+        d->attempt.http = http_free(d->attempt.http);
+        daemon_failed(d, failure);
+}
+
 static void on_http(void *userdata, const HttpReply *http, const Failure *http_failure) {
         Daemon *d = userdata;
         CLEANUP(dps_reply_deinit) DpsReply reply = {};
@@ -101,9 +108,7 @@ static void on_http(void *userdata, const HttpReply *http, const Failure *http_f
                 budget_return(&d->record.budget);
         if (http_failure) {
                 failure = *http_failure;
-                /* A poll is repeated with another connection, and with the settings of then. */
-                d->attempt.http = http_free(d->attempt.http);
-                daemon_failed(d, &failure);
+                fail_request(d, &failure);
                 return;
         }
         daemon_set_server_time(d, http->date);
@@ -116,7 +121,7 @@ static void on_http(void *userdata, const HttpReply *http, const Failure *http_f
                                                              now_usec(CLOCK_REALTIME) / USEC_PER_SEC);
         if (dps_parse_reply(&reply, request_of(d->machine.step), d->config->id_scope, d->tpm.registration_id,
                             &raw, &failure) < 0)
-                daemon_failed(d, &failure);
+                fail_request(d, &failure);
         else
                 on_reply(d, &reply);
 }
@@ -217,6 +222,13 @@ void step_poll(Daemon *d) {
         CLEANUP(freep) char *url = NULL;
         Failure failure;
 
+        if (attempt_token_expired(&d->attempt)) {
+                (void) failure_set(&failure, FAILURE_TIMEOUT, NULL,
+                                   "DPS has not assigned '%s' within the hour that the token lives",
+                                   d->tpm.registration_id);
+                daemon_failed(d, &failure);
+                return;
+        }
         if (dps_operation_url(&url, d->config->global_endpoint, d->config->id_scope, d->tpm.registration_id,
                               d->attempt.operation_id) < 0) {
                 (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM, "The request can't be made");

@@ -7,6 +7,8 @@
 #include "identity.h"
 #include "tpm.h"
 
+#define TOKEN_LIFE_SEC 3600u /* as the SDKs of Azure have it */
+
 typedef struct Identity {
         Bytes ek, srk, hub_key_name; /* borrowed from the reply */
         const char *hub_key_state;
@@ -218,7 +220,9 @@ static int build_activate(Daemon *d, sd_bus_message *m) {
         r = append_bytes(m, &d->attempt.challenge);
         if (r < 0)
                 return r;
-        return sd_bus_message_append(m, "st", d->tpm.registration_id, daemon_server_time(d) + 3600);
+        d->attempt.token_expires_usec = now_usec(CLOCK_BOOTTIME) + TOKEN_LIFE_SEC * USEC_PER_SEC;
+        return sd_bus_message_append(m, "st", d->tpm.registration_id,
+                                     daemon_server_time(d) + TOKEN_LIFE_SEC);
 }
 
 static int on_activate(Daemon *d, sd_bus_message *reply) {

@@ -1,6 +1,5 @@
 #include "wait.h"
 
-#include "dps.h"
 #include "log.h"
 
 int wait_init(Wait *w, sd_event *event, sd_event_time_handler_t on_end, void *userdata) {
@@ -26,12 +25,8 @@ usec_t wait_left(const Wait *w) {
         return w->ends_usec > now ? w->ends_usec - now : 0;
 }
 
-void wait_update_local_times(Wait *w, const Machine *machine) {
-        usec_t now = now_usec(CLOCK_BOOTTIME), local = now_usec(CLOCK_REALTIME);
-
-        w->next_attempt_usec = machine_backing_off(machine) ? local + wait_left(w) : 0;
-        if (w->throttled_until_usec > now)
-                w->throttled_until_local_usec = local + w->throttled_until_usec - now;
+void wait_update_local_time(Wait *w, const Machine *machine) {
+        w->next_attempt_usec = machine_backing_off(machine) ? now_usec(CLOCK_REALTIME) + wait_left(w) : 0;
 }
 
 void wait_arm(Wait *w, const Machine *machine, usec_t delay_usec) {
@@ -44,7 +39,7 @@ void wait_arm(Wait *w, const Machine *machine, usec_t delay_usec) {
         (void) sd_event_source_set_enabled(w->timer, SD_EVENT_ONESHOT);
         if (machine_throttled(machine))
                 w->throttled_until_usec = w->ends_usec;
-        wait_update_local_times(w, machine);
+        wait_update_local_time(w, machine);
 }
 
 void wait_disarm(Wait *w) {
@@ -52,19 +47,14 @@ void wait_disarm(Wait *w) {
         w->began_usec = w->ends_usec = w->next_attempt_usec = 0;
 }
 
-/* The rest of the wait counts also after a power cut, so that a fleet does not come back at once. A
- * clock that went backwards does not make the wait longer than it was. */
-void wait_restore_throttling(Wait *w, usec_t until_usec, usec_t least_usec) {
-        usec_t now = now_usec(CLOCK_REALTIME), left;
+usec_t wait_throttled(const Wait *w) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
 
-        if (now < least_usec)
-                now = least_usec;
-        w->throttled_until_local_usec = until_usec;
-        if (until_usec <= now)
-                return;
-        left = until_usec - now;
-        w->throttled_until_usec = now_usec(CLOCK_BOOTTIME) +
-                                  (left < DPS_RETRY_AFTER_MAX_USEC ? left : DPS_RETRY_AFTER_MAX_USEC);
+        return w->throttled_until_usec > now ? w->throttled_until_usec - now : 0;
+}
+
+void wait_throttle(Wait *w, usec_t left_usec) {
+        w->throttled_until_usec = left_usec > 0 ? now_usec(CLOCK_BOOTTIME) + left_usec : 0;
 }
 
 bool wait_shorten(Wait *w, Machine *machine, const Failure *failure, RetryEvent event, uint64_t random) {

@@ -2,8 +2,8 @@
  * Wait: the time until the next step begins. Owns the timer, and counts what may begin an attempt early:
  * calls (CallLimit) and outside events (RetryEvent).
  *
- * Times are CLOCK_BOOTTIME, with two exceptions for people and for the record, which are kept in
- * CLOCK_REALTIME and follow when the local clock is set.
+ * Times are CLOCK_BOOTTIME, except next_attempt_usec, which is for people and follows when the local clock
+ * is set.
  */
 #pragma once
 
@@ -18,8 +18,7 @@ typedef struct Wait {
         usec_t next_attempt_usec;     /* CLOCK_REALTIME; 0: no attempt is waited for */
         unsigned missed;              /* a bit for each RetryEvent that came while a step was under way */
         usec_t throttled_until_usec;  /* DPS asked for it (HTTP 429); no local event ends it earlier */
-        usec_t throttled_until_local_usec; /* CLOCK_REALTIME, for the record */
-        CallLimit call_limit;              /* of Retry and Reprovision */
+        CallLimit call_limit;         /* of Retry and Reprovision */
 } Wait;
 
 /* on_end() is called from the loop. */
@@ -32,11 +31,10 @@ void wait_disarm(Wait *wait);
 usec_t wait_left(const Wait *wait);
 
 /* The local clock was set. */
-void wait_update_local_times(Wait *wait, const Machine *machine);
+void wait_update_local_time(Wait *wait, const Machine *machine);
 
-/* Goes on with the wait of a 429 from before the daemon's start. Both times are CLOCK_REALTIME; now is at
- * least least_usec. */
-void wait_restore_throttling(Wait *wait, usec_t until_usec, usec_t least_usec);
+usec_t wait_throttled(const Wait *wait);          /* what is left of a 429's wait */
+void wait_throttle(Wait *wait, usec_t left_usec); /* goes on with a wait from before the daemon's start */
 
 /* Ends the wait earlier when the event may cure the failure. Returns true when it does. An event while a
  * step is under way is kept for wait_take_missed(). */

@@ -2,6 +2,7 @@
 
 Time passes for the daemon and for the emulator when a test says so.
 """
+import json
 import signal
 
 import pytest
@@ -95,6 +96,16 @@ def test_a_budget_that_nobody_uses_is_full_again(new_world):
         if waiting(w)["LastError"][0] == "registration-budget":
             break
     assert SIZE <= w.registrations() - before <= SIZE + 1
+
+
+def test_a_lost_reply_to_the_confirmation(new_world):
+    """DPS has registered the device and bills that. The request is not repeated, and it is counted."""
+    w = without_iot_edge(new_world)
+    w.faults("lose-reply:confirm=1")
+    w.start_daemon(environment=w.clock())
+    waiting(w, "connect")
+    assert len(w.requests(kind="confirm")) == 1
+    assert json.loads((w.dir / "state/state.json").read_text())["registrationsSpent"] == 1
 
 
 @pytest.mark.root

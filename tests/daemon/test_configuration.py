@@ -349,3 +349,36 @@ def test_directories_that_come_and_go(new_world):
     shutil.rmtree(etc)
     make("dps-provisiond", "again")
     noticed("again")
+
+
+def test_a_scope_that_is_changed_back_during_a_helper_s_call(new_world):
+    w = new_world()
+    w.start_gateway()
+    w.wait("idle", lambda p: p["Step"] == "idle")
+    registrations, jobs = w.registrations(), len(w.jobs())
+    w.stop_daemon()
+    w.kill_helper("dps-tpmd")
+    w.tpm_faults(rules=[{"command": "GetCapability", "delay": 50}])
+    w.start_daemon()
+    w.wait("the helper's call", lambda p: p["Step"] == "identity")
+    w.write_config(Provisioning={"IdScope": "0ne00OTHER1"})
+    w.wait("the other scope", lambda p: p["IdScope"] == "0ne00OTHER1")
+    w.write_config(Provisioning={"IdScope": SCOPE})
+    w.wait("the scope", lambda p: p["IdScope"] == SCOPE)
+    w.tpm_faults()
+    assert w.wait("idle", lambda p: p["Step"] == "idle")["State"] == "handed-off"
+    assert w.registrations() == registrations and w.jobs()[jobs:] == []
+
+
+def test_an_assigned_gateway_tells_a_configuration_error_at_its_start(new_world):
+    w = new_world()
+    w.start_standins()
+    w.enroll(w.enrollment(capabilities={"iotEdge": True}))
+    w.standin_faults(apply="told to fail")
+    w.start_daemon()
+    assert w.wait_for_failure("apply-failed")["State"] == "assigned"
+    w.stop_daemon()
+    w.write_config(Network={"RequestTimeoutSec": "soon"})
+    w.start_daemon()
+    p = w.wait_for_failure("config")
+    assert p["State"] == "assigned" and p["Step"] == "idle"

@@ -131,13 +131,13 @@ def test_a_poll_that_failed_in_a_move(new_world, fault):
     move.assert_one_interruption()
 
 
-def test_a_poll_is_repeated_with_the_settings_of_then(new_world):
+@pytest.mark.parametrize("fault", ["503", "dropped"])
+def test_a_poll_is_repeated_with_the_settings_of_then(new_world, fault):
     """A wrong proxy is configured while a poll waits, and corrected again."""
     w = new_world(Retry={"InitialSec": 60, "MaxSec": 600}, HandOff={"Target": "none"})
-    w.enroll(w.enrollment())
-    w.faults("drop-connection:poll=2")
+    w.enroll(w.enrollment(**poll_fault(w, fault)))
     w.start_daemon()
-    w.wait("the dropped poll", lambda p: p["Step"] == "wait" and p["LastError"][0] == "connect")
+    w.wait("the failed poll", lambda p: p["Step"] == "wait" and p["LastError"][0] in ("connect", "http-server"))
     w.write_config(Network={"Proxy": "http://localhost:1"})
     w.wait("the proxy's failure", lambda p: p["Step"] == "wait" and p["LastError"][0] == "proxy")
     w.write_config(Network={"Proxy": None})
@@ -244,6 +244,36 @@ def test_a_tpm_that_failed_once_in_a_move(new_world, fault):
     ours = [r for r in move.requests() if r["kind"] in ("register", "confirm", "poll")]
     assert len(ours) == 3 and move.billed() == (1, 0)
     move.assert_one_interruption()
+
+
+def test_a_clock_that_is_behind_lets_iot_edge_run(new_world):
+    """The hub key can't be adopted, and waiting for the clock needs no quiesced IoT Edge."""
+    w = new_world()
+    w.start_gateway()
+    w.wait("idle", lambda p: p["Step"] == "idle")
+    w.stop_daemon()
+    w.set_clock(-120)
+    w.start_daemon(environment=w.clock())
+    w.wait("idle", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    w.faults("keep-old-device")  # IoT Edge goes on at the old hub
+    move = Move(w)
+    assert w.wait_for_failure("clock-behind")["State"] == "assigned"
+    wait_for("IoT Edge to go on", move.is_resumed)
+    w.set_clock(0)
+    move.moved()
+    assert move.billed() == (1, 0) and move.stops(EDGED) == 1
+
+
+def test_an_operation_ends_with_its_token(new_world):
+    """DPS is out of order for longer than the hour that the token lives."""
+    w = new_world(emulator_clock=True, HandOff={"Target": "none"})
+    w.enroll(w.enrollment(emulator=[{"status": 503, "retryAfter": "4000", "on": "poll", "times": 1}]))
+    w.start_daemon(environment=w.clock())
+    w.wait("the 503", lambda p: p["Step"] == "wait" and p["LastError"][0] == "http-server")
+    fast_forward(w, "the hand-off", lambda: w.bus.properties()["State"] == "handed-off", step=60)
+    polls = w.requests(kind="poll")
+    assert len({r["path"] for r in polls}) == 2 and polls[0]["status"] == 503 and not w.requests(kind="poll", status=401)
+    assert billed(w) == (2, 0)
 
 
 def test_a_tpm_that_is_busy_for_a_day(new_world):

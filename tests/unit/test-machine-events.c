@@ -105,8 +105,9 @@ static void what_was_quiesced_goes_on_whatever_comes_next(void **state) {
         }
 }
 
-static void of_what_came_during_a_helper_s_call_the_highest_wins(void **state) {
-        static const EventType events[] = { EVENT_RETARGET, EVENT_REATTEST, EVENT_REPROVISION };
+/* Each configuration is compared with the intended assignment, so the last event counts. */
+static void the_last_configuration_during_a_helper_s_call_counts(void **state) {
+        static const EventType events[] = { EVENT_CONFIGURED, EVENT_RETARGET, EVENT_REATTEST };
 
         for (size_t first = 0; first < ARRAY_SIZE(events); first++)
                 for (size_t second = 0; second < ARRAY_SIZE(events); second++) {
@@ -114,8 +115,22 @@ static void of_what_came_during_a_helper_s_call_the_highest_wins(void **state) {
 
                         (void) from_outside(&g, events[first]);
                         (void) from_outside(&g, events[second]);
-                        assert_int_equal(done(&g).change,
-                                         PENDING_RETARGET + (first > second ? first : second));
+                        g.facts.confirmed = true;
+                        assert_int_equal(done(&g).change, PENDING_NONE + second);
+                        assert_at(g, STATE_HANDED_OFF, second > 0 ? STEP_IDENTITY : STEP_IDLE);
+                }
+}
+
+static void a_reprovision_during_a_helper_s_call_stays(void **state) {
+        for (EventType type = EVENT_CONFIGURED; type <= EVENT_REPROVISION; type++)
+                for (int order = 0; order < 2; order++) {
+                        Gateway g = gateway_at(STATE_ASSIGNED, STEP_HANDOFF);
+
+                        if (type == EVENT_UNCONFIGURED)
+                                continue;
+                        (void) from_outside(&g, order ? type : EVENT_REPROVISION);
+                        (void) from_outside(&g, order ? EVENT_REPROVISION : type);
+                        assert_int_equal(done(&g).change, PENDING_REPROVISION);
                         assert_int_equal(g.machine.step, STEP_IDENTITY);
                 }
 }
@@ -322,7 +337,8 @@ int main(void) {
                 cmocka_unit_test(reprovision_interrupts_requests_but_not_helpers),
                 cmocka_unit_test(what_has_not_begun_does_not_hold_anything_up),
                 cmocka_unit_test(what_was_quiesced_goes_on_whatever_comes_next),
-                cmocka_unit_test(of_what_came_during_a_helper_s_call_the_highest_wins),
+                cmocka_unit_test(the_last_configuration_during_a_helper_s_call_counts),
+                cmocka_unit_test(a_reprovision_during_a_helper_s_call_stays),
                 cmocka_unit_test(throttling_outlives_a_configuration_that_comes_and_goes),
                 cmocka_unit_test(only_throttling_holds_reprovision_back),
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
