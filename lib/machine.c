@@ -43,7 +43,7 @@ static bool configured(const Input *in) {
 }
 
 static bool newly_usable(const Input *in) {
-        return in->event->anew;
+        return in->event->newly_usable;
 }
 
 static bool without_edge(const Input *in) {
@@ -70,6 +70,11 @@ static bool change_pending(const Input *in) {
 
 static bool budget_spent(const Input *in) {
         return in->facts->budget_usec > 0;
+}
+
+/* The wait was interrupted, or a handed-off gateway went on during it. */
+static bool throttled(const Input *in) {
+        return in->facts->throttled_usec > 0;
 }
 
 static bool edge_live(const Input *in) {
@@ -110,6 +115,10 @@ static bool needs_quiesce(const Input *in) {
 
 static bool needs_dps(const Input *in) {
         return in->facts->ask_dps;
+}
+
+static bool needs_dps_throttled(const Input *in) {
+        return in->facts->ask_dps && throttled(in);
 }
 
 static FailureKind failure_of(const Input *in) {
@@ -199,7 +208,8 @@ typedef struct Row {
 #define AFTER   (1u << NEXT_HAND_OVER)
 #define REST    (1u << NEXT_REST)
 #define EV(x)   (1u << EVENT_##x)
-#define RESULT  (EV(DONE) | EV(PENDING) | EV(FAILED))
+#define BUT(x)  (ON(x) ^ ((1u << _STEP_MAX) - 1))
+#define RESULT  (EV(DONE) | EV(FAILED)) /* of a helper's call; a request is cancelled at once */
 #define CHANGES (EV(RETARGET) | EV(REATTEST) | EV(REPROVISION))
 
 /* The test of the table changes rows, to see that the properties fail. */
@@ -216,7 +226,6 @@ TABLE Row rows[] = {
         { ANY, ANY, EV(START), IF(always), STEP_IDLE, HOW_NOW },
 
         /* from outside */
-        { ANY, ON(IDLE), EV(CONFIGURED), IF(reset_due), NEXT_SAME, HOW_STAY },
         { AT, ON(IDLE), EV(CONFIGURED), IF(always), STEP_IDENTITY, HOW_BEGIN },
         { AS, ON(IDLE), EV(CONFIGURED), IF(newly_usable), STEP_IDENTITY, HOW_BEGIN },
         { HO, ON(IDLE), EV(CONFIGURED), IF(newly_usable), STEP_IDENTITY, HOW_NOW },
@@ -233,17 +242,17 @@ TABLE Row rows[] = {
         { ANY, ANY, EV(HOLD_SPENT), IF(always), NEXT_SAME, HOW_STAY },
 
         /* A reset, a pending change and the loss of the configuration overrule the result of a step. */
-        { ANY, ~ON(FORGET), RESULT, IF(reset_due), STEP_FORGET, HOW_INTERRUPT },
+        { ANY, BUT(FORGET), RESULT, IF(reset_due), STEP_FORGET, HOW_INTERRUPT },
         { ANY, ON(FORGET), EV(FAILED), IF(always), NEXT_SAME, HOW_BACK_OFF },
         { ANY, ANY, RESULT, IF(change_pending), STEP_IDENTITY, HOW_CHANGE },
-        { UN, ~ON(FORGET), RESULT, IF(always), STEP_IDLE, HOW_INTERRUPT },
+        { UN, BUT(FORGET), RESULT, IF(always), STEP_IDLE, HOW_INTERRUPT },
 
         /* A failure. Each attempt begins with a look at the TPM and at IoT Edge: the TPM may have been
          * cleared, and IoT Edge may register itself during the wait. */
         { AT, ON(POLL), EV(FAILED), IF(poll_failed_in_passing), NEXT_SAME, HOW_BACK_OFF },
         { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), IF(tpm_failed_while_held), NEXT_SAME, HOW_BACK_OFF },
-        { AT | AS, ON(ADOPT), EV(FAILED), IF(key_is_dead), STEP_IDENTITY, HOW_NOW },
-        { ANY, ON(VERIFY), EV(FAILED), IF(always), NEXT_SAME, HOW_BACK_OFF },
+        { AT, ON(ADOPT), EV(FAILED), IF(key_is_dead), STEP_IDENTITY, HOW_NOW },
+        { ANY, ON(VERIFY), EV(FAILED), IF(with_edge), NEXT_SAME, HOW_BACK_OFF },
         /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
         { HO, ON(IDENTITY), EV(FAILED), IF(with_edge), STEP_VERIFY, HOW_GO_ON },
         { ANY, ANY, EV(FAILED), IF(always), STEP_IDENTITY, HOW_BACK_OFF },
@@ -254,9 +263,11 @@ TABLE Row rows[] = {
         { HO, ON(IDENTITY), EV(DONE), IF(key_questioned_without_edge), STEP_ADOPT, HOW_NOW },
         { HO, ON(IDENTITY), EV(DONE), IF(without_edge), NEXT_REST, HOW_NOW },
         { HO, ON(IDENTITY), EV(DONE), IF(always), STEP_VERIFY, HOW_NOW },
-        { ANY, ON(IDENTITY), EV(DONE), IF(with_edge), STEP_PREPARE, HOW_NOW },
-        { HO, ON(PREPARE) | ON(REGISTER) | ON(ACTIVATE), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
-        { AS, ON(IDENTITY) | ON(PREPARE) | ON(ACTIVATE), EV(DONE), IF(always), NEXT_HAND_OVER, HOW_NOW },
+        /* VERIFY waits for an identityd that registers, so the keys are compared after it. */
+        { HO, ON(VERIFY), EV(DONE), IF(key_questioned), STEP_ADOPT, HOW_NOW },
+        { HO, ON(VERIFY), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
+        { ANY, ON(IDENTITY) | ON(VERIFY), EV(DONE), IF(with_edge), STEP_PREPARE, HOW_NOW },
+        { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(throttled), STEP_IDENTITY, HOW_BEGIN },
         { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(budget_spent), STEP_IDENTITY, HOW_HOLD_BACK },
         { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(always), STEP_REGISTER, HOW_NOW },
         { AS, ON(REGISTER), EV(DONE), IF(always), STEP_HANDOFF, HOW_NOW },
@@ -264,21 +275,15 @@ TABLE Row rows[] = {
         { AT, ON(ACTIVATE), EV(DONE), IF(edge_live), STEP_QUIESCE, HOW_NOW },
         { AT, ON(ACTIVATE) | ON(QUIESCE), EV(DONE), IF(always), STEP_CONFIRM, HOW_NOW },
         { AS, ON(POLL), EV(DONE), IF(look_is_old), STEP_PREPARE, HOW_NOW },
-        { ANY, ON(QUIESCE) | ON(CONFIRM) | ON(POLL) | ON(IMPORT), EV(DONE), IF(always), NEXT_HAND_OVER,
-          HOW_NOW },
-        { HO, ON(ADOPT), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
-        { ANY, ON(ADOPT), EV(DONE), IF(always), STEP_HANDOFF, HOW_NOW },
         { ANY, ON(HANDOFF) | ON(FORGET), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
-        /* VERIFY waits for an identityd that registers, so the keys are compared after it. */
-        { HO, ON(VERIFY), EV(DONE), IF(key_questioned), STEP_ADOPT, HOW_NOW },
-        { HO, ON(VERIFY), EV(DONE), IF(always), NEXT_REST, HOW_NOW },
-        { ANY, ON(VERIFY), EV(DONE), IF(always), STEP_PREPARE, HOW_NOW },
+        { ANY, BUT(IDLE), EV(DONE), IF(always), NEXT_HAND_OVER, HOW_NOW },
 
         /* what the assignment still needs */
         { HO, AFTER, ANY, IF(always), NEXT_REST, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_import), STEP_IMPORT, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_quiesce), STEP_QUIESCE, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_adoption), STEP_ADOPT, HOW_NOW },
+        { ANY, AFTER, ANY, IF(needs_dps_throttled), STEP_IDENTITY, HOW_BEGIN },
         { ANY, AFTER, ANY, IF(needs_dps), STEP_REGISTER, HOW_NOW },
         { ANY, AFTER, ANY, IF(always), STEP_HANDOFF, HOW_NOW },
 

@@ -93,7 +93,7 @@ typedef struct Event {
         EventType type;
         const Failure *failure; /* EVENT_FAILED */
         usec_t delay_usec;      /* EVENT_PENDING: until the next poll */
-        bool anew;              /* EVENT_CONFIGURED: the configuration was not usable before */
+        bool newly_usable;      /* EVENT_CONFIGURED: the configuration was not usable before */
 } Event;
 
 /* The change that an outside event asks for. It waits for the end of a helper's call; the highest wins. */

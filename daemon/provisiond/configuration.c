@@ -190,7 +190,7 @@ static void act_on_change(Daemon *d, const Config *old, bool was_usable) {
         } else if (hand_over_changed(d, old))
                 daemon_feed(d, &(Event){ .type = EVENT_RETARGET });
         else
-                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .anew = !was_usable });
+                daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED, .newly_usable = !was_usable });
 }
 
 void daemon_reload(Daemon *d, bool asked) {

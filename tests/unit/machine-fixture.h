@@ -1,21 +1,12 @@
 /* A machine with the facts that a daemon would derive for it. Include test.h first. */
 #pragma once
 
-#include "machine.h"
+#include "machine-policy.h"
 
 typedef struct Gateway {
         Machine machine;
         Facts facts;
 } Gateway;
-
-static const RetryPolicy policy = {
-        .initial_usec = 5 * USEC_PER_SEC,
-        .max_usec = 600 * USEC_PER_SEC,
-        .throttled_max_usec = 36000 * USEC_PER_SEC,
-        .operator_initial_usec = 60 * USEC_PER_SEC,
-        .operator_max_usec = 1800 * USEC_PER_SEC,
-        .operator_long_max_usec = 21600 * USEC_PER_SEC,
-};
 
 #define ATTESTING     .configured = true
 #define ASSIGNED(KEY) ATTESTING, .intended = true, .key = HUB_KEY_##KEY
@@ -63,10 +54,6 @@ static inline Action failed(Gateway *g, FailureKind kind) {
         const Failure f = { .kind = kind };
 
         return feed(g, (Event){ .type = EVENT_FAILED, .failure = &f });
-}
-
-static inline bool is_request(Step step) {
-        return step == STEP_REGISTER || step == STEP_CONFIRM || step == STEP_POLL;
 }
 
 #define assert_at(g, s, p)                                                                                  \

@@ -26,7 +26,7 @@ static void without_a_scope_nothing_happens(void **state) {
         assert_int_equal(start(&g).step, STEP_IDLE);
         assert_at(g, STATE_UNPROVISIONED, STEP_IDLE);
         g.facts.configured = true;
-        (void) feed(&g, (Event){ .type = EVENT_CONFIGURED, .anew = true });
+        (void) feed(&g, (Event){ .type = EVENT_CONFIGURED, .newly_usable = true });
         assert_at(g, STATE_ATTESTING, STEP_IDENTITY);
         (void) done(&g);
         (void) done(&g);
@@ -85,6 +85,10 @@ static void what_has_not_begun_does_not_hold_anything_up(void **state) {
                 Action a;
 
                 g.facts.quiesced = true;
+                if (step == STEP_ADOPT) {
+                        g.facts.key = HUB_KEY_ADOPTED;
+                        g.facts.key_in_place = true;
+                }
                 (void) done(&g);
                 assert_int_equal(g.machine.step, step == STEP_IMPORT ? STEP_ADOPT : STEP_HANDOFF);
                 a = feed(&g, (Event){ .type = EVENT_REPROVISION });
@@ -144,7 +148,7 @@ static void throttling_outlives_a_configuration_that_comes_and_goes(void **state
         assert_at(g, STATE_UNPROVISIONED, STEP_IDLE);
         g.facts.configured = true;
         g.facts.throttled_usec = 1234;
-        a = feed(&g, (Event){ .type = EVENT_CONFIGURED, .anew = true });
+        a = feed(&g, (Event){ .type = EVENT_CONFIGURED, .newly_usable = true });
         assert_true(a.start && a.step == STEP_IDENTITY && machine_throttled(&g.machine));
         assert_int_equal(a.delay_usec, 1234);
 
@@ -154,6 +158,24 @@ static void throttling_outlives_a_configuration_that_comes_and_goes(void **state
         g = (Gateway){ .facts = { ATTESTING } };
         assert_int_equal(start(&g).delay_usec, 0);
         assert_false(machine_throttled(&g.machine));
+}
+
+/* The wait was over for a handed-off gateway, which does not ask DPS. */
+static void a_target_that_turns_out_to_be_another_waits_too(void **state) {
+        Gateway g = gateway_at(STATE_ATTESTING, STEP_IDENTITY);
+
+        g.facts.throttled_usec = 1234;
+        g.facts.no_edge = true;
+        assert_int_equal(done(&g).delay_usec, 1234);
+        assert_at(g, STATE_ATTESTING, STEP_IDENTITY);
+        assert_true(machine_throttled(&g.machine));
+
+        g = gateway_at(STATE_ASSIGNED, STEP_PREPARE);
+        g.facts.hand_over = HAND_OVER_REGISTER;
+        g.facts.ask_dps = true;
+        g.facts.throttled_usec = 1234;
+        assert_int_equal(done(&g).delay_usec, 1234);
+        assert_at(g, STATE_ASSIGNED, STEP_IDENTITY);
 }
 
 static void only_throttling_holds_reprovision_back(void **state) {
@@ -265,9 +287,11 @@ static void a_reset_goes_on_after_a_restart(void **state) {
                 g.facts.configured = configured;
                 a = start(&g);
                 assert_true(a.start && a.step == STEP_FORGET);
+                (void) failed(&g, FAILURE_TPM_BUSY);
                 g.facts = (Facts){ .configured = configured, .resting = true };
                 (void) done(&g);
                 assert_at(g, STATE_UNPROVISIONED, STEP_IDLE);
+                assert_int_equal(g.machine.retry.attempts, 0);
         }
 }
 
@@ -322,7 +346,7 @@ static void a_configuration_that_comes_late_is_like_a_start(void **state) {
                 (void) start(&g);
                 assert_at(g, (State) s, STEP_IDLE);
                 g.facts.configured = true;
-                (void) feed(&g, (Event){ .type = EVENT_CONFIGURED, .anew = true });
+                (void) feed(&g, (Event){ .type = EVENT_CONFIGURED, .newly_usable = true });
                 assert_at(g, (State) s, STEP_IDENTITY);
 
                 g = gateway_at_rest((State) s);
@@ -340,6 +364,7 @@ int main(void) {
                 cmocka_unit_test(the_last_configuration_during_a_helper_s_call_counts),
                 cmocka_unit_test(a_reprovision_during_a_helper_s_call_stays),
                 cmocka_unit_test(throttling_outlives_a_configuration_that_comes_and_goes),
+                cmocka_unit_test(a_target_that_turns_out_to_be_another_waits_too),
                 cmocka_unit_test(only_throttling_holds_reprovision_back),
                 cmocka_unit_test(retargeting_hands_off_again_without_a_registration),
                 cmocka_unit_test(retargeting_while_attesting_begins_anew),

@@ -59,8 +59,8 @@ static unsigned bits(unsigned mask) {
 
 /* The members of a set of count, or those that it lacks when they are fewer. */
 static void print_set(FILE *f, unsigned set, unsigned count, void (*print)(FILE *, unsigned)) {
-        const unsigned all = (1u << count) - 1,
-                       wanted = set == ANY || bits(set & all) <= bits(~set & all) ? set : ~set;
+        const unsigned all = (1u << count) - 1, rest = ~set & all,
+                       wanted = bits(set & all) <= bits(rest) ? set : rest;
         const char *separator = wanted == set ? "" : "all but ";
 
         if (set == ANY) {
