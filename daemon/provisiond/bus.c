@@ -298,34 +298,6 @@ static int method_retry(sd_bus_message *call, void *userdata, sd_bus_error *erro
 
 /* --- factory reset --- */
 
-static int answer_notes(const Daemon *d, sd_bus_message *call) {
-        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        int r;
-
-        r = sd_bus_message_new_method_return(call, &reply);
-        if (r >= 0)
-                r = sd_bus_message_open_container(reply, 'a', "s");
-        for (size_t i = 0; r >= 0 && i < d->reset_note_count; i++)
-                r = sd_bus_message_append(reply, "s", d->reset_notes[i]);
-        if (r >= 0)
-                r = sd_bus_message_close_container(reply);
-        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
-}
-
-void bus_answer_reset(Daemon *d, const Failure *failure) {
-        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-        CLEANUP(sd_bus_message_unrefp) sd_bus_message *call = TAKE(d->reset);
-
-        if (!call)
-                return;
-        if (!failure)
-                (void) answer_notes(d, call);
-        else {
-                (void) bus_error_set_failure(&error, failure);
-                (void) sd_bus_reply_method_error(call, &error);
-        }
-}
-
 /* On disk before it begins: from then on it is completed, whatever happens. */
 static int factory_reset(Daemon *d, sd_bus_message *call, bool provisioning, sd_bus_error *error) {
         Failure failure = { .kind = FAILURE_CONFIG,
@@ -342,8 +314,7 @@ static int factory_reset(Daemon *d, sd_bus_message *call, bool provisioning, sd_
                 daemon_publish(d); /* it may be on the disk all the same, and must not be */
                 return bus_error_set_failure(error, &failure);
         }
-        bus_answer_reset(d, &failure);
-        d->reset = sd_bus_message_ref(call);
+        reset_replace_call(&d->reset, call, &failure);
         log_notice("A factory reset was asked for");
         daemon_feed(d, &(Event){ .type = EVENT_RESET });
         return 1;

@@ -21,19 +21,6 @@ bool daemon_adopts(const Daemon *d) {
         return d->config->identity == IDENTITY_ADOPT;
 }
 
-void daemon_note_reset(Daemon *d, const char *format, ...) {
-        char *note;
-        va_list ap;
-
-        if (d->reset_note_count >= RESET_NOTES_MAX)
-                return;
-        note = d->reset_notes[d->reset_note_count++];
-        va_start(ap, format);
-        (void) vsnprintf(note, NOTE_SIZE, format, ap);
-        va_end(ap);
-        log_notice("%s", note);
-}
-
 void daemon_unwarn_all(Daemon *d) {
         warnings_remove_all(&d->warnings);
         daemon_tell_config(d);
@@ -231,7 +218,7 @@ void daemon_feed(Daemon *d, const Event *event) {
                 (void) daemon_config_usable(d, &d->failure); /* why it is not provisioned */
         daemon_publish(d);
         if (event->type == EVENT_FAILED && step == STEP_FORGET)
-                bus_answer_reset(d, event->failure);
+                reset_answer(&d->reset, event->failure);
 }
 
 void daemon_done(Daemon *d) {
@@ -343,7 +330,7 @@ Daemon *daemon_free(Daemon *d) {
         (void) sd_bus_slot_unref(d->call);
         while (d->reprovision_count > 0)
                 (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);
-        (void) sd_bus_message_unref(d->reset);
+        reset_deinit(&d->reset);
         wait_deinit(&d->wait);
         (void) sd_bus_unref(d->bus);
         (void) sd_event_unref(d->event);

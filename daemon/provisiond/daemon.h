@@ -17,15 +17,14 @@
 #include "machine.h"
 #include "options.h"
 #include "record.h"
+#include "reset.h"
 #include "server-time.h"
 #include "tpm1.h"
 #include "wait.h"
 #include "warnings.h"
 
-#define PROPERTIES_MAX  16
-#define RESET_NOTES_MAX 8
-#define CALLERS_MAX     8
-#define NOTE_SIZE       512
+#define PROPERTIES_MAX 16
+#define CALLERS_MAX    8
 
 typedef struct Watch Watch;
 
@@ -64,11 +63,8 @@ typedef struct Daemon {
         State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;
-        size_t question_count;                        /* to polkit, without an answer so far */
-        sd_bus_message *reset;                        /* one that waits for the end of a factory reset */
-        char reset_notes[RESET_NOTES_MAX][NOTE_SIZE]; /* what it left where it was, for people */
-        size_t reset_note_count;
-        bool reset_provisioning; /* what the round under way was begun with */
+        size_t question_count; /* to polkit, without an answer so far */
+        Reset reset;
 } Daemon;
 
 int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus);
@@ -98,7 +94,6 @@ void daemon_tell_config(Daemon *daemon);      /* warns about settings without ef
 void daemon_tell_hub(Daemon *daemon);         /* warns when the hub in use is not allowed */
 void daemon_tell_unusable(Daemon *daemon, const Failure *failure);
 
-void daemon_note_reset(Daemon *daemon, const char *format, ...) PRINTF_LIKE(2, 3); /* logged as well */
 void daemon_unwarn_all(Daemon *daemon); /* but for those about the configuration */
 
 /* intent.c. These functions change the record. The caller feeds the event, which saves the record. */
@@ -175,8 +170,6 @@ void step_look_at_handle(Daemon *daemon, HelperDone done);
 int bus_export(Daemon *daemon);
 void bus_publish(Daemon *daemon); /* PropertiesChanged for what changed */
 void bus_answer_reprovision(Daemon *daemon);
-/* Answers FactoryReset(), if somebody waits: with the notes, or with the failure. */
-void bus_answer_reset(Daemon *daemon, const Failure *failure);
 
 /* watch.c */
 int watch_new(Watch **ret, Daemon *daemon);

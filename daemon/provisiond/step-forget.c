@@ -12,7 +12,7 @@
 static void forget_state(Daemon *d) {
         Record *rec = &d->record;
 
-        if (rec->reset_provisioning && !d->reset_provisioning) {
+        if (rec->reset_provisioning && !d->reset.provisioning) {
                 step_forget(d); /* somebody has asked for more meanwhile */
                 return;
         }
@@ -24,7 +24,7 @@ static void forget_state(Daemon *d) {
         daemon_unwarn_all(d);
         log_notice("The factory reset is complete");
         daemon_done(d);
-        bus_answer_reset(d, NULL);
+        reset_answer(&d->reset, NULL);
 }
 
 /* The names that our key at the handle may have: those of the adopted keys, and that of the wrapped key,
@@ -74,7 +74,7 @@ static bool on_key_failed(Daemon *d, const Failure *failure) {
         if (failure->kind != FAILURE_TPM_HANDLE_TAKEN)
                 return false;
         if (d->record.intended.key.name.size > 0 || d->record.confirmed.key.name.size > 0)
-                daemon_note_reset(d, "%s; it stays", failure->sentence);
+                reset_add_note(&d->reset, "%s; it stays", failure->sentence);
         forget_state(d);
         return true;
 }
@@ -96,7 +96,7 @@ static void forget_key(Daemon *d) {
 }
 
 static int build_forget(Daemon *d, sd_bus_message *m) {
-        return sd_bus_message_append(m, "b", (int) d->reset_provisioning);
+        return sd_bus_message_append(m, "b", (int) d->reset.provisioning);
 }
 
 static int on_forgotten(Daemon *d, sd_bus_message *reply) {
@@ -105,7 +105,7 @@ static int on_forgotten(Daemon *d, sd_bus_message *reply) {
 
         r = sd_bus_message_enter_container(reply, 'a', "s");
         while (r >= 0 && (r = sd_bus_message_read(reply, "s", &note)) > 0)
-                daemon_note_reset(d, "%s", note);
+                reset_add_note(&d->reset, "%s", note);
         if (r < 0)
                 return r;
         forget_key(d);
@@ -120,8 +120,7 @@ static bool has_handed_over(const Daemon *d) {
 }
 
 void step_forget(Daemon *d) {
-        d->reset_note_count = 0;
-        d->reset_provisioning = d->record.reset_provisioning;
+        reset_begin_round(&d->reset, d->record.reset_provisioning);
         if (has_handed_over(d))
                 helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Forget", build_forget, on_forgotten);
         else

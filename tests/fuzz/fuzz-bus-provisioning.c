@@ -25,7 +25,7 @@ void daemon_publish(Daemon *daemon) {
 
 void daemon_feed(Daemon *daemon, const Event *event) {
         PROMISE(daemon->reprovision_count <= CALLERS_MAX);
-        PROMISE(event->type == EVENT_REPROVISION || (event->type == EVENT_RESET && daemon->reset));
+        PROMISE(event->type == EVENT_REPROVISION || (event->type == EVENT_RESET && daemon->reset.call));
 }
 
 State daemon_state(const Daemon *daemon) {
@@ -35,8 +35,9 @@ State daemon_state(const Daemon *daemon) {
 static void settle(void) {
         bus_publish(&provisiond);
         bus_answer_reprovision(&provisiond);
-        bus_answer_reset(&provisiond, NULL);
-        PROMISE(provisiond.reprovision_count == 0 && !provisiond.reset && provisiond.question_count == 0);
+        reset_answer(&provisiond.reset, NULL);
+        PROMISE(provisiond.reprovision_count == 0 && !provisiond.reset.call &&
+                provisiond.question_count == 0);
 }
 
 static void free_daemon(void) {
@@ -54,8 +55,8 @@ static void make_daemon(void) {
         provisiond.warnings.count = 1;
         (void) failure_set(&provisiond.warnings.list[0], WARNING_DATA_MOVED, "", "moved");
         (void) failure_set(&provisiond.failure, FAILURE_HTTP_THROTTLED, "429", "too many");
-        provisiond.reset_note_count = 1;
-        (void) snprintf(provisiond.reset_notes[0], sizeof(provisiond.reset_notes[0]), "left alone");
+        provisiond.reset.note_count = 1;
+        (void) snprintf(provisiond.reset.notes[0], sizeof(provisiond.reset.notes[0]), "left alone");
         (void) bus_export(&provisiond); /* fails to own the name: a socket pair has no names */
 }
 
