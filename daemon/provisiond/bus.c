@@ -405,12 +405,12 @@ void bus_publish(Daemon *d) {
         for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
                 char *text = fingerprint(d, names[i]);
 
-                if (!text || (d->published[i] && streq(d->published[i], text))) {
+                if (!text || (d->publisher.properties[i] && streq(d->publisher.properties[i], text))) {
                         free(text);
                         continue;
                 }
-                free(d->published[i]);
-                d->published[i] = text;
+                free(d->publisher.properties[i]);
+                d->publisher.properties[i] = text;
                 changed[n++] = (char *) names[i];
         }
         changed[n] = NULL;

@@ -7,7 +7,6 @@
 #include <sys/random.h>
 
 #include "bus.h"
-#include "store.h"
 
 static uint64_t random_number(void) {
         uint64_t n = 0;
@@ -260,11 +259,11 @@ static int begin_anew(Daemon *d, int r, const Failure *failure) {
 
         if (r == -ENOMEM)
                 return r;
-        if (asprintf(&aside, "%s.damaged", d->record_path) < 0) {
+        if (asprintf(&aside, "%s.damaged", d->publisher.record_path) < 0) {
                 aside = NULL;
                 return -ENOMEM;
         }
-        if (rename(d->record_path, aside) < 0)
+        if (rename(d->publisher.record_path, aside) < 0)
                 warnings_add(&d->warnings, FAILURE_STORAGE, "%s; the assignment is not known",
                              failure->sentence);
         else
@@ -275,16 +274,10 @@ static int begin_anew(Daemon *d, int r, const Failure *failure) {
 }
 
 static int load_record(Daemon *d) {
-        const char *dir = d->options->state_dir ?: "/var/lib/dps-provisiond";
         Failure failure;
         int r;
 
-        if (asprintf(&d->record_path, "%s/state.json", dir) < 0) {
-                d->record_path = NULL;
-                return -ENOMEM;
-        }
-        (void) store_make_directory(dir, 0700); /* saving will tell */
-        r = record_load(&d->record, d->record_path, &failure);
+        r = record_load(&d->record, d->publisher.record_path, &failure);
         if (r == -ENOENT)
                 return 0;
         if (r < 0)
@@ -307,8 +300,9 @@ int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_b
         d->options = options;
         d->event = sd_event_ref(event);
         d->bus = sd_bus_ref(bus);
-        d->logged_state = _STATE_INVALID;
-        r = config_load(&d->config, &options->config);
+        r = publisher_init(&d->publisher, options->state_dir ?: "/var/lib/dps-provisiond");
+        if (r >= 0)
+                r = config_load(&d->config, &options->config);
         if (r >= 0)
                 r = daemon_hash_config(d, d->config_hash);
         if (r >= 0)
@@ -326,7 +320,6 @@ Daemon *daemon_free(Daemon *d) {
                 return NULL;
         attempt_deinit(&d->attempt);
         d->watch = watch_free(d->watch);
-        (void) sd_event_source_disable_unref(d->save_again);
         (void) sd_bus_slot_unref(d->call);
         while (d->reprovision_count > 0)
                 (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);
@@ -335,11 +328,7 @@ Daemon *daemon_free(Daemon *d) {
         (void) sd_bus_unref(d->bus);
         (void) sd_event_unref(d->event);
         tpm1_deinit(&d->tpm);
-        free(d->record_path);
-        free(d->record_on_disk);
-        free(d->status);
-        for (size_t i = 0; i < PROPERTIES_MAX; i++)
-                free(d->published[i]);
+        publisher_deinit(&d->publisher);
         record_deinit(&d->record);
         d->config = config_free(d->config);
         d->config_before = config_free(d->config_before);

@@ -16,6 +16,7 @@
 #include "dps.h"
 #include "machine.h"
 #include "options.h"
+#include "publish.h"
 #include "record.h"
 #include "reset.h"
 #include "server-time.h"
@@ -23,8 +24,7 @@
 #include "wait.h"
 #include "warnings.h"
 
-#define PROPERTIES_MAX 16
-#define CALLERS_MAX    8
+#define CALLERS_MAX 8
 
 typedef struct Watch Watch;
 
@@ -39,8 +39,7 @@ typedef struct Daemon {
         uint8_t config_hash[SHA256_SIZE];
         Machine machine;
         Record record;
-        char *record_path, *record_on_disk;
-
+        Publisher publisher;
         Wait wait;
         usec_t noted_throttling_usec; /* Wait.throttled_until_usec as the record has it */
 
@@ -55,12 +54,6 @@ typedef struct Daemon {
         Step failed_step;
         Warnings warnings;
 
-        /* what was published last */
-        char *published[PROPERTIES_MAX];
-        char *status;
-        sd_event_source *save_again;
-        bool save_failed;
-        State logged_state;
         sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
         size_t reprovision_count;
         size_t question_count; /* to polkit, without an answer so far */
@@ -118,13 +111,6 @@ int intent_judge(Daemon *daemon);
 /* True when AllowedHubs= allows the hub of the intended assignment, or the assignment is confirmed. */
 bool intent_is_allowed(const Daemon *daemon);
 int intent_note_configuration(Daemon *daemon); /* what it is handed over with, from now on */
-
-/* publish.c. daemon_publish() persists, logs, tells systemd and the bus what has changed; called after every
- * change. */
-void daemon_publish(Daemon *daemon);
-int daemon_save(Daemon *daemon, Failure *reterr);
-void publish_failure(Daemon *daemon, Step step); /* one line in the journal for each failed attempt */
-const char *daemon_step_text(const Daemon *daemon);
 
 bool daemon_adopts(const Daemon *daemon); /* Identity=adopt, as configured */
 

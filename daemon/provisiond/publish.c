@@ -1,4 +1,5 @@
-/* Telling everybody: the state file, the journal, systemd, the bus. */
+#include "publish.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -7,9 +8,30 @@
 #include <systemd/sd-daemon.h>
 
 #include "daemon.h"
+#include "store.h"
 
 #define FIELDS_MAX      12
 #define SAVE_AGAIN_USEC (60 * USEC_PER_SEC)
+
+int publisher_init(Publisher *p, const char *state_dir) {
+        *p = (Publisher){ .logged_state = _STATE_INVALID };
+        if (asprintf(&p->record_path, "%s/state.json", state_dir) < 0) {
+                p->record_path = NULL;
+                return -ENOMEM;
+        }
+        (void) store_make_directory(state_dir, 0700); /* saving fails with the reason */
+        return 0;
+}
+
+void publisher_deinit(Publisher *p) {
+        free(p->record_path);
+        free(p->record_on_disk);
+        (void) sd_event_source_disable_unref(p->save_again);
+        free(p->status);
+        for (size_t i = 0; i < PROPERTIES_MAX; i++)
+                free(p->properties[i]);
+        *p = (Publisher){};
+}
 
 typedef struct Fields {
         char *list[FIELDS_MAX + 1];
@@ -72,9 +94,9 @@ static void log_state(Daemon *d) {
         const char *id = state_message_id(state);
         const char *const *fields;
 
-        if (d->logged_state == state)
+        if (d->publisher.logged_state == state)
                 return;
-        d->logged_state = state;
+        d->publisher.logged_state = state;
         add_common_fields(&f, d, d->machine.step);
         if (state >= STATE_ASSIGNED) {
                 add_field(&f, "DPS_HUB", a->hub);
@@ -127,17 +149,17 @@ static char *status_text(const Daemon *d) {
 static void notify_systemd(Daemon *d) {
         CLEANUP(freep) char *text = status_text(d);
 
-        if (!text || (d->status && streq(d->status, text)))
+        if (!text || (d->publisher.status && streq(d->publisher.status, text)))
                 return;
         (void) sd_notifyf(false, "STATUS=%s", text);
-        free(d->status);
-        d->status = TAKE(text);
+        free(d->publisher.status);
+        d->publisher.status = TAKE(text);
 }
 
 int daemon_save(Daemon *d, Failure *reterr) {
         if (record_has_intent(&d->record))
                 (void) warnings_save(&d->warnings, &d->record.intended);
-        return record_save(&d->record, d->record_path, &d->record_on_disk, reterr);
+        return record_save(&d->record, d->publisher.record_path, &d->publisher.record_on_disk, reterr);
 }
 
 static int on_save_again(sd_event_source *source, uint64_t usec, void *userdata) {
@@ -147,9 +169,9 @@ static int on_save_again(sd_event_source *source, uint64_t usec, void *userdata)
 
 /* At rest nothing else would ever write what a full disk has kept from it. */
 static void save_later(Daemon *d) {
-        d->save_again = sd_event_source_disable_unref(d->save_again);
-        (void) sd_event_add_time_relative(d->event, &d->save_again, CLOCK_BOOTTIME, SAVE_AGAIN_USEC,
-                                          USEC_PER_SEC, on_save_again, d);
+        d->publisher.save_again = sd_event_source_disable_unref(d->publisher.save_again);
+        (void) sd_event_add_time_relative(d->event, &d->publisher.save_again, CLOCK_BOOTTIME,
+                                          SAVE_AGAIN_USEC, USEC_PER_SEC, on_save_again, d);
 }
 
 void daemon_publish(Daemon *d) {
@@ -162,11 +184,11 @@ void daemon_publish(Daemon *d) {
         if (daemon_save(d, &failure) < 0) {
                 /* The work goes on: what is not on disk is done again after a restart. */
                 warnings_add(&d->warnings, FAILURE_STORAGE, "%s", failure.sentence);
-                d->save_failed = true;
+                d->publisher.save_failed = true;
                 save_later(d);
-        } else if (d->save_failed) {
+        } else if (d->publisher.save_failed) {
                 warnings_remove(&d->warnings, FAILURE_STORAGE);
-                d->save_failed = false;
+                d->publisher.save_failed = false;
         }
         log_state(d);
         notify_systemd(d);

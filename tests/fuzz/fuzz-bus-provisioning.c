@@ -42,7 +42,7 @@ static void settle(void) {
 
 static void free_daemon(void) {
         for (size_t i = 0; i < PROPERTIES_MAX; i++)
-                free(provisiond.published[i]);
+                free(provisiond.publisher.properties[i]);
         provisiond.config = config_free(provisiond.config);
 }
 
