@@ -320,7 +320,7 @@ Daemon *daemon_free(Daemon *d) {
                 return NULL;
         attempt_deinit(&d->attempt);
         d->watch = watch_free(d->watch);
-        (void) sd_bus_slot_unref(d->call);
+        helper_deinit(&d->helper);
         while (d->reprovision_count > 0)
                 (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);
         reset_deinit(&d->reset);

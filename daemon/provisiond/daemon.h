@@ -14,6 +14,7 @@
 
 #include "attempt.h"
 #include "dps.h"
+#include "helper.h"
 #include "machine.h"
 #include "options.h"
 #include "publish.h"
@@ -43,8 +44,7 @@ typedef struct Daemon {
         Wait wait;
         usec_t noted_throttling_usec; /* Wait.throttled_until_usec as the record has it */
 
-        /* the operation under way */
-        sd_bus_slot *call; /* a helper's */
+        HelperCalls helper;
         Tpm1 tpm;
         Attempt attempt;
 
@@ -138,17 +138,6 @@ void step_forget(Daemon *daemon);
 
 void handoff_resume(Daemon *daemon); /* asks and does not wait */
 
-/* helper.c: one call to a helper with the step's deadline. build() appends the arguments. done() gets the
- * reply, or the failure was already fed. */
-typedef int (*HelperBuild)(Daemon *daemon, sd_bus_message *message);
-typedef int (*HelperDone)(Daemon *daemon, sd_bus_message *reply);
-
-void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
-                 HelperDone done);
-/* failed() gets the failure before it is fed; true: it has gone on by itself. */
-typedef bool (*HelperFailed)(Daemon *daemon, const Failure *failure);
-void helper_call_or(Daemon *daemon, const char *name, const char *path, const char *method,
-                    HelperBuild build, HelperDone done, HelperFailed failed);
 /* step-tpm.c: reads what is at the hub key's handle into daemon->tpm. done() can't read the reply again. */
 void step_look_at_handle(Daemon *daemon, HelperDone done);
 

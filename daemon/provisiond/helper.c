@@ -1,100 +1,107 @@
+#include "helper.h"
+
+#include <assert.h>
 #include <errno.h>
 
 #include "bus.h"
 #include "daemon.h"
 
-/* The kinds' own remedies are made for what the helpers report, not for helpers that can't report. */
+/* The remedies of the kinds are for what the helpers report, not for helpers that can't report. */
 #define SEE_UNIT(name)                                                                                      \
         "See 'systemctl status " name "' and 'journalctl -u " name "'. The bus starts it when it is "       \
         "called: its unit must not be masked, and files that were installed by hand need "                  \
         "'systemctl reload dbus'."
+#define STOP(name) "Run 'systemctl stop " name "'. The next attempt starts the installed version."
 
-/* of the call that is under way: one operation at a time */
-static struct {
-        HelperDone done;
-        HelperFailed failed;
-        bool tpm;
-} under_way;
+static const struct {
+        const char *program, *subject, *name, *path;
+        FailureKind kind;
+        const char *unreachable, *outdated; /* remedies */
+} helpers[] = {
+        [HELPER_TPM] = { "dps-tpmd", "The TPM helper dps-tpmd", TPM_NAME, TPM_PATH, FAILURE_TPM_FAILED,
+                         SEE_UNIT("dps-tpmd") " If the TPM does not answer it, power-cycle the device.",
+                         STOP("dps-tpmd") },
+        [HELPER_HANDOFF] = { "dps-handoffd", "The hand-off helper dps-handoffd", HANDOFF_NAME, HANDOFF_PATH,
+                             FAILURE_APPLY_FAILED, SEE_UNIT("dps-handoffd"), STOP("dps-handoffd") },
+};
+static_assert(ARRAY_SIZE(helpers) == _HELPER_MAX, "every helper has a name");
+
+void helper_deinit(HelperCalls *calls) {
+        (void) sd_bus_slot_unref(calls->slot);
+        *calls = (HelperCalls){};
+}
 
 /* A helper that was started before an upgrade has another version. It exits when it is idle, and the next
  * call starts the installed one. */
-static void set_version_failure(Failure *ret, const sd_bus_error *error, bool tpm) {
-        (void) failure_set(ret, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED, "version",
+static void set_version_failure(Failure *ret, const sd_bus_error *error, Helper helper) {
+        (void) failure_set(ret, helpers[helper].kind, "version",
                            "The helper '%s' has another version than dps-provisiond: %s",
-                           tpm ? "dps-tpmd" : "dps-handoffd",
-                           error->message ? error->message : "unknown method");
-        ret->remedy =
-                tpm ? "Run 'systemctl stop dps-tpmd'. The next attempt starts the installed version."
-                    : "Run 'systemctl stop dps-handoffd'. The next attempt starts the installed version.";
+                           helpers[helper].program, error->message ? error->message : "unknown method");
+        ret->remedy = helpers[helper].outdated;
 }
 
 /* What it means when the helper itself could not be reached, died or did not answer. */
-static void helper_failed(Daemon *daemon, const sd_bus_error *error) {
-        bool tpm = under_way.tpm;
+static void fail_call(Daemon *d, const sd_bus_error *error) {
+        const HelperCall *call = &d->helper.call;
         Failure failure;
 
         if (sd_bus_error_has_name(error, SD_BUS_ERROR_UNKNOWN_METHOD) ||
             sd_bus_error_has_name(error, SD_BUS_ERROR_INVALID_ARGS))
-                set_version_failure(&failure, error, tpm);
+                set_version_failure(&failure, error, call->helper);
         else
-                bus_failure_from_error(
-                        &failure, error, tpm ? FAILURE_TPM_FAILED : FAILURE_APPLY_FAILED,
-                        tpm ? "The TPM helper dps-tpmd" : "The hand-off helper dps-handoffd",
-                        tpm ? SEE_UNIT("dps-tpmd") " If the TPM does not answer it, power-cycle the device."
-                            : SEE_UNIT("dps-handoffd"));
-        /* This TPM has just answered the challenge, so the enrollment is for it, and the hub key has to be
-         * as well. */
-        if (daemon->machine.step == STEP_IMPORT && daemon->attempt.fresh &&
-            failure.kind == FAILURE_IDENTITY_MISMATCH)
-                failure.kind = FAILURE_PROTOCOL;
-        if (!under_way.failed || !under_way.failed(daemon, &failure))
-                daemon_failed(daemon, &failure);
+                bus_failure_from_error(&failure, error, helpers[call->helper].kind,
+                                       helpers[call->helper].subject, helpers[call->helper].unreachable);
+        if (!call->failed || !call->failed(d, &failure))
+                daemon_failed(d, &failure);
 }
 
 static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
-        Daemon *daemon = userdata;
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        Daemon *d = userdata;
         int r;
 
         (void) sd_bus_message_sensitive(reply); /* it may hold the token */
-        daemon->call = sd_bus_slot_unref(daemon->call);
+        d->helper.slot = sd_bus_slot_unref(d->helper.slot);
         if (sd_bus_message_is_method_error(reply, NULL)) {
-                helper_failed(daemon, sd_bus_message_get_error(reply));
+                fail_call(d, sd_bus_message_get_error(reply));
                 return 0;
         }
-        r = under_way.done(daemon, reply);
+        r = d->helper.call.done(d, reply);
         if (r < 0) {
-                CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-
                 (void) sd_bus_error_set_errnof(&error, r, "its answer is not what was expected");
-                helper_failed(daemon, &error);
+                fail_call(d, &error);
         }
         return 0;
 }
 
-void helper_call_or(Daemon *daemon, const char *name, const char *path, const char *method,
-                    HelperBuild build, HelperDone done, HelperFailed failed) {
+void helper_call(Daemon *d, const HelperCall *call) {
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *message = NULL;
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        const char *name = helpers[call->helper].name;
         int r;
 
-        r = sd_bus_message_new_method_call(daemon->bus, &message, name, path, name, method);
+        d->helper.call = *call;
+        r = sd_bus_message_new_method_call(d->bus, &message, name, helpers[call->helper].path, name,
+                                           call->method);
         if (r >= 0)
                 r = sd_bus_message_sensitive(message);
-        if (r >= 0 && build)
-                r = build(daemon, message);
-        under_way.done = done;
-        under_way.failed = failed;
-        under_way.tpm = streq(name, TPM_NAME);
+        if (r >= 0 && call->build)
+                r = call->build(d, message);
         if (r >= 0)
-                r = sd_bus_call_async(daemon->bus, &daemon->call, message, on_reply, daemon,
-                                      step_deadline_usec(daemon->machine.step));
+                r = sd_bus_call_async(d->bus, &d->helper.slot, message, on_reply, d,
+                                      step_deadline_usec(d->machine.step));
         if (r >= 0)
                 return;
         (void) sd_bus_error_set_errno(&error, r);
-        helper_failed(daemon, &error);
+        fail_call(d, &error);
 }
 
-void helper_call(Daemon *daemon, const char *name, const char *path, const char *method, HelperBuild build,
-                 HelperDone done) {
-        helper_call_or(daemon, name, path, method, build, done, NULL);
+int helper_append_names(sd_bus_message *m, const Bytes *const *names, size_t count) {
+        int r;
+
+        r = sd_bus_message_open_container(m, 'a', "ay");
+        for (size_t i = 0; r >= 0 && i < count; i++)
+                if (names[i] && names[i]->size > 0)
+                        r = sd_bus_message_append_array(m, 'y', names[i]->data, names[i]->size);
+        return r < 0 ? r : sd_bus_message_close_container(m);
 }

@@ -7,8 +7,6 @@
 #include "bus.h"
 #include "daemon.h"
 
-#define FORGET_NAMES_MAX 5
-
 static void forget_state(Daemon *d) {
         Record *rec = &d->record;
 
@@ -29,39 +27,15 @@ static void forget_state(Daemon *d) {
 
 /* The names that our key at the handle may have: those of the adopted keys, and that of the wrapped key,
  * which may have become persistent just before a crash. */
-static int key_names(const Daemon *d, Bytes ret[static FORGET_NAMES_MAX]) {
-        const Record *rec = &d->record;
-        const Bytes *known[] = { &rec->intended.key.name, &rec->confirmed.key.name, &rec->left_key_name,
-                                 &rec->left_wrapped_name };
-        int n = 0, r;
-
-        for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
-                if (known[i]->size == 0)
-                        continue;
-                r = bytes_copy(&ret[n], known[i]->data, known[i]->size);
-                if (r < 0)
-                        return r;
-                n++;
-        }
-        r = assignment_wrapped_name(&rec->intended, &ret[n]);
-        if (r == -ENOMEM)
-                return r;
-        return r < 0 ? n : n + 1;
-}
-
 static int build_forget_key(Daemon *d, sd_bus_message *m) {
-        Bytes names[FORGET_NAMES_MAX] = {};
-        int n = key_names(d, names), r = n;
+        const Record *rec = &d->record;
+        CLEANUP(bytes_deinit) Bytes wrapped = {};
+        const Bytes *names[] = { &rec->intended.key.name, &rec->confirmed.key.name, &rec->left_key_name,
+                                 &rec->left_wrapped_name, &wrapped };
 
-        if (r >= 0)
-                r = sd_bus_message_open_container(m, 'a', "ay");
-        for (int i = 0; r >= 0 && i < n; i++)
-                r = sd_bus_message_append_array(m, 'y', names[i].data, names[i].size);
-        if (r >= 0)
-                r = sd_bus_message_close_container(m);
-        for (size_t i = 0; i < FORGET_NAMES_MAX; i++)
-                bytes_deinit(&names[i]);
-        return r;
+        if (assignment_wrapped_name(&rec->intended, &wrapped) == -ENOMEM)
+                return -ENOMEM;
+        return helper_append_names(m, names, ARRAY_SIZE(names));
 }
 
 static int on_key_forgotten(Daemon *d, sd_bus_message *reply) {
@@ -70,7 +44,7 @@ static int on_key_forgotten(Daemon *d, sd_bus_message *reply) {
 }
 
 /* Another program's object is at the handle. */
-static bool on_key_failed(Daemon *d, const Failure *failure) {
+static bool on_key_failed(Daemon *d, Failure *failure) {
         if (failure->kind != FAILURE_TPM_HANDLE_TAKEN)
                 return false;
         if (d->record.intended.key.name.size > 0 || d->record.confirmed.key.name.size > 0)
@@ -89,8 +63,11 @@ static bool has_key(const Daemon *d) {
 /* Comes last: IoT Edge that finds its key gone, and still has an identity, would register itself at once. */
 static void forget_key(Daemon *d) {
         if (has_key(d))
-                helper_call_or(d, TPM_NAME, TPM_PATH, "ForgetHubKey", build_forget_key, on_key_forgotten,
-                               on_key_failed);
+                helper_call(d, &(HelperCall){ .helper = HELPER_TPM,
+                                              .method = "ForgetHubKey",
+                                              .build = build_forget_key,
+                                              .done = on_key_forgotten,
+                                              .failed = on_key_failed });
         else
                 forget_state(d);
 }
@@ -122,7 +99,10 @@ static bool has_handed_over(const Daemon *d) {
 void step_forget(Daemon *d) {
         reset_begin_round(&d->reset, d->record.reset_provisioning);
         if (has_handed_over(d))
-                helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Forget", build_forget, on_forgotten);
+                helper_call(d, &(HelperCall){ .helper = HELPER_HANDOFF,
+                                              .method = "Forget",
+                                              .build = build_forget,
+                                              .done = on_forgotten });
         else
                 forget_key(d);
 }

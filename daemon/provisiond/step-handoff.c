@@ -137,7 +137,10 @@ static int on_prepare(Daemon *d, sd_bus_message *reply) {
 }
 
 void step_prepare(Daemon *d) {
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Check", build_check, on_prepare);
+        helper_call(d, &(HelperCall){ .helper = HELPER_HANDOFF,
+                                      .method = "Check",
+                                      .build = build_check,
+                                      .done = on_prepare });
 }
 
 /* Nobody waits for these two: the helper lets IoT Edge go on by itself in the end. */
@@ -230,7 +233,10 @@ void step_quiesce(Daemon *d) {
                 daemon_failed(d, &failure);
                 return;
         }
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Quiesce", build_quiesce, on_quiesce);
+        helper_call(d, &(HelperCall){ .helper = HELPER_HANDOFF,
+                                      .method = "Quiesce",
+                                      .build = build_quiesce,
+                                      .done = on_quiesce });
 }
 
 static int build_handoff(Daemon *d, sd_bus_message *m) {
@@ -284,7 +290,10 @@ void step_handoff(Daemon *d) {
                 (void) failure_set_errno(&failure, FAILURE_STORAGE, -ENOMEM,
                                          "Failed to store the assignment");
         else if (!daemon_clock_behind(d, &failure) && daemon_save(d, &failure) >= 0) {
-                helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Apply", build_handoff, on_handoff);
+                helper_call(d, &(HelperCall){ .helper = HELPER_HANDOFF,
+                                              .method = "Apply",
+                                              .build = build_handoff,
+                                              .done = on_handoff });
                 return;
         }
         daemon_failed(d, &failure);
@@ -325,5 +334,8 @@ static int build_verify(Daemon *d, sd_bus_message *m) {
 }
 
 void step_verify(Daemon *d) {
-        helper_call(d, HANDOFF_NAME, HANDOFF_PATH, "Verify", build_verify, on_verify);
+        helper_call(d, &(HelperCall){ .helper = HELPER_HANDOFF,
+                                      .method = "Verify",
+                                      .build = build_verify,
+                                      .done = on_verify });
 }

@@ -189,12 +189,10 @@ static int on_identity(Daemon *d, sd_bus_message *reply) {
 }
 
 void step_identity(Daemon *d) {
-        helper_call(d, TPM_NAME, TPM_PATH, "Identity", NULL, on_identity);
+        helper_call(d, &(HelperCall){ .helper = HELPER_TPM, .method = "Identity", .done = on_identity });
 }
 
 /* --- the handle now --- */
-
-static HelperDone after_look;
 
 static int on_look(Daemon *d, sd_bus_message *reply) {
         const char *state;
@@ -206,12 +204,12 @@ static int on_look(Daemon *d, sd_bus_message *reply) {
                 r = read_bytes(reply, &name);
         if (r >= 0)
                 r = tpm1_set_handle(&d->tpm, state, &name);
-        return r < 0 ? r : after_look(d, reply);
+        return r < 0 ? r : d->helper.looked(d, reply);
 }
 
 void step_look_at_handle(Daemon *d, HelperDone done) {
-        after_look = done;
-        helper_call(d, TPM_NAME, TPM_PATH, "HubKey", NULL, on_look);
+        d->helper.looked = done;
+        helper_call(d, &(HelperCall){ .helper = HELPER_TPM, .method = "HubKey", .done = on_look });
 }
 
 static int build_activate(Daemon *d, sd_bus_message *m) {
@@ -242,7 +240,10 @@ static int on_activate(Daemon *d, sd_bus_message *reply) {
 }
 
 void step_activate(Daemon *d) {
-        helper_call(d, TPM_NAME, TPM_PATH, "SignRegistration", build_activate, on_activate);
+        helper_call(d, &(HelperCall){ .helper = HELPER_TPM,
+                                      .method = "SignRegistration",
+                                      .build = build_activate,
+                                      .done = on_activate });
 }
 
 /* --- the hub key --- */
@@ -300,7 +301,11 @@ static bool register_instead(Daemon *d, const Failure *failure) {
         return true;
 }
 
-static bool on_import_failed(Daemon *d, const Failure *failure) {
+static bool on_import_failed(Daemon *d, Failure *failure) {
+        /* This TPM has just answered the challenge, so the enrollment is for it, and the hub key has to be
+         * as well. */
+        if (d->attempt.fresh && failure->kind == FAILURE_IDENTITY_MISMATCH)
+                failure->kind = FAILURE_PROTOCOL;
         if (failure->kind == FAILURE_PROTOCOL)
                 return register_instead(d, failure);
         if (failure->kind == FAILURE_IDENTITY_MISMATCH)
@@ -310,8 +315,11 @@ static bool on_import_failed(Daemon *d, const Failure *failure) {
 
 void step_import(Daemon *d) {
         if (save_or_fail(d))
-                helper_call_or(d, TPM_NAME, TPM_PATH, "ImportHubKey", build_import, on_import,
-                               on_import_failed);
+                helper_call(d, &(HelperCall){ .helper = HELPER_TPM,
+                                              .method = "ImportHubKey",
+                                              .build = build_import,
+                                              .done = on_import,
+                                              .failed = on_import_failed });
 }
 
 /* The names of the keys that AdoptHubKey may replace. When handed off the list is empty, and the keys are
@@ -321,13 +329,8 @@ static int append_replaceable(Daemon *d, sd_bus_message *m) {
         const Bytes *names[] = { &a->key.name, &confirmed->key.name, &d->record.left_key_name,
                                  &d->record.left_wrapped_name,
                                  may_replace(d) ? &a->snapshot.key_name : NULL };
-        int r;
 
-        r = sd_bus_message_open_container(m, 'a', "ay");
-        for (size_t i = 0; r >= 0 && daemon_state(d) == STATE_ASSIGNED && i < ARRAY_SIZE(names); i++)
-                if (names[i] && names[i]->size > 0)
-                        r = append_bytes(m, names[i]);
-        return r < 0 ? r : sd_bus_message_close_container(m);
+        return helper_append_names(m, names, daemon_state(d) == STATE_ASSIGNED ? ARRAY_SIZE(names) : 0);
 }
 
 static int build_adopt(Daemon *d, sd_bus_message *m) {
@@ -389,7 +392,7 @@ static bool is_older(const Daemon *d) {
                bytes_equal(name, &d->tpm.handle_name);
 }
 
-static bool on_adopt_failed(Daemon *d, const Failure *failure) {
+static bool on_adopt_failed(Daemon *d, Failure *failure) {
         bool handed_off = daemon_state(d) == STATE_HANDED_OFF,
              newer = failure->kind == FAILURE_TPM_HANDLE_TAKEN && streq(failure->code, TPM_CODE_HUB_KEY) &&
                      (handed_off || !is_older(d)),
@@ -415,5 +418,9 @@ void step_adopt(Daemon *d) {
                 daemon_failed(d, &failure);
                 return;
         }
-        helper_call_or(d, TPM_NAME, TPM_PATH, "AdoptHubKey", build_adopt, on_adopt, on_adopt_failed);
+        helper_call(d, &(HelperCall){ .helper = HELPER_TPM,
+                                      .method = "AdoptHubKey",
+                                      .build = build_adopt,
+                                      .done = on_adopt,
+                                      .failed = on_adopt_failed });
 }
