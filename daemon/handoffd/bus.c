@@ -141,25 +141,31 @@ static const char *read_assignment(sd_bus_message *m, Assignment *ret) {
 
 /* --- calls --- */
 
-/* Takes ownership of what *assignment holds. assignment may be NULL. */
-static int begin(Handoffd *h, sd_bus_message *m, const char *name, const FlowStep *steps,
-                 const FlowStep *recovery, const char *registration_id, Assignment *assignment,
-                 bool dps_answers) {
+typedef struct Call {
+        const char *name;
+        const FlowStep *steps, *recovery;
+        const char *registration_id; /* copied */
+        Assignment *assignment;      /* emptied */
+        bool dps_answers, forget_provisioning;
+} Call;
+
+static int begin(Handoffd *h, sd_bus_message *m, const Call *call) {
         CLEANUP(freep) char *id = NULL;
         Operation *op;
         int r;
 
-        r = string_replace(&id, registration_id);
+        r = string_replace(&id, call->registration_id);
         if (r >= 0)
-                r = operation_begin(h, m, name, steps, recovery, &op);
+                r = operation_begin(h, m, call->name, call->steps, call->recovery, &op);
         if (r < 0)
                 return sd_bus_reply_method_errno(m, r, NULL);
-        if (assignment) {
-                op->assignment = *assignment;
-                *assignment = (Assignment){};
+        if (call->assignment) {
+                op->assignment = *call->assignment;
+                *call->assignment = (Assignment){};
         }
         op->registration_id = TAKE(id);
-        op->dps_answers = dps_answers;
+        op->dps_answers = call->dps_answers;
+        op->forget_provisioning = call->forget_provisioning;
         operation_run(op);
         return 1;
 }
@@ -183,7 +189,8 @@ static int begin_check(Handoffd *h, sd_bus_message *m) {
                 return bad_version(m);
         if (!identity_registration_id_valid(registration_id))
                 return bad_argument(m, "not a registration ID");
-        return begin(h, m, "Check", check_steps, NULL, registration_id, NULL, false);
+        return begin(h, m,
+                     &(Call){ .name = "Check", .steps = check_steps, .registration_id = registration_id });
 }
 
 static int begin_apply(Handoffd *h, sd_bus_message *m) {
@@ -196,8 +203,13 @@ static int begin_apply(Handoffd *h, sd_bus_message *m) {
         r = sd_bus_message_read(m, "b", &dps_answers);
         if (r < 0)
                 return sd_bus_reply_method_errno(m, r, NULL);
-        return begin(h, m, "Apply", apply_steps, apply_recovery_steps, a.target.registration_id, &a,
-                     dps_answers);
+        return begin(h, m,
+                     &(Call){ .name = "Apply",
+                              .steps = apply_steps,
+                              .recovery = apply_recovery_steps,
+                              .registration_id = a.target.registration_id,
+                              .assignment = &a,
+                              .dps_answers = dps_answers });
 }
 
 static int begin_verify(Handoffd *h, sd_bus_message *m) {
@@ -210,8 +222,11 @@ static int begin_verify(Handoffd *h, sd_bus_message *m) {
         r = sd_bus_message_read(m, "b", &settled);
         if (r < 0)
                 return sd_bus_reply_method_errno(m, r, NULL);
-        return begin(h, m, "Verify", settled ? verify_settled_steps : verify_steps, NULL,
-                     a.target.registration_id, &a, false);
+        return begin(h, m,
+                     &(Call){ .name = "Verify",
+                              .steps = settled ? verify_settled_steps : verify_steps,
+                              .registration_id = a.target.registration_id,
+                              .assignment = &a });
 }
 
 static int begin_quiesce(Handoffd *h, sd_bus_message *m) {
@@ -223,21 +238,22 @@ static int begin_quiesce(Handoffd *h, sd_bus_message *m) {
                 return sd_bus_reply_method_errno(m, r, NULL);
         if (version != HANDOFF_VERSION)
                 return bad_version(m);
-        return begin(h, m, "Quiesce", quiesce_steps, quiesce_recovery_steps, NULL, NULL, false);
+        return begin(
+                h, m,
+                &(Call){ .name = "Quiesce", .steps = quiesce_steps, .recovery = quiesce_recovery_steps });
 }
 
 static int begin_forget(Handoffd *h, sd_bus_message *m) {
-        Operation *op;
         int provisioning, r;
 
         r = sd_bus_message_read(m, "b", &provisioning);
-        if (r >= 0)
-                r = operation_begin(h, m, "Forget", forget_steps, resume_steps, &op);
         if (r < 0)
                 return sd_bus_reply_method_errno(m, r, NULL);
-        op->forget_provisioning = provisioning;
-        operation_run(op);
-        return 1;
+        return begin(h, m,
+                     &(Call){ .name = "Forget",
+                              .steps = forget_steps,
+                              .recovery = resume_steps,
+                              .forget_provisioning = provisioning });
 }
 
 int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
@@ -252,7 +268,7 @@ int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
         if (streq(member, "Quiesce"))
                 return begin_quiesce(h, m);
         if (streq(member, "Resume"))
-                return begin(h, m, "Resume", resume_steps, NULL, NULL, NULL, false);
+                return begin(h, m, &(Call){ .name = "Resume", .steps = resume_steps });
         return begin_verify(h, m);
 }
 
