@@ -107,7 +107,7 @@ static void permission_free(Permission *p) {
         free(p);
 }
 
-static void act(const Permission *p) {
+static void run_permitted(const Permission *p) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
 
         if (p->action(p->daemon, p->call, false, &error) < 0 || sd_bus_error_is_set(&error))
@@ -122,7 +122,7 @@ static int on_polkit(sd_bus_message *reply, void *userdata, sd_bus_error *reterr
             sd_bus_message_enter_container(reply, 'r', "bba{ss}") >= 0)
                 (void) sd_bus_message_read(reply, "bb", &authorized, &challenge);
         if (authorized)
-                act(p);
+                run_permitted(p);
         else
                 (void) sd_bus_reply_method_errorf(p->call, SD_BUS_ERROR_ACCESS_DENIED,
                                                   "Only root, or whom polkit allows it, may call this");

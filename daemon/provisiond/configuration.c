@@ -117,7 +117,7 @@ static bool hand_over_changed(const Daemon *d, const Config *old) {
 
 /* --- what follows --- */
 
-void daemon_tell_hub(Daemon *d) {
+void daemon_warn_about_hub(Daemon *d) {
         const char *hub = d->record.confirmed.hub;
 
         warnings_remove(&d->warnings, FAILURE_HUB_NOT_ALLOWED);
@@ -126,7 +126,7 @@ void daemon_tell_hub(Daemon *d) {
                              "AllowedHubs= does not allow '%s', which this gateway uses", hub);
 }
 
-void daemon_tell_config(Daemon *d) {
+void daemon_warn_about_config(Daemon *d) {
         const Config *c = d->config;
         char all[sizeof(d->failure.sentence)] = "";
         size_t used = 0;
@@ -145,7 +145,7 @@ void daemon_tell_config(Daemon *d) {
                 warnings_add(&d->warnings, WARNING_CONFIG_IGNORED, "%s", all);
         else
                 warnings_remove(&d->warnings, WARNING_CONFIG_IGNORED);
-        daemon_tell_hub(d);
+        daemon_warn_about_hub(d);
 }
 
 static void log_config_failure(const Failure *failure) {
@@ -155,7 +155,7 @@ static void log_config_failure(const Failure *failure) {
                   failure_remedy(FAILURE_CONFIG));
 }
 
-void daemon_tell_unusable(Daemon *d, const Failure *failure) {
+void daemon_report_unusable(Daemon *d, const Failure *failure) {
         State state = daemon_state(d);
 
         if (failure->kind != FAILURE_NONE)
@@ -181,7 +181,7 @@ static bool is_other_instance(const Config *c, const Config *last) {
                         !str_equal(c->global_endpoint, last->global_endpoint));
 }
 
-static void act_on_change(Daemon *d, const Config *old, bool was_usable) {
+static void feed_change(Daemon *d, const Config *old, bool was_usable) {
         if (d->machine.step == STEP_IDLE && !record_has_intent(&d->record))
                 daemon_feed(d, &(Event){ .type = EVENT_CONFIGURED });
         else if (intent_is_void(d, old)) {
@@ -221,7 +221,7 @@ void daemon_reload(Daemon *d, bool asked) {
 
         watch_configured(d->watch);
         warnings_remove(&d->warnings, FAILURE_CONFIG);
-        daemon_tell_config(d);
+        daemon_warn_about_config(d);
         usable = daemon_config_usable(d, &failure);
         if (usable)
                 before = TAKE(d->config_before);
@@ -231,7 +231,7 @@ void daemon_reload(Daemon *d, bool asked) {
         else if (usable) {
                 if (is_other_instance(d->config, before ? before : was_usable ? old : NULL))
                         begin_with_another_instance(d);
-                act_on_change(d, before ? before : old, was_usable);
+                feed_change(d, before ? before : old, was_usable);
                 /* whatever it was: it may be the cure, but for too many requests */
                 if (!machine_throttled(&d->machine))
                         retry_reset(&d->machine.retry);
@@ -240,7 +240,7 @@ void daemon_reload(Daemon *d, bool asked) {
                 /* a helper's call may outlast it, and what that belongs to began with this one */
                 if (!d->config_before)
                         d->config_before = TAKE(old);
-                daemon_tell_unusable(d, &failure);
+                daemon_report_unusable(d, &failure);
                 daemon_feed(d, &(Event){ .type = EVENT_UNCONFIGURED });
         }
         daemon_publish(d);

@@ -22,7 +22,7 @@ bool daemon_adopts(const Daemon *d) {
 
 void daemon_unwarn_all(Daemon *d) {
         warnings_remove_all(&d->warnings);
-        daemon_tell_config(d);
+        daemon_warn_about_config(d);
 }
 
 /* --- the wait and the steps --- */
@@ -82,7 +82,7 @@ static bool ends_attempt(Step next) {
         return next == STEP_IDLE || next == STEP_IDENTITY || next == STEP_FORGET;
 }
 
-static void act(Daemon *d, const Action *action) {
+static void run_action(Daemon *d, const Action *action) {
         usec_t delay = action->delay_usec;
 
         if (action->resume)
@@ -132,7 +132,7 @@ static void keep_failure(Daemon *d, State state, Step step, const Failure *failu
 }
 
 /* What has just failed is no longer of interest where it begins anew at once. */
-static void tell_failure(Daemon *d, Step step) {
+static void report_failure(Daemon *d, Step step) {
         if (d->failure.kind == FAILURE_NONE) /* told as a warning */
                 return;
         if (d->machine.failure == FAILURE_NONE) {
@@ -169,13 +169,13 @@ static bool is_failure_over(const Daemon *d, const Event *event, Step step, cons
 }
 
 /* DPS asked for this wait before the attempt was interrupted, or before the daemon started. */
-static void tell_throttling(Daemon *d) {
+static void set_throttling_failure(Daemon *d) {
         if (d->failure.kind != FAILURE_HTTP_THROTTLED)
                 (void) failure_set(&d->failure, FAILURE_HTTP_THROTTLED, NULL,
                                    "DPS throttled requests (HTTP 429) and asked to wait");
 }
 
-static void tell_budget(Daemon *d) {
+static void report_budget(Daemon *d) {
         (void) failure_set(&d->failure, FAILURE_REGISTRATION_BUDGET, NULL,
                            "'%s' has used up its %d registrations and gains one each %llu minutes",
                            d->tpm.registration_id, REGISTRATION_BUDGET_SIZE,
@@ -196,7 +196,7 @@ void daemon_feed(Daemon *d, const Event *event) {
                 keep_failure(d, facts_state(&facts), step, event->failure);
         else if (is_failure_over(d, event, step, &action))
                 forget_failure(d);
-        act(d, &action);
+        run_action(d, &action);
         state = daemon_state(d);
         if (state == STATE_HANDED_OFF && d->record.state != STATE_HANDED_OFF) {
                 forget_failure(d);
@@ -204,11 +204,11 @@ void daemon_feed(Daemon *d, const Event *event) {
                         warn_about_clock(d);
         }
         if (machine_throttled(&d->machine) && event->type != EVENT_FAILED)
-                tell_throttling(d);
+                set_throttling_failure(d);
         if (action.held_back)
-                tell_budget(d);
+                report_budget(d);
         if (event->type == EVENT_FAILED)
-                tell_failure(d, step);
+                report_failure(d, step);
         if (machine_backing_off(&d->machine))
                 replay_missed_events(d);
         if (d->noted_throttling_usec != d->wait.throttled_until_usec || wait_throttled(&d->wait) == 0)
@@ -254,7 +254,7 @@ void daemon_shorten_wait(Daemon *d, RetryEvent event) {
 
 /* Beginning anew costs one registration; not beginning costs the gateway. What could not be understood (it
  * may be a newer version's) is kept for whoever looks into it. */
-static int begin_anew(Daemon *d, int r, const Failure *failure) {
+static int begin_without_record(Daemon *d, int r, const Failure *failure) {
         CLEANUP(freep) char *aside = NULL;
 
         if (r == -ENOMEM)
@@ -281,7 +281,7 @@ static int load_record(Daemon *d) {
         if (r == -ENOENT)
                 return 0;
         if (r < 0)
-                return begin_anew(d, r, &failure);
+                return begin_without_record(d, r, &failure);
         daemon_restore_server_time(d);
         d->machine.retry = d->record.retry;
         budget_refill(&d->record.budget, daemon_budget_time(d));
@@ -355,9 +355,9 @@ int daemon_start(Daemon *d) {
                 r = intent_change(d, PENDING_RETARGET);
         if (r < 0)
                 return r;
-        daemon_tell_config(d);
+        daemon_warn_about_config(d);
         if (!ready)
-                daemon_tell_unusable(d, &failure);
+                daemon_report_unusable(d, &failure);
         daemon_feed(d, &(Event){ .type = EVENT_START });
         return 0;
 }

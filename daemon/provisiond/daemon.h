@@ -82,10 +82,10 @@ void daemon_forget_throttling(Daemon *daemon); /* another DPS instance is asked 
 void daemon_reload(Daemon *daemon, bool asked);
 bool daemon_config_usable(const Daemon *daemon, Failure *ret); /* false without a failure: no scope */
 int daemon_hash_config(const Daemon *daemon, uint8_t ret[static SHA256_SIZE]);
-bool daemon_retargeted(const Daemon *daemon); /* the settings of the hand-off changed */
-void daemon_tell_config(Daemon *daemon);      /* warns about settings without effect, and: */
-void daemon_tell_hub(Daemon *daemon);         /* warns when the hub in use is not allowed */
-void daemon_tell_unusable(Daemon *daemon, const Failure *failure);
+bool daemon_retargeted(const Daemon *daemon);  /* the settings of the hand-off changed */
+void daemon_warn_about_config(Daemon *daemon); /* warns about settings without effect, and: */
+void daemon_warn_about_hub(Daemon *daemon);    /* warns when the hub in use is not allowed */
+void daemon_report_unusable(Daemon *daemon, const Failure *failure);
 
 void daemon_unwarn_all(Daemon *daemon); /* but for those about the configuration */
 

@@ -240,7 +240,7 @@ int intent_confirm(Daemon *d, const char *hub, const char *device_id) {
         if (r < 0)
                 return r;
         rec->last_success_usec = now_usec(CLOCK_REALTIME);
-        daemon_tell_hub(d);
+        daemon_warn_about_hub(d);
         return 0;
 }
 

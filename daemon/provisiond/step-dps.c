@@ -149,7 +149,7 @@ static int connect_to_dps(Daemon *d, Failure *reterr) {
         return r < 0 ? failure_set_errno(reterr, FAILURE_CONNECT, r, "HTTPS can't be used") : 0;
 }
 
-static void start(Daemon *d, const HttpRequest *request) {
+static void send_request(Daemon *d, const HttpRequest *request) {
         Failure failure;
         int r;
 
@@ -165,7 +165,7 @@ static void start(Daemon *d, const HttpRequest *request) {
         }
 }
 
-static void put(Daemon *d) {
+static void send_registration(Daemon *d) {
         CLEANUP(freep) char *url = NULL, *body = NULL;
         Failure failure;
         int r;
@@ -178,8 +178,9 @@ static void put(Daemon *d) {
                 fail_unsent(d, &failure);
                 return;
         }
-        start(d, &(HttpRequest){
-                         .method = "PUT", .url = url, .authorization = d->attempt.token, .body = body });
+        send_request(d,
+                     &(HttpRequest){
+                             .method = "PUT", .url = url, .authorization = d->attempt.token, .body = body });
 }
 
 void step_register(Daemon *d) {
@@ -201,7 +202,7 @@ void step_register(Daemon *d) {
         free(TAKE(d->attempt.operation_id));
         d->attempt.polling_since_usec = 0;
         d->attempt.http = http_free(d->attempt.http);
-        put(d);
+        send_registration(d);
 }
 
 void step_confirm(Daemon *d) {
@@ -215,7 +216,7 @@ void step_confirm(Daemon *d) {
                 return;
         }
         d->attempt.unbudgeted = false;
-        put(d);
+        send_registration(d);
 }
 
 void step_poll(Daemon *d) {
@@ -235,5 +236,5 @@ void step_poll(Daemon *d) {
                 daemon_failed(d, &failure);
                 return;
         }
-        start(d, &(HttpRequest){ .method = "GET", .url = url, .authorization = d->attempt.token });
+        send_request(d, &(HttpRequest){ .method = "GET", .url = url, .authorization = d->attempt.token });
 }
