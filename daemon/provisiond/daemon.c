@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -18,11 +17,6 @@ static uint64_t random_number(void) {
 
 bool daemon_adopts(const Daemon *d) {
         return d->config->identity == IDENTITY_ADOPT;
-}
-
-void daemon_unwarn_all(Daemon *d) {
-        warnings_remove_all(&d->warnings);
-        daemon_warn_about_config(d);
 }
 
 /* --- the wait and the steps --- */

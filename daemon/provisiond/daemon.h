@@ -1,11 +1,12 @@
 /*
- * Daemon: owns everything, runs the machine's actions and publishes the state. One outstanding operation at
- * a time.
+ * Daemon: owns the parts, feeds the machine and runs its actions. At most one operation is under way.
  *
- * Layers: daemon.c runs actions and publishes the state; step-*.c start one step each, record its result and
- * feed the event; intent.c begins, changes and discards the intended assignment; bus.c is the D-Bus
- * interface; watch*.c what happens outside (files, network, clock, the TPM's device); configuration.c what a
- * change of the configuration means.
+ * Each part has a file, a type and a deinit: Attempt, HelperCalls, Publisher, Reset, ServerTime, Tpm1, Wait,
+ * Warnings. HelperCalls feeds the daemon and Publisher reads it; the other parts know nothing of it.
+ *
+ * Around them: step-*.c start one step each, record its result and feed the event; intent.c begins, changes
+ * and discards the intended assignment; bus.c is the D-Bus interface; watch*.c feed what happens outside
+ * (files, network, clock, the TPM's device); configuration.c feeds what a change of the configuration means.
  */
 #pragma once
 
@@ -38,26 +39,25 @@ typedef struct Daemon {
         Config *config;
         Config *config_before; /* the last one that was usable, while config is not */
         uint8_t config_hash[SHA256_SIZE];
+
         Machine machine;
         Record record;
-        Publisher publisher;
-        Wait wait;
         usec_t noted_throttling_usec; /* Wait.throttled_until_usec as the record has it */
-
-        HelperCalls helper;
-        Tpm1 tpm;
-        Attempt attempt;
-
-        ServerTime server_time;
-
-        Failure failure; /* the last one; FAILURE_NONE: none */
+        Failure failure;              /* the last one; FAILURE_NONE: none */
         Step failed_step;
+
+        Attempt attempt;
+        HelperCalls helper;
+        Publisher publisher;
+        Reset reset;
+        ServerTime server_time;
+        Tpm1 tpm;
+        Wait wait;
         Warnings warnings;
 
-        sd_bus_message *reprovision[CALLERS_MAX]; /* who waits for the state "attesting" */
+        sd_bus_message *reprovision[CALLERS_MAX]; /* calls that wait for the state "attesting" */
         size_t reprovision_count;
         size_t question_count; /* to polkit, without an answer so far */
-        Reset reset;
 } Daemon;
 
 int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus);
@@ -86,8 +86,6 @@ bool daemon_retargeted(const Daemon *daemon);  /* the settings of the hand-off c
 void daemon_warn_about_config(Daemon *daemon); /* warns about settings without effect, and: */
 void daemon_warn_about_hub(Daemon *daemon);    /* warns when the hub in use is not allowed */
 void daemon_report_unusable(Daemon *daemon, const Failure *failure);
-
-void daemon_unwarn_all(Daemon *daemon); /* but for those about the configuration */
 
 /* intent.c. These functions change the record. The caller feeds the event, which saves the record. */
 void daemon_facts(const Daemon *daemon, Facts *ret);

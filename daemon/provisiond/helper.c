@@ -6,7 +6,7 @@
 #include "bus.h"
 #include "daemon.h"
 
-/* The remedies of the kinds are for what the helpers report, not for helpers that can't report. */
+/* The hints of the kinds are for what the helpers report, not for helpers that can't report. */
 #define SEE_UNIT(name)                                                                                      \
         "See 'systemctl status " name "' and 'journalctl -u " name "'. The bus starts it when it is "       \
         "called: its unit must not be masked, and files that were installed by hand need "                  \
@@ -16,7 +16,7 @@
 static const struct {
         const char *program, *subject, *name, *path;
         FailureKind kind;
-        const char *unreachable, *outdated; /* remedies */
+        const char *unreachable, *outdated; /* hints */
 } helpers[] = {
         [HELPER_TPM] = { "dps-tpmd", "The TPM helper dps-tpmd", TPM_NAME, TPM_PATH, FAILURE_TPM_FAILED,
                          SEE_UNIT("dps-tpmd") " If the TPM does not answer it, power-cycle the device.",

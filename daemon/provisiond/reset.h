@@ -1,6 +1,6 @@
 /*
- * Reset: the factory reset under way. That it is due stands in the record; this is who waits for its end,
- * and what it has found.
+ * Reset: the factory reset under way: the call that waits for its end, and what the reset found. The record
+ * says that a reset is due.
  */
 #pragma once
 

@@ -19,7 +19,8 @@ static void forget_state(Daemon *d) {
         rec->reset = rec->reset_provisioning = false;
         rec->resting = true;
         free(TAKE(d->tpm.registration_id));
-        daemon_unwarn_all(d);
+        warnings_remove_all(&d->warnings);
+        daemon_warn_about_config(d);
         log_notice("The factory reset is complete");
         daemon_done(d);
         reset_answer(&d->reset, NULL);
