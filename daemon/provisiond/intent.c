@@ -48,12 +48,12 @@ int daemon_target(const Daemon *d, Target *ret) {
 }
 
 /* Stores the settings that decide how the assignment is handed over. */
-static int note_configuration(const Daemon *d, Assignment *a) {
+static int note_configuration(Assignment *a, const Config *config) {
         int r;
 
-        a->hub_key_handle = d->config->hub_key_handle;
-        r = string_replace(&a->handed_to, target_to_string(d->config->target));
-        return r < 0 ? r : string_replace(&a->identity, identity_mode_to_string(d->config->identity));
+        a->hub_key_handle = config->hub_key_handle;
+        r = string_replace(&a->handed_to, target_to_string(config->target));
+        return r < 0 ? r : string_replace(&a->identity, identity_mode_to_string(config->identity));
 }
 
 /* --- it begins --- */
@@ -62,17 +62,16 @@ static bool data_moved(const char *substatus) {
         return substatus && (streq(substatus, "deviceDataMigrated") || streq(substatus, "deviceDataReset"));
 }
 
-static void warn_about_reply(Daemon *d, const DpsReply *reply, bool adopts) {
-        warnings_remove(&d->warnings, WARNING_ADOPTION_REFUSED);
-        warnings_remove(&d->warnings, WARNING_DATA_MOVED);
+static void warn_about_reply(Warnings *warnings, const DpsReply *reply, bool adopts) {
+        warnings_remove(warnings, WARNING_ADOPTION_REFUSED);
+        warnings_remove(warnings, WARNING_DATA_MOVED);
         if (adopts && reply->hub_key.size == 0)
-                warnings_add(&d->warnings, WARNING_ADOPTION_REFUSED,
+                warnings_add(warnings, WARNING_ADOPTION_REFUSED,
                              "DPS assigned '%s' without a hub key, so IoT Edge has to register itself",
                              reply->hub);
         if (data_moved(reply->substatus))
-                warnings_add(&d->warnings, WARNING_DATA_MOVED,
-                             "DPS reports '%s' for the device '%s' on '%s'", reply->substatus,
-                             reply->device_id, reply->hub);
+                warnings_add(warnings, WARNING_DATA_MOVED, "DPS reports '%s' for the device '%s' on '%s'",
+                             reply->substatus, reply->device_id, reply->hub);
 }
 
 static int assignment_of(Daemon *d, DpsReply *reply, bool adopts, Assignment *ret) {
@@ -90,7 +89,7 @@ static int assignment_of(Daemon *d, DpsReply *reply, bool adopts, Assignment *re
         }
         r = daemon_target(d, &a.target);
         if (r >= 0)
-                r = note_configuration(d, &a);
+                r = note_configuration(&a, d->config);
         if (r >= 0)
                 r = snapshot_copy(&a.snapshot, &d->attempt.snapshot);
         if (r < 0)
@@ -112,7 +111,7 @@ int intent_begin(Daemon *d, DpsReply *reply, Failure *reterr) {
         if (no_edge && adopts && reply->hub_key.size == 0)
                 return failure_set(reterr, FAILURE_PROTOCOL, NULL, "DPS assigned '%s' without a hub key",
                                    reply->hub);
-        warn_about_reply(d, reply, adopts);
+        warn_about_reply(&d->warnings, reply, adopts);
         r = assignment_of(d, reply, adopts, &a);
         if (r < 0)
                 return failure_set_errno(reterr, FAILURE_STORAGE, r, "Failed to store the assignment");
@@ -131,7 +130,7 @@ int intent_begin_with_own(Daemon *d, const char *hub, const char *device_id) {
         if (r >= 0)
                 r = string_replace(&a.device_id, device_id);
         if (r >= 0)
-                r = note_configuration(d, &a);
+                r = note_configuration(&a, d->config);
         if (r < 0)
                 return r;
         record_intend(&d->record, &a);
@@ -245,7 +244,7 @@ int intent_confirm(Daemon *d, const char *hub, const char *device_id) {
 }
 
 int intent_note_configuration(Daemon *d) {
-        return note_configuration(d, &d->record.intended);
+        return note_configuration(&d->record.intended, d->config);
 }
 
 /* Hands the same assignment over in another way. A snapshot of another handle, or of before the last
@@ -255,7 +254,7 @@ static int hand_over_anew(Daemon *d) {
         bool moved = a->hub_key_handle > 0 && a->hub_key_handle != d->config->hub_key_handle;
         int r;
 
-        r = note_configuration(d, a);
+        r = note_configuration(a, d->config);
         if (r < 0)
                 return r;
         if (moved)

@@ -60,10 +60,10 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
         return sd_bus_message_skip(m, "v");
 }
 
-static void take_warnings(Daemon *d, const Answer *a) {
-        warnings_remove(&d->warnings, WARNING_REPROVISIONS_ITSELF);
+static void add_warnings(Warnings *warnings, const Answer *a) {
+        warnings_remove(warnings, WARNING_REPROVISIONS_ITSELF);
         for (size_t i = 0; i < a->warning_count; i++)
-                warnings_add(&d->warnings, a->warnings[i].kind, "%s", a->warnings[i].sentence);
+                warnings_add(warnings, a->warnings[i].kind, "%s", a->warnings[i].sentence);
 }
 
 static int build_check(Daemon *d, sd_bus_message *m) {
@@ -118,7 +118,7 @@ static int on_prepare(Daemon *d, sd_bus_message *reply) {
                 return r;
         if (!a.result || !a.identity || !a.proof)
                 return -EBADMSG;
-        take_warnings(d, &a);
+        add_warnings(&d->warnings, &a);
         d->attempt.live = a.live;
         d->attempt.may_adopt = streq(a.identity, "adopt");
         r = attempt_take_snapshot(&d->attempt, &d->tpm.handle_name, a.hub, a.device_id, a.proof);
@@ -256,7 +256,7 @@ static int on_handoff(Daemon *d, sd_bus_message *reply) {
         if (r < 0)
                 return r;
         warnings_remove(&d->warnings, WARNING_EDGE_FLAG_MISSING);
-        take_warnings(d, &a);
+        add_warnings(&d->warnings, &a);
         r = intent_confirm(d, a.hub, a.device_id);
         if (r < 0)
                 return r;

@@ -69,8 +69,8 @@ static int read_identity(sd_bus_message *m, Identity *id) {
 
 /* May an HMAC key that was there before our first adoption be replaced? With IoT Edge, HandOff1.Check
  * decides that: aziot-tpmd would evict it as well. */
-static bool may_replace(const Daemon *d) {
-        return d->config->target == TARGET_IOTEDGE || d->config->replace_provisioning;
+static bool may_replace(const Config *config) {
+        return config->target == TARGET_IOTEDGE || config->replace_provisioning;
 }
 
 /* What the hub key's handle holds is known before DPS is asked. */
@@ -84,7 +84,7 @@ static int check_handle(const Daemon *d, Failure *reterr) {
                 return 0;
         /* With a wrapped key, ADOPT compares the keys themselves. */
         if (tpm->handle == HANDLE_HMAC &&
-            (may_replace(d) || assignment_key_state(&d->record.intended) >= HUB_KEY_WRAPPED))
+            (may_replace(d->config) || assignment_key_state(&d->record.intended) >= HUB_KEY_WRAPPED))
                 return 0;
         return failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, NULL, "The TPM handle 0x%08x holds %s",
                            d->config->hub_key_handle,
@@ -328,7 +328,7 @@ static int append_replaceable(Daemon *d, sd_bus_message *m) {
         const Assignment *a = &d->record.intended, *confirmed = &d->record.confirmed;
         const Bytes *names[] = { &a->key.name, &confirmed->key.name, &d->record.left_key_name,
                                  &d->record.left_wrapped_name,
-                                 may_replace(d) ? &a->snapshot.key_name : NULL };
+                                 may_replace(d->config) ? &a->snapshot.key_name : NULL };
 
         return helper_append_names(m, names, daemon_state(d) == STATE_ASSIGNED ? ARRAY_SIZE(names) : 0);
 }
@@ -388,7 +388,7 @@ static int on_adopt(Daemon *d, sd_bus_message *reply) {
 static bool is_older(const Daemon *d) {
         const Bytes *name = &d->record.intended.snapshot.key_name;
 
-        return !may_replace(d) && name->size > 0 && !record_is_our_key(&d->record, name) &&
+        return !may_replace(d->config) && name->size > 0 && !record_is_our_key(&d->record, name) &&
                bytes_equal(name, &d->tpm.handle_name);
 }
 
