@@ -28,7 +28,7 @@ class Move(Since):
         return tuple(now - then for now, then in zip(billed(self.world), self.before))
 
     def polls(self):
-        return [r for r in self.requests(kind="poll") if r["userAgent"].startswith("dps-provisiond/")]
+        return [r for r in self.requests(kind="poll") if r.get("userAgent", "").startswith("dps-provisiond/")]
 
     def operations(self):
         return {r["path"] for r in self.polls()}
