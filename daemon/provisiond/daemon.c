@@ -96,6 +96,9 @@ static void run_action(Daemon *d, const Action *action) {
         }
         if (action->change == PENDING_REPROVISION && delay == 0)
                 delay = wait_count_call(&d->wait);
+        if (delay > action->delay_usec)
+                log_info("Reprovisioning begins in %llu s, 10 s after the last attempt that a call began",
+                         (unsigned long long) (delay / USEC_PER_SEC + 1));
         /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
          */
         wait_arm(&d->wait, &d->machine, delay);

@@ -124,7 +124,7 @@ static void log_state(Daemon *d) {
 
 /* The wait after a failure is a step of its own for people; the one between two polls is not. */
 const char *daemon_step_text(const Daemon *d) {
-        return machine_backing_off(&d->machine) ? "wait" : step_to_string(d->machine.step);
+        return wait_is_for_attempt(&d->wait, &d->machine) ? "wait" : step_to_string(d->machine.step);
 }
 
 static char *status_text(const Daemon *d) {

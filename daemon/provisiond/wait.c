@@ -25,8 +25,14 @@ usec_t wait_left(const Wait *w) {
         return w->ends_usec > now ? w->ends_usec - now : 0;
 }
 
+/* The attempt of a call may wait for the CallLimit without a failure. */
+bool wait_is_for_attempt(const Wait *w, const Machine *machine) {
+        return machine_backing_off(machine) ||
+               (machine->progress == PROGRESS_DUE && machine->step == STEP_IDENTITY && wait_left(w) > 0);
+}
+
 void wait_update_local_time(Wait *w, const Machine *machine) {
-        w->next_attempt_usec = machine_backing_off(machine) ? now_usec(CLOCK_REALTIME) + wait_left(w) : 0;
+        w->next_attempt_usec = wait_is_for_attempt(w, machine) ? now_usec(CLOCK_REALTIME) + wait_left(w) : 0;
 }
 
 void wait_arm(Wait *w, const Machine *machine, usec_t delay_usec) {

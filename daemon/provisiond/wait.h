@@ -29,6 +29,8 @@ void wait_deinit(Wait *wait);
 void wait_arm(Wait *wait, const Machine *machine, usec_t delay_usec);
 void wait_disarm(Wait *wait);
 usec_t wait_left(const Wait *wait);
+/* True for a wait after a failure and before a call's attempt, not for the one between two polls. */
+bool wait_is_for_attempt(const Wait *wait, const Machine *machine);
 
 /* The local clock was set. */
 void wait_update_local_time(Wait *wait, const Machine *machine);
