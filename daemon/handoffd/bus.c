@@ -170,10 +170,8 @@ static int begin(Handoffd *h, sd_bus_message *m, const Call *call) {
         return 1;
 }
 
-static int bad_version(sd_bus_message *m) {
-        /* Without its name systemd ends this process after the reply, and the next call starts the installed
-         * one. */
-        (void) sd_bus_release_name(sd_bus_message_get_bus(m), HANDOFF_NAME);
+static int bad_version(Handoffd *h, sd_bus_message *m) {
+        h->outdated = true;
         return bad_argument(m, "the caller has another version");
 }
 
@@ -186,7 +184,7 @@ static int begin_check(Handoffd *h, sd_bus_message *m) {
         if (r < 0) /* sd-bus ignores the result of a queued call */
                 return sd_bus_reply_method_errno(m, r, NULL);
         if (version != HANDOFF_VERSION)
-                return bad_version(m);
+                return bad_version(h, m);
         if (!identity_registration_id_valid(registration_id))
                 return bad_argument(m, "not a registration ID");
         return begin(h, m,
@@ -237,7 +235,7 @@ static int begin_quiesce(Handoffd *h, sd_bus_message *m) {
         if (r < 0)
                 return sd_bus_reply_method_errno(m, r, NULL);
         if (version != HANDOFF_VERSION)
-                return bad_version(m);
+                return bad_version(h, m);
         return begin(
                 h, m,
                 &(Call){ .name = "Quiesce", .steps = quiesce_steps, .recovery = quiesce_recovery_steps });

@@ -86,6 +86,7 @@ struct Handoffd {
         Operation *operation;
         sd_bus_message *queue[HANDOFF_QUEUE_MAX];
         size_t queued;
+        bool outdated; /* a caller has another version, perhaps that of the installed program */
 };
 
 extern const sd_bus_vtable handoffd_vtable[];

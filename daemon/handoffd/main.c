@@ -6,6 +6,10 @@
 
 #define IDLE_USEC (60 * USEC_PER_SEC)
 
+static bool is_outdated(void *userdata) {
+        return ((const Handoffd *) userdata)->outdated;
+}
+
 int main(int argc, char *argv[]) {
         static const DaemonInfo info = {
                 .name = "dps-handoffd",
@@ -27,6 +31,7 @@ int main(int argc, char *argv[]) {
                                                  .userdata = &h,
                                                  .idle_usec = IDLE_USEC,
                                                  .busy = handoffd_busy,
+                                                 .outdated = is_outdated,
                                                  .start = handoffd_start,
                                                  .stop = handoffd_leave });
         handoffd_stop(&h);

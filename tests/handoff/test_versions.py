@@ -8,7 +8,8 @@ TPM = "org.dps.Tpm1"
 KEY = b"\x00" * 64
 ASSIGNMENT = {"registrationId": Variant("s", "gw-1"), "hub": Variant("s", "localhost:1"), "deviceId": Variant("s", "gw-1"),
               "adopt": Variant("b", True)}
-HANDOFF_CALLS = [("Apply", "a{sv}", ASSIGNMENT), ("Verify", ""), ("Check", "s", "gw-1"), ("Quiesce", ""), ("Later", "")]
+HANDOFF_CALLS = [("Apply", "a{sv}", ASSIGNMENT), ("Verify", ""), ("Check", "s", "gw-1"), ("Quiesce", ""), ("Later", ""),
+                 ("Check", "us", 1, "gw-1"), ("Quiesce", "u", 1)]
 TPM_CALLS = [("AdoptHubKey", "ayayayb", KEY, KEY, b"", True), ("ForgetHubKey", "ay", b"")]
 
 
