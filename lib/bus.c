@@ -182,7 +182,7 @@ static int helper_on_released(sd_bus_message *reply, void *userdata, sd_bus_erro
 }
 
 /* The name is given back first: from then on the bus starts a new instance. systemd has to know before that,
- * else it takes this instance for the running one, or ends it because of the lost name. */
+ * else it takes this instance for the running one and starts no other. */
 static int helper_leave(BusHelper *helper) {
         int r;
 
