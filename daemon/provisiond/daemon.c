@@ -318,6 +318,7 @@ Daemon *daemon_free(Daemon *d) {
         attempt_deinit(&d->attempt);
         d->watch = watch_free(d->watch);
         helper_deinit(&d->helper);
+        (void) sd_bus_slot_unref(d->handoff_owner);
         while (d->reprovision_count > 0)
                 (void) sd_bus_message_unref(d->reprovision[--d->reprovision_count]);
         reset_deinit(&d->reset);
@@ -343,6 +344,8 @@ int daemon_start(Daemon *d) {
         int r;
 
         r = watch_new(&d->watch, d);
+        if (r >= 0)
+                r = handoff_watch(d);
         if (r < 0)
                 return r;
         ready = daemon_config_usable(d, &failure);

@@ -48,6 +48,7 @@ typedef struct Daemon {
 
         Attempt attempt;
         HelperCalls helper;
+        sd_bus_slot *handoff_owner; /* see handoff_watch() */
         Publisher publisher;
         Reset reset;
         ServerTime server_time;
@@ -134,6 +135,7 @@ void step_confirm(Daemon *daemon);
 void step_poll(Daemon *daemon);
 void step_forget(Daemon *daemon);
 
+int handoff_watch(Daemon *daemon);   /* notices the end of the helper while IoT Edge is quiesced */
 void handoff_resume(Daemon *daemon); /* asks and does not wait */
 
 /* step-tpm.c: reads what is at the hub key's handle into daemon->tpm. done() can't read the reply again. */

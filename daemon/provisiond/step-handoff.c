@@ -158,6 +158,30 @@ void handoff_resume(Daemon *d) {
                                         on_aside, NULL, NULL);
 }
 
+/* The next instance of the helper starts what the one that died had stopped. Let it do that now and not in
+ * Apply, when the hub key is another one. A new key is judged and adopted after another Quiesce. */
+static int on_owner_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
+        Daemon *d = userdata;
+        const char *name, *before, *now;
+        int r;
+
+        r = sd_bus_message_read(m, "sss", &name, &before, &now);
+        if (r < 0 || now[0] != '\0' || !d->attempt.quiesced || d->machine.step == STEP_ADOPT ||
+            d->machine.step == STEP_HANDOFF)
+                return r < 0 ? r : 0;
+        log_warning("The hand-off helper dps-handoffd ended while IoT Edge was quiesced");
+        handoff_resume(d);
+        return 0;
+}
+
+int handoff_watch(Daemon *d) {
+        return sd_bus_add_match_async(d->bus, &d->handoff_owner,
+                                      "type='signal',sender='org.freedesktop.DBus',"
+                                      "path='/org/freedesktop/DBus',interface='org.freedesktop.DBus',"
+                                      "member='NameOwnerChanged',arg0='" HANDOFF_NAME "'",
+                                      on_owner_changed, NULL, d);
+}
+
 static void renew_quiesce(Daemon *d) {
         (void) sd_bus_call_method_async(d->bus, NULL, HANDOFF_NAME, HANDOFF_PATH, HANDOFF_NAME, "Quiesce",
                                         on_aside, NULL, "u", HANDOFF_VERSION);

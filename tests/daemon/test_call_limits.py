@@ -52,6 +52,7 @@ def test_a_loop_of_another_user(new_world, method):
         attempts_end(w, before + 1)
         for _ in range(55):  # nearly an hour
             answers += other.call(method, 5)
+            w.wait("the end of the attempt", lambda p: p["Step"] == "wait")
             w.let_pass(60)
             # not the one for the limit
             w.wait("the long wait", lambda p: p["Step"] == "wait" and p["NextAttemptUSec"] / 1e6 > w.now() + 3600)

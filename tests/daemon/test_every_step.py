@@ -70,8 +70,7 @@ STEPS = {
 IN_A_MOVE = ("quiesce", "adopt without a key", "verify")
 OF_A_KEY = ("import", "adopt", "adopt without a key")
 # In a move IoT Edge is started as the old device, when its key is gone or is the new device's. So it registers itself.
-KEYLESS = [("adopt", "daemon"), ("adopt without a key", "daemon"), ("adopt without a key", "reboot"),
-           ("confirm", "helper"), ("poll", "helper")]
+KEYLESS = [("adopt", "daemon"), ("adopt without a key", "daemon"), ("adopt without a key", "reboot")]
 
 
 def steps_of(identity, moves, event):
@@ -206,8 +205,9 @@ class Gateway:
 
     def kill(self, *helpers):
         for name in helpers:
+            old = set(self.w.helper_pids(name))
             self.w.kill_helper(name)
-            wait_for(f"the end of {name}", lambda n=name: not self.w.helper_pids(n))
+            wait_for(f"the end of {name}", lambda n=name, o=old: not o & set(self.w.helper_pids(n)))
 
     def strike(self, name, event):
         w, helper = self.w, STEPS[name].helper
