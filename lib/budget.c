@@ -1,7 +1,7 @@
 #include "budget.h"
 
-/* The debt makes budget_return() exact: without it, a registration that is counted in an empty bucket and
- * then taken back would leave one more than before. */
+/* The debt makes budget_return() exact. Without the debt, counting a registration in an empty bucket and
+ * taking it back would leave one registration more than before. */
 #define SPENT_MAX (REGISTRATION_BUDGET_SIZE + 1)
 
 void budget_refill(Budget *b, BudgetTime now) {

@@ -1,10 +1,10 @@
 /*
- * Budget: how many registrations a gateway may cause, whatever the cause. Pure code: the time comes in as an
- * argument, so that the fleet simulation runs the very same rules.
+ * Budget: how many registrations a gateway may cause. Pure code: the time is an argument, so the fleet
+ * simulation runs the same rules.
  *
  * A bucket holds REGISTRATION_BUDGET_SIZE registrations and gains one per REGISTRATION_REFILL_USEC. The
- * daemon keeps it in its record. The local CLOCK_REALTIME plays no part, since it may be wrong by decades
- * and is set at will.
+ * daemon keeps the bucket in its record. The local CLOCK_REALTIME plays no part, since it may be wrong by
+ * decades and anybody may set it.
  */
 #pragma once
 
@@ -13,8 +13,8 @@
 #define REGISTRATION_BUDGET_SIZE 10
 #define REGISTRATION_REFILL_USEC (900 * USEC_PER_SEC)
 
-/* A time from one of two sources: the Date of a reply of DPS plus CLOCK_BOOTTIME since, or, while DPS has
- * not answered, CLOCK_BOOTTIME of this boot. Times of different sources are not comparable. */
+/* A time from one of two sources: the Date of the last reply of DPS plus CLOCK_BOOTTIME since then, or
+ * CLOCK_BOOTTIME of this boot while DPS has not answered. Times of different sources are not comparable. */
 typedef struct BudgetTime {
         usec_t usec;
         bool by_date;
@@ -27,18 +27,18 @@ typedef struct Budget {
         bool by_date;      /* the source of since_usec */
 } Budget;
 
-/* Adds what was gained until now. When the source differs from the last call's or the time went backwards
- * (another boot, a server's wrong Date), nothing is gained and the next one counts from now. Call this
- * before budget_wait(), and keep the result: a base that isn't kept moves along with the time. */
+/* Adds the registrations gained until now. When the source differs from the last call's or the time went
+ * backwards (another boot, a wrong Date of a server), the bucket gains nothing and the next interval begins
+ * now. Call this before budget_wait(), and save the result: an unsaved base moves along with the time. */
 void budget_refill(Budget *budget, BudgetTime now);
 
-/* How long until a registration may begin; 0: at once. Never more than two intervals of the refill. */
+/* How long until a registration may begin; 0: at once. At most two intervals of the refill. */
 usec_t budget_wait(const Budget *budget, BudgetTime now);
 
-/* Counts a registration, also when the bucket is empty: one that root or an administrator asked for, or a
- * changed target, is counted but not held back. All of these together leave a debt of at most one, so the
+/* Counts a registration, even when the bucket is empty: a registration that root or an administrator asked
+ * for, or of a changed target, is counted but not held back. The debt is one registration at most, so the
  * next automatic registration waits for two intervals at most. */
 void budget_spend(Budget *budget, BudgetTime now);
 
-/* Takes the last budget_spend() back: DPS answered 401, 404 or 429, or the request was never sent. */
+/* Takes back the last budget_spend(): DPS answered 401, 404 or 429, or the request was never sent. */
 void budget_return(Budget *budget);

@@ -12,8 +12,8 @@
 
 #include "log.h"
 
-/* How long systemd lets a helper go on that has said that it stops: the longest hold of IoT Edge, and what
- * follows. */
+/* How long systemd lets a helper run after STOPPING=1: the longest hold of IoT Edge, and the time to end it.
+ */
 #define LAST_CALL_USEC (60 * 60 * USEC_PER_SEC)
 
 int bus_error_set_failure(sd_bus_error *error, const Failure *failure) {
@@ -122,22 +122,23 @@ int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
                                  "Only root and the user %s may call this", DPS_USER);
 }
 
-/* A helper's life. It leaves when it has been idle for a while, or as soon as it may when it is outdated. */
+/* A helper's life. A helper leaves after an idle time, or as soon as possible when it is outdated. */
 typedef struct BusHelper {
         const BusHelperSettings *settings;
         sd_event *event;
         sd_bus *bus;
         sd_event_source *timer, *post;
-        bool called, was_busy; /* since helper_on_post() has looked */
+        bool called, was_busy; /* since the last helper_on_post(), and at its time */
         bool outdated;
-        bool leaving; /* the bus is asked to take back the name */
+        bool leaving; /* the release of the name is under way */
 } BusHelper;
 
 static bool helper_is_busy(const BusHelper *helper) {
         return helper->settings->busy && helper->settings->busy(helper->settings->userdata);
 }
 
-/* Not relative to the event loop's time, which is that of the iteration's begin: a call may have blocked. */
+/* The current time, because the event loop's is that of the iteration's start and a call may have blocked
+ * since. */
 static int helper_arm(BusHelper *helper) {
         int r;
 
@@ -168,21 +169,22 @@ static int helper_on_message(sd_bus_message *message, void *userdata, sd_bus_err
         return 0;
 }
 
-/* Every call that the bus had routed to this process came before this reply, and sd-bus has dispatched it.
- * What one of them has begun is ended under the old name, so that the calls that belong to it come here. */
+/* Every call that the bus routed to this process came before this reply, and sd-bus has dispatched it. While
+ * the work of a call continues, the helper owns the name again, so that the following calls reach this
+ * process. */
 static int helper_on_released(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) {
         BusHelper *helper = userdata;
 
         if (!helper_is_busy(helper))
                 return sd_event_exit(helper->event, 0);
         helper->leaving = false;
-        /* fails when there is a next instance */
+        /* This fails when the next instance runs already. */
         (void) sd_bus_request_name(helper->bus, helper->settings->name, 0);
         return 0;
 }
 
-/* The name is given back first: from then on the bus starts a new instance. systemd has to know before that,
- * else it takes this instance for the running one and starts no other. */
+/* Release the name before exiting: from then on the bus starts a new instance. Notify systemd before the
+ * release; otherwise systemd takes this instance for the running one and starts no other. */
 static int helper_leave(BusHelper *helper) {
         int r;
 
@@ -195,13 +197,13 @@ static int helper_leave(BusHelper *helper) {
 static int helper_on_idle(sd_event_source *source, uint64_t usec, void *userdata) {
         BusHelper *helper = userdata;
 
-        /* A call that ended in this very iteration counts: helper_on_post() comes after this. */
+        /* A call of this iteration counts, although helper_on_post() has not run yet. */
         if (helper->leaving || helper->called || helper->was_busy || helper_is_busy(helper))
                 return 0;
         return helper_leave(helper);
 }
 
-/* After each other event source: the idle time begins with the end of what a call has begun. */
+/* This runs after each other event source. The idle time begins when the work of the last call ends. */
 static int helper_on_post(sd_event_source *source, void *userdata) {
         BusHelper *helper = userdata;
         const BusHelperSettings *s = helper->settings;

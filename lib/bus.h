@@ -45,11 +45,11 @@ int bus_read_entries(sd_bus_message *message,
                      int (*read)(sd_bus_message *message, const char *key, void *userdata), void *userdata);
 
 /* Runs a bus-activated helper: opens the system bus (DBUS_SYSTEM_BUS_ADDRESS honoured), exports the vtable,
- * owns the name, tells systemd that it is ready, serves until idle for idle_usec since the end of the last
- * call, then gives the name back, serves what came in meanwhile, and returns 0. busy() (may be NULL) says
- * that a call is not done yet. After a call of another version, or when outdated() says so, it leaves as
- * soon as it may, so that the next call starts the installed program. Also ends on SIGTERM. Returns a
- * negative errno when the bus is lost or the name is taken. */
+ * owns the name, notifies systemd, and serves calls. After idle_usec since the end of the last call it
+ * releases the name, serves the calls that came in the meantime, and returns 0. busy() (may be NULL) returns
+ * true while the work of a call continues. After a call of another version, or when outdated() returns true,
+ * the helper leaves as soon as possible, so that the next call starts the installed program. SIGTERM ends it
+ * as well. Returns a negative errno when the bus is lost or the name is taken. */
 typedef struct BusHelperSettings {
         const char *name, *path;
         const sd_bus_vtable *vtable;

@@ -1,9 +1,9 @@
 /*
  * CallLimit: how often Retry() and Reprovision() may begin an attempt. Pure code.
  *
- * All callers together begin at most one attempt in CALL_INTERVAL_USEC; a call that comes earlier begins its
- * attempt later. Callers that are not root begin at most CALLS_PER_HOUR, and more calls are refused. Times
- * are CLOCK_BOOTTIME.
+ * All callers together begin at most one attempt in CALL_INTERVAL_USEC; an earlier call begins its attempt
+ * later. Callers that are not root begin at most CALLS_PER_HOUR attempts, and the daemon refuses further
+ * calls. Times are CLOCK_BOOTTIME.
  */
 #pragma once
 
@@ -26,4 +26,4 @@ usec_t call_limit_delay(const CallLimit *limit, usec_t now);
 usec_t call_limit_refused(const CallLimit *limit, usec_t now);
 
 void call_limit_count_attempt(CallLimit *limit, usec_t begins_usec);
-void call_limit_count_other(CallLimit *limit, usec_t now); /* a call of one that is not root */
+void call_limit_count_other(CallLimit *limit, usec_t now); /* counts a call of another caller than root */

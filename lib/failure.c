@@ -180,12 +180,10 @@ static const FailureInfo failures[] = {
                               "file system." },
         [FAILURE_REGISTRATION_BUDGET] = { "registration-budget", FAILURE_CLASS_THROTTLED, 0, EBUSY,
                                           "31f8c22827854f2f8c4ed08c9d48a820",
-                                          "This gateway has registered too often, and each registration is "
-                                          "billed",
-                                          "Find out why the registrations lead nowhere: see 'dps-provision "
-                                          "status' and 'dps-provision check'. Then run 'dps-provision "
-                                          "retry' "
-                                          "as root to register at once." },
+                                          "This gateway has used up its registration budget",
+                                          "Run 'dps-provision status' and 'dps-provision check' and mend "
+                                          "the cause that they show. Then run 'dps-provision retry' as "
+                                          "root to register at once." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",

@@ -59,13 +59,13 @@ typedef enum FailureKind {
 /* Which retry rule applies (retry.h). */
 typedef enum FailureClass {
         FAILURE_CLASS_TRANSIENT, /* goes away by itself */
-        FAILURE_CLASS_THROTTLED, /* only root may end the wait early; no caller ends that of a 429 */
+        FAILURE_CLASS_THROTTLED, /* root may end the wait early, except after a 429 */
         FAILURE_CLASS_OPERATOR,  /* somebody has to do something */
         FAILURE_CLASS_WARNING,
         _FAILURE_CLASS_MAX,
 } FailureClass;
 
-/* What can cure it early: the daemon shortens the wait when that happens (see retry.h). */
+/* The events that can cure a failure: such an event shortens the wait (see retry.h). */
 typedef enum FailureCure {
         FAILURE_CURE_NONE = 0,
         FAILURE_CURE_NETWORK = 1 << 0, /* a default route appears, or an address where there is none */

@@ -25,8 +25,8 @@ static void set_tls_failure(Failure *ret, const HttpOutcome *o, const char *nati
                                    o->ca_file);
                 return;
         }
-        /* The clock is the likelier cause when the certificate is of the future, or has expired while the
-         * clock is before this program was built or implausibly late. */
+        /* The clock is the likelier cause when the certificate is not valid yet, or when it has expired by a
+         * clock that is before the build of this program or implausibly late. */
         if (early || (late && (now < o->build_time || (o->latest_time > 0 && now > o->latest_time))))
                 (void) failure_set(
                         ret, FAILURE_TLS_CLOCK, native,

@@ -256,8 +256,8 @@ static int set_request_headers(Http *http) {
         return curl_easy_setopt(http->easy, CURLOPT_HTTPHEADER, http->headers) == CURLE_OK ? 0 : -ENOMEM;
 }
 
-/* CURLOPT_READFUNCTION. There is no function to seek, so curl can't send a body twice. Otherwise it
- * repeats a request when a connection that was used before ends without a reply, and a PUT may be billed. */
+/* CURLOPT_READFUNCTION. There is no function to seek, so curl can't send a body twice. Otherwise curl
+ * repeats a request when a reused connection ends without a reply, and DPS may bill a PUT. */
 static size_t on_send(char *buffer, size_t size, size_t count, void *userdata) {
         Http *http = userdata;
         size_t left = strlen(http->body) - http->body_sent;

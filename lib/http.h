@@ -25,8 +25,8 @@ typedef struct HttpSettings {
         size_t body_max;
         bool examine; /* for a doctor: the reply names the certificate's issuer; see http_unverified_date()
                        */
-        /* Seconds since the epoch. When a certificate has expired by a local clock outside them, the clock
-         * is the likelier cause (tls-clock). latest_time 0: unknown. */
+        /* Seconds since the epoch. When a certificate has expired and the local clock is outside them, the
+         * clock is the likelier cause (tls-clock). latest_time 0: unknown. */
         uint64_t build_time, latest_time;
 } HttpSettings;
 

@@ -1,4 +1,4 @@
-/* What the states and the steps are called, and what each step permits. */
+/* The names of the states and the steps, and the limits of each step. */
 #include <assert.h>
 
 #include "machine.h"

@@ -54,7 +54,7 @@ static bool with_edge(const Input *in) {
         return !in->facts->no_edge;
 }
 
-/* A helper's call can't be cancelled. A request can, and a step that is only due. */
+/* A request or a due step can be cancelled, a helper's call can't. */
 static bool helper_busy(const Input *in) {
         return in->machine->progress == PROGRESS_RUNNING &&
                step_deadline_usec(in->machine->step) != USEC_INFINITY;
@@ -72,7 +72,7 @@ static bool budget_spent(const Input *in) {
         return in->facts->budget_usec > 0;
 }
 
-/* The wait was interrupted, or a handed-off gateway went on during it. */
+/* The wait was interrupted, or a handed-off gateway continued during the wait. */
 static bool throttled(const Input *in) {
         return in->facts->throttled_usec > 0;
 }
@@ -125,7 +125,7 @@ static FailureKind failure_of(const Input *in) {
         return in->event->failure->kind;
 }
 
-/* The operation may be well, although this reply was lost. */
+/* DPS may still work on the operation, although this reply was lost. */
 static bool poll_failed_in_passing(const Input *in) {
         switch (failure_of(in)) {
         case FAILURE_DNS:
@@ -140,7 +140,7 @@ static bool poll_failed_in_passing(const Input *in) {
         }
 }
 
-/* While IoT Edge is held, nothing that was seen changes, so the step begins again without another look. */
+/* While IoT Edge is quiesced, the snapshot stays right, so the step begins again without another look. */
 static bool tpm_failed_while_held(const Input *in) {
         FailureKind kind = failure_of(in);
 
@@ -178,8 +178,8 @@ typedef enum How {
                 _HOW_MAX,
 } How;
 
-/* Not steps: they select the rows for what the assignment still needs, for the end of the work, and repeat
- * the row's own step. */
+/* Not steps. They select the rows for the needs of the assignment and for the end of the work, or repeat the
+ * row's own step. */
 #define NEXT_HAND_OVER ((Step) (_STEP_MAX + 0))
 #define NEXT_REST      ((Step) (_STEP_MAX + 1))
 #define NEXT_SAME      ((Step) (_STEP_MAX + 2))
@@ -212,7 +212,7 @@ typedef struct Row {
 #define RESULT  (EV(DONE) | EV(FAILED)) /* of a helper's call; a request is cancelled at once */
 #define CHANGES (EV(RETARGET) | EV(REATTEST) | EV(REPROVISION))
 
-/* The test of the table changes rows, to see that the properties fail. */
+/* The walk over the table changes rows in memory, to see that its properties can fail. */
 #ifndef TABLE
 #define TABLE static const
 #endif
@@ -326,7 +326,7 @@ static void begin(Machine *m, const Facts *f, Step step, Action *action) {
                 wait_for(m, FAILURE_HTTP_THROTTLED, f->throttled_usec, action);
 }
 
-/* Only this clears what was under way. */
+/* This is the one place that clears what was under way. */
 static void interrupt(Machine *m, const Facts *f, Step step, Pending change, Action *action) {
         m->pending = PENDING_NONE;
         m->failure = FAILURE_NONE;
@@ -346,15 +346,15 @@ static Pending pending_of(EventType type) {
                                            : PENDING_NONE;
 }
 
-/* Without an assignment there is nothing that could be handed over in another way. */
+/* Without an assignment there is nothing to hand over in another way. */
 static Pending change_of(const Machine *m, const Facts *f, EventType type) {
         Pending change = type < EVENT_START ? m->pending : pending_of(type);
 
         return change == PENDING_RETARGET && !f->intended ? PENDING_REATTEST : change;
 }
 
-/* With an intended assignment, each configuration is compared with it and not with the last configuration,
- * so the last event counts. */
+/* An intended assignment is compared with each configuration, not with the last one, so the last event
+ * counts. */
 static void remember(Machine *m, const Facts *f, EventType type) {
         bool configured = type == EVENT_CONFIGURED || type == EVENT_RETARGET || type == EVENT_REATTEST;
 
@@ -441,7 +441,7 @@ Action machine_feed(Machine *m, const Facts *f, const Event *event, const RetryP
                 m->failure = FAILURE_NONE;
                 retry_reset(&m->retry);
         }
-        /* IoT Edge is held for the steps that need it, and no longer than the limit. */
+        /* IoT Edge is quiesced for the steps that need it, up to the limit. */
         action.resume = f->quiesced &&
                         (row->how == HOW_LET_GO ||
                          (action.start &&

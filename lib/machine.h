@@ -62,12 +62,12 @@ typedef struct Facts {
         bool live;           /* identityd is provisioned and IoT Edge's units are up */
         bool look_is_old;    /* IoT Edge may have changed since PREPARE looked at it */
         bool quiesced;       /* identityd and aziot-tpmd are stopped until Apply or Resume */
-        bool hold_spent;     /* they have been stopped for as long as this registration allows */
-        bool token_expired;  /* no request of this attempt can be authorized any more */
+        bool hold_spent;     /* IoT Edge has been quiesced for as long as this registration allows */
+        bool token_expired;  /* DPS would reject every further request of this attempt */
         bool ask_dps; /* IoT Edge has to give up its identity to register, and DPS has not answered lately */
-        /* what is left to wait for; 0: nothing */
-        usec_t throttled_usec; /* DPS asked everybody to wait (HTTP 429) */
-        usec_t budget_usec;    /* the registration budget is spent until then */
+        /* the remaining waits; 0: none */
+        usec_t throttled_usec; /* DPS is throttling requests (HTTP 429) */
+        usec_t budget_usec;    /* until the registration budget gains one */
 } Facts;
 
 State facts_state(const Facts *facts);
@@ -116,7 +116,7 @@ typedef enum Progress {
 typedef struct Action {
         bool start;     /* end the request or the wait that is under way; begin the step after the delay */
         bool resume;    /* call HandOff1.Resume */
-        bool held_back; /* the registration budget is the reason of the delay */
+        bool held_back; /* the delay is that of the registration budget */
         Pending change; /* make this change in the record first */
         Step step;      /* STEP_IDLE: nothing to do */
         usec_t delay_usec; /* from now */
@@ -136,10 +136,10 @@ Action machine_feed(Machine *machine, const Facts *facts, const Event *event, co
 /* The step is under way from now on, and ends with a result. */
 void machine_begin(Machine *machine);
 
-/* True during the wait after a failure. The one between two polls is not. */
+/* True during the wait after a failure, false between two polls. */
 bool machine_backing_off(const Machine *machine);
 
-/* True while DPS makes everybody wait (HTTP 429). No event shortens this wait. */
+/* True while DPS is throttling requests (HTTP 429). No event shortens this wait. */
 bool machine_throttled(const Machine *machine);
 
 const char *state_to_string(State state);

@@ -5,11 +5,11 @@
 #define OPERATOR_DAY_USEC (24 * 3600 * USEC_PER_SEC)
 #define JITTER_USEC       (2 * USEC_PER_SEC)
 
-/* A throttled device can't know how many others there are, but it knows for how long it has been throttled.
- * The time since the first 429 is divided into windows, each THROTTLED_GROWTH times as long as the one
- * before up to a limit, and a device makes one attempt in each. A fleet that began together, or that was
- * told the same by Retry-After, is then spread evenly over the window, DPS is never idle while devices wait,
- * and the number of requests is bounded. The numbers come from `./dev fleet`. */
+/* A throttled device can't know the number of the others, but it knows for how long it has been throttled.
+ * The time since the first 429 is divided into windows. Each window is THROTTLED_GROWTH times as long as the
+ * one before, up to a limit, and a device makes one attempt in each. So a fleet that began together, or that
+ * got the same Retry-After, is spread evenly over the window, DPS is never idle while devices wait, and the
+ * number of requests is bounded. The numbers come from `./dev fleet`. */
 #define THROTTLED_FIRST_USEC (300 * USEC_PER_SEC)
 #define THROTTLED_GROWTH     5
 
@@ -56,7 +56,7 @@ static usec_t operator_wait(Retry *retry, const RetryPolicy *p) {
                 wait = grown(p->operator_initial_usec, retry->operator_count, p->operator_max_usec);
                 retry->operator_count++;
                 if (retry->operator_waited_usec + wait >= OPERATOR_DAY_USEC)
-                        retry->operator_count = 0; /* from the next one on: doublings of the long lane */
+                        retry->operator_count = 0; /* from the next wait on: doublings up to the long cap */
         } else {
                 retry->operator_count++;
                 wait = grown(p->operator_max_usec, retry->operator_count, p->operator_long_max_usec);
@@ -79,7 +79,7 @@ static Window window_after(Window w, const RetryPolicy *p) {
                          min_usec(w.size_usec * THROTTLED_GROWTH, longest_window(p)) };
 }
 
-/* Windows of the longest size are not told apart: this is the first of them. */
+/* This returns the first of the windows of the longest size for all of them. */
 static Window window_at(usec_t usec, const RetryPolicy *p) {
         Window w = { 0, min_usec(THROTTLED_FIRST_USEC, longest_window(p)) };
 
@@ -88,8 +88,8 @@ static Window window_at(usec_t usec, const RetryPolicy *p) {
         return w;
 }
 
-/* How far those are spread whom Retry-After lets come back so long after the first 429: over the rest of
- * that window, and over the next one when little is left. */
+/* The spread of the devices whose Retry-After ends `usec` after the first 429: over the rest of that window,
+ * and over the next window as well when little is left. */
 static usec_t spread_after(usec_t usec, const RetryPolicy *p) {
         Window w = window_at(usec, p);
         usec_t rest;
@@ -105,14 +105,14 @@ static usec_t throttled_wait(Retry *retry, const RetryPolicy *p, usec_t retry_af
         Window w = window_at(waited, p);
 
         if (waited > 0 && w.size_usec == longest) {
-                /* The fleet is spread over a whole window already, and stays so. */
+                /* The fleet is already spread over a whole window. Keep the spread. */
                 least = longest - longest / 64;
                 most = longest + longest / 64;
         } else {
                 if (waited > 0)
                         w = window_after(w, p);
-                /* Leave a gap, so that the late ones of a window do not get in the way of the next: who is
-                 * refused then waits for longest. */
+                /* Leave a gap, so that a window's late devices do not collide with the next window: a device
+                 * that is refused then waits longest. */
                 least = w.begin_usec + w.size_usec / 16 - waited;
                 most = min_usec(w.begin_usec + w.size_usec - waited, p->throttled_max_usec);
         }
@@ -139,8 +139,8 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
                 wait = operator_wait(retry, policy);
         else
                 wait = grown(policy->initial_usec, retry->transient_count++, policy->max_usec);
-        /* What the service asked for is the least. The jitter comes on top of it, so that those who were all
-         * told "an hour" do not come back together. */
+        /* Retry-After is the minimum. The jitter comes on top, so that devices with the same Retry-After do
+         * not come back together. */
         if (retry_after_usec > 0 && retry_after_usec >= wait / 2)
                 return retry_after_usec + random % (max_usec(wait / 2, retry_after_usec / 8) + 1);
         return upper_half(wait, random);
@@ -167,8 +167,8 @@ static bool event_cures(const Failure *failure, RetryEvent event) {
         return false;
 }
 
-/* A flapping link may not turn into a request loop: three events, then one per refill interval. `keep` are
- * left for others. */
+/* A flapping link must not cause a request loop: allow three events, then one per refill interval. `keep`
+ * events are left for other kinds. */
 static bool bucket_take(Retry *retry, uint32_t keep, usec_t now_usec) {
         usec_t refills;
 
@@ -198,7 +198,8 @@ usec_t retry_shorten(Retry *retry, const Failure *failure, RetryEvent event, use
         if (least >= remaining_usec)
                 return remaining_usec;
         if (is_network(event)) {
-                /* An address may be a container's, so it needs a full bucket: the rest is for the uplink. */
+                /* The address may be a container's, so require a full bucket and leave the other events to
+                 * the uplink. */
                 const uint32_t keep = event == RETRY_EVENT_ADDRESS ? RETRY_BUCKET_SIZE - 1 : 0;
 
                 /* One link that comes up makes several events; the first has done it. */

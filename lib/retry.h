@@ -1,11 +1,11 @@
 /*
- * Retry: how long to wait after a failure. Pure code: time and randomness come in as arguments, so that the
- * fleet simulation runs the very same rules.
+ * Retry: how long to wait after a failure. Pure code: time and randomness are arguments, so the fleet
+ * simulation runs the same rules.
  *
- * Three backoff classes: transient (exponential, jitter over the upper half), throttled (in proportion to
- * how long DPS has throttled this device, up to a cap of hours) and operator (capped at half an hour on the
- * first day, then growing to six hours: registrations are billed, also those that lead nowhere). What
- * changes the odds may shorten a wait, kept in check by a bucket.
+ * There are three backoff classes. Transient: exponential, with jitter over the upper half. Throttled: in
+ * proportion to the time for which DPS has throttled this device, up to a cap of hours. Operator: capped at
+ * half an hour on the first day, then growing to six hours, since DPS bills useless registrations as well.
+ * An event that may cure the failure shortens a wait; a bucket limits such events.
  */
 #pragma once
 
@@ -19,12 +19,10 @@ typedef struct RetryPolicy {
 
 /* Plain value; the daemon persists it. Times are CLOCK_REALTIME microseconds. */
 typedef struct Retry {
-        uint32_t attempts; /* failures in a row, over all lanes: what people see */
+        uint32_t attempts; /* failures in a row, over all backoff classes: the published number */
         uint32_t transient_count, operator_count;
-        usec_t throttled_waited_usec; /* sum of the waits of the throttled class: the next one grows with it
-                                       */
-        usec_t operator_waited_usec;  /* sum of the waits of the operator class: a day of them ends the
-                                         half-hour cap */
+        usec_t throttled_waited_usec; /* sum of the throttled waits; the next wait grows with it */
+        usec_t operator_waited_usec;  /* sum of the operator waits; a day of them ends the half-hour cap */
         uint32_t bucket;              /* network events that may still shorten a wait */
         usec_t bucket_filled_usec;    /* when it was last refilled (CLOCK_BOOTTIME) */
 } Retry;
@@ -35,7 +33,7 @@ typedef struct Retry {
 void retry_reset(Retry *retry); /* success, changed configuration, Retry, Reprovision */
 
 /* Counts a failure and returns how long to wait. The class is the failure's own, unless the step it happened
- * in makes it worse (machine.c). retry_after_usec: what the service asked for, 0 for nothing. random:
+ * in makes it worse (machine.c). retry_after_usec: Retry-After, or 0. random:
  * uniform over 64 bits. */
 usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, usec_t retry_after_usec,
                   uint64_t random);

@@ -68,8 +68,8 @@ static int take_hmac_public(Reader *r, TPM2B_PUBLIC *ret, const char **ret_why) 
                 *ret_why = "the key in it is not one that signs HMACs";
                 return -EBADMSG;
         }
-        /* Only the TPM can see whether the key has an authorization value. A lockout would keep the disk's
-         * keys from their owner. */
+        /* The public area does not show whether the key has an authorization value. A lockout would block
+         * the owner of the disk's keys. */
         if (!tpm_is_harmless(area->objectAttributes)) {
                 *ret_why = "the key in it could bring the TPM into lockout";
                 return -EBADMSG;

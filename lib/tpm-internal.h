@@ -102,12 +102,13 @@ int tpm_check_node(const char *path, Failure *reterr);
 
 /* tpm-keys.c */
 bool tpm_is_ek(const TPMT_PUBLIC *key); /* what ActivateCredential needs, with the TCG profile's policy */
-/* A use with the empty authorization value can't bring the TPM nearer to lockout. Without noDA each wrong
- * value counts, and so does each loss of power after a right one. */
+/* A use of the key with the empty authorization value can't bring the TPM nearer to lockout. Without noDA
+ * each wrong value counts, and so does each loss of power after a use with the right one. */
 bool tpm_is_harmless(TPMA_OBJECT attributes);
 bool tpm_is_srk(const TPMT_PUBLIC *key);
-/* Whether the key, which is the object's public area, serves as SRK: by its attributes, and by a use with
- * the empty authorization value, which is made only where a wrong value does not count towards lockout. */
+/* Tests whether the key, which is the object's public area, serves as SRK: by its attributes, then by one
+ * use with the empty authorization value. The use is skipped when a wrong value would count towards lockout.
+ */
 int tpm_test_srk(Tpm *tpm, ESYS_TR object, const TPMT_PUBLIC *key, bool *ret_usable, Failure *reterr);
 int tpm_find_ek(Tpm *tpm, Failure *reterr);
 int tpm_find_srk(Tpm *tpm, Failure *reterr);

@@ -310,10 +310,10 @@ static int create_srk_in(Tpm *tpm, ESYS_TR hierarchy, Failure *reterr) {
         return r;
 }
 
-/* The storage root key belongs to the owner's hierarchy. One that can't be made persistent anyway, because
- * the owner authorization is not known or a key that can't be used has its handle, is made in the
- * endorsement hierarchy: that one has to be usable in any case, so the key stays the same when the owner
- * authorization comes or goes, and a child of it can be made persistent just as well. */
+/* The storage root key belongs to the owner hierarchy. It is made in the endorsement hierarchy when it can't
+ * be made persistent anyway: the owner authorization is not known, or an unusable key has its handle. The
+ * endorsement hierarchy has to be usable in any case, so the key stays the same when the owner authorization
+ * comes or goes, and a child of the key can be made persistent just as well. */
 static int create_srk(Tpm *tpm, Failure *reterr) {
         return create_srk_in(tpm,
                              tpm->srk_unsuitable || owner_auth_missing(tpm) ? ESYS_TR_RH_ENDORSEMENT

@@ -50,7 +50,7 @@ typedef struct TpmIdentity {
         bool ek_tcg_template; /* the EK's template is TCG L-1 with 256 zero bytes of unique, as far as can be
                                  told from its public area (attributes, policy, symmetric, key size) */
         bool owner_auth_usable; /* nothing else than ownerAuth that we don't have keeps us from persisting */
-        bool srk_unsuitable;    /* 0x81000001 holds something that can't be used, or not without risk */
+        bool srk_unsuitable;    /* the object at 0x81000001 is unusable, or its use could lock the TPM */
         TpmHubKeyState hub_key_state;
         Bytes hub_key_name; /* name of what is at the handle, empty when TPM_HUB_KEY_EMPTY */
 } TpmIdentity;

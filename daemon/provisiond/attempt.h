@@ -1,6 +1,7 @@
 /*
- * Attempt: what the current attempt has seen and made. An attempt begins with IDENTITY and ends when
- * IDENTITY begins again, when the daemon comes to rest, or with a factory reset. Times are CLOCK_BOOTTIME.
+ * Attempt: the observations and the results of the current attempt. An attempt begins with IDENTITY. It ends
+ * when IDENTITY begins again, when the daemon comes to rest, or with a factory reset. Times are
+ * CLOCK_BOOTTIME.
  */
 #pragma once
 
@@ -19,19 +20,19 @@ typedef struct Attempt {
         usec_t dps_answered_usec; /* DPS' last reply; 0: none */
         bool fresh;               /* see Facts */
         /* IoT Edge */
-        usec_t looked_usec; /* the last look; 0: none */
+        usec_t looked_usec; /* the time of the last look at IoT Edge; 0: none */
         Snapshot snapshot;  /* what the gateway has now */
         bool live;          /* see Facts */
         bool may_adopt;     /* HandOff1.Check allows it */
         bool quiesced;
-        usec_t quiesced_usec;     /* since when */
-        sd_event_source *renewal; /* while it is quiesced */
+        usec_t quiesced_usec;     /* the begin of the hold */
+        sd_event_source *renewal; /* while IoT Edge is quiesced */
         /* These belong to the registration, which may take several attempts. */
-        usec_t held_usec; /* for how long IoT Edge was quiesced before */
+        usec_t held_usec; /* the sum of the earlier holds */
         bool unbudgeted;  /* the next registration is counted, but not held back */
 } Attempt;
 
-/* Empties the attempt, but for what belongs to the registration. */
+/* Empties the attempt, except the members that belong to the registration. */
 void attempt_end(Attempt *attempt);
 void attempt_deinit(Attempt *attempt);
 
@@ -45,7 +46,7 @@ int attempt_take_snapshot(Attempt *attempt, const Bytes *key_name, const char *h
                           const char *proof);
 int attempt_update_key_name(Attempt *attempt, const Bytes *key_name); /* in the snapshot */
 
-/* IoT Edge is quiesced, or runs on. */
+/* Quiescing IoT Edge begins a hold, resuming it ends the hold. */
 void attempt_begin_hold(Attempt *attempt);
 void attempt_end_hold(Attempt *attempt);
 usec_t attempt_hold_left(const Attempt *attempt); /* 0: see Facts.hold_spent */

@@ -213,15 +213,14 @@ static int take_call(Daemon *d, bool root, sd_bus_error *error) {
                wait = root ? 0 : call_limit_refused(&d->wait.call_limit, now);
 
         if (wait > 0)
-                return too_early(error, "Callers other than root have begun 10 attempts within an hour",
-                                 wait);
+                return too_early(error, "Callers other than root have begun 10 attempts in an hour", wait);
         if (!root)
                 call_limit_count_other(&d->wait.call_limit, now);
         return 0;
 }
 
 static int reprovision(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error) {
-        /* one that waits for a helper's call or for the CallLimit */
+        /* a pending Reprovision, which waits for a helper's call or for the CallLimit */
         bool joins = d->machine.pending == PENDING_REPROVISION ||
                      (d->record.forced && d->machine.progress == PROGRESS_DUE &&
                       d->machine.step == STEP_IDENTITY);

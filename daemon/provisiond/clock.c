@@ -1,20 +1,20 @@
-/* The daemon's side of ServerTime: the clocks, the record, and what the system says of its clock. */
+/* The daemon's side of ServerTime: the clocks, the record, and the system's report about its clock. */
 #include "daemon.h"
 #include "project.h"
 
 #define RECORD_STEP_SEC 60u
 
-/* CLOCK_BOOTTIME is slewed with the local clock, so an estimate by it follows a clock that a time service
- * corrects slowly. CLOCK_MONOTONIC_RAW is not slewed, but stands still during a suspend. The three readings
- * are microseconds apart, so a later sum may be a little smaller. */
+/* CLOCK_BOOTTIME is slewed with the local clock, so an estimate by CLOCK_BOOTTIME follows a clock that a
+ * time service corrects slowly. CLOCK_MONOTONIC_RAW is not slewed, but stands still during a suspend. The
+ * three readings are microseconds apart, so a later sum may be a little smaller. */
 static usec_t steady_usec(void) {
         usec_t suspended = now_usec(CLOCK_BOOTTIME) - now_usec(CLOCK_MONOTONIC);
 
         return now_usec(CLOCK_MONOTONIC_RAW) + suspended;
 }
 
-/* C fixes no order for arguments. With the local clock read last, a pause between the two readings makes the
- * local clock look ahead, never behind. */
+/* C fixes no order for arguments, so read the local clock last and separately: a pause between the two
+ * readings then makes the local clock look ahead, never behind. */
 typedef struct Clocks {
         usec_t steady_usec;
         uint64_t local; /* seconds */

@@ -169,7 +169,7 @@ void daemon_report_unusable(Daemon *d, const Failure *failure) {
                 d->failure = *failure;
 }
 
-/* The 429 and the budget's wait are of the instance that was asked before. */
+/* The waits after a 429 and for the budget belong to the DPS instance of before. */
 static void begin_with_another_instance(Daemon *d) {
         daemon_forget_throttling(d);
         d->attempt.unbudgeted = true;

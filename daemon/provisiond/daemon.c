@@ -33,7 +33,7 @@ static void run_step(Daemon *d) {
         static_assert(ARRAY_SIZE(starters) == _STEP_MAX, "every step has a starter");
 
         wait_disarm(&d->wait);
-        /* A handed-off gateway goes on after a failed look at the TPM, and waits later. */
+        /* A handed-off gateway continues after a failed look at the TPM, and waits at the end. */
         if (d->machine.step == STEP_IDENTITY || daemon_state(d) != STATE_HANDED_OFF)
                 (void) wait_take_missed(&d->wait);
         machine_begin(&d->machine);
@@ -47,7 +47,7 @@ static int on_wait_end(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
-/* As the record has it, see there. */
+/* See throttled_until_usec in record.h. */
 static usec_t record_time(const Daemon *d) {
         usec_t local = now_usec(CLOCK_REALTIME), best = daemon_server_time(d) * USEC_PER_SEC;
 
@@ -62,7 +62,7 @@ static void note_throttling(Daemon *d) {
         d->noted_throttling_usec = d->wait.throttled_until_usec;
 }
 
-/* The rest of the wait counts also after a power cut, so that a fleet does not come back at once. */
+/* The rest of the wait survives a power cut, so that a fleet does not come back at once. */
 static void restore_throttling(Daemon *d) {
         usec_t now = record_time(d), until = d->record.throttled_until_usec,
                left = until > now ? until - now : 0, most = d->record.throttled_rest_usec;
@@ -97,14 +97,14 @@ static void run_action(Daemon *d, const Action *action) {
         if (action->change == PENDING_REPROVISION && delay == 0)
                 delay = wait_count_call(&d->wait);
         if (delay > action->delay_usec)
-                log_info("Reprovisioning begins in %llu s, 10 s after the last attempt that a call began",
+                log_info("Delaying the reprovisioning by %llu s: a call began an attempt less than 10 s ago",
                          (unsigned long long) (delay / USEC_PER_SEC + 1));
         /* Even without a delay the step begins from the loop, so that no chain of steps becomes a recursion.
          */
         wait_arm(&d->wait, &d->machine, delay);
 }
 
-/* Whoever takes over without us has to know. */
+/* IoT Edge works with the same clock. */
 static void warn_about_clock(Daemon *d) {
         Failure failure;
 
@@ -130,7 +130,7 @@ static void keep_failure(Daemon *d, State state, Step step, const Failure *failu
 
 /* What has just failed is no longer of interest where it begins anew at once. */
 static void report_failure(Daemon *d, Step step) {
-        if (d->failure.kind == FAILURE_NONE) /* told as a warning */
+        if (d->failure.kind == FAILURE_NONE) /* published as a warning */
                 return;
         if (d->machine.failure == FAILURE_NONE) {
                 publish_failure(d, step);
@@ -174,7 +174,7 @@ static void set_throttling_failure(Daemon *d) {
 
 static void report_budget(Daemon *d) {
         (void) failure_set(&d->failure, FAILURE_REGISTRATION_BUDGET, NULL,
-                           "'%s' has used up its %d registrations and gains one each %llu minutes",
+                           "'%s' has used up its registration budget (%d, and one more every %llu minutes)",
                            d->tpm.registration_id, REGISTRATION_BUDGET_SIZE,
                            (unsigned long long) (REGISTRATION_REFILL_USEC / (60 * USEC_PER_SEC)));
         d->failed_step = STEP_REGISTER;
@@ -225,7 +225,7 @@ void daemon_failed(Daemon *d, const Failure *failure) {
         daemon_feed(d, &(Event){ .type = EVENT_FAILED, .failure = failure });
 }
 
-/* A handed-off gateway waits for its TPM, which is told as a warning. */
+/* A handed-off gateway waits for its TPM and publishes the failure as a warning. */
 static const Failure *cause_of_wait(const Daemon *d) {
         const Failure *warning = warnings_get_identity(&d->warnings);
 

@@ -1,12 +1,13 @@
 /*
  * Daemon: owns the parts, feeds the machine and runs its actions. At most one operation is under way.
  *
- * Each part has a file, a type and a deinit: Attempt, HelperCalls, Publisher, Reset, ServerTime, Tpm1, Wait,
- * Warnings. HelperCalls feeds the daemon and Publisher reads it; the other parts know nothing of it.
+ * Each part has a file, a type and a deinit function: Attempt, HelperCalls, Publisher, Reset, ServerTime,
+ * Tpm1, Wait, Warnings. HelperCalls feeds the daemon and Publisher reads the daemon; the other parts know
+ * nothing of the daemon.
  *
- * Around them: step-*.c start one step each, record its result and feed the event; intent.c begins, changes
- * and discards the intended assignment; bus.c is the D-Bus interface; watch*.c feed what happens outside
- * (files, network, clock, the TPM's device); configuration.c feeds what a change of the configuration means.
+ * Other files: step-*.c start one step each, record its result and feed the event; intent.c begins, changes
+ * and discards the intended assignment; bus.c is the D-Bus interface; watch*.c feed outside events (files,
+ * network, clock, the TPM's device); configuration.c feeds the consequences of a changed configuration.
  */
 #pragma once
 
@@ -42,7 +43,7 @@ typedef struct Daemon {
 
         Machine machine;
         Record record;
-        usec_t noted_throttling_usec; /* Wait.throttled_until_usec as the record has it */
+        usec_t noted_throttling_usec; /* Wait.throttled_until_usec in the last record */
         Failure failure;              /* the last one; FAILURE_NONE: none */
         Step failed_step;
 
@@ -58,7 +59,7 @@ typedef struct Daemon {
 
         sd_bus_message *reprovision[CALLERS_MAX]; /* calls that wait for the state "attesting" */
         size_t reprovision_count;
-        size_t question_count; /* to polkit, without an answer so far */
+        size_t question_count; /* pending questions to polkit */
 } Daemon;
 
 int daemon_new(Daemon **ret, const DaemonOptions *options, sd_event *event, sd_bus *bus);
@@ -68,16 +69,16 @@ void daemon_freep(Daemon **daemon);
 /* Loads the stored state and begins. */
 int daemon_start(Daemon *daemon);
 
-/* The result of the step under way, or what came from outside. */
+/* Feeds the result of the step under way, or an outside event. */
 void daemon_feed(Daemon *daemon, const Event *event);
 void daemon_done(Daemon *daemon);                           /* EVENT_DONE with nothing to add */
 void daemon_failed(Daemon *daemon, const Failure *failure); /* EVENT_FAILED */
 
-/* The network came up, the clock was set, somebody wants it now. */
+/* Shortens the wait after an outside event that may cure the failure. */
 void daemon_shorten_wait(Daemon *daemon, RetryEvent event);
 void daemon_end_wait(Daemon *daemon); /* Retry(): begins as early as the CallLimit allows */
 void daemon_clock_set(Daemon *daemon);
-void daemon_forget_throttling(Daemon *daemon); /* another DPS instance is asked from now on */
+void daemon_forget_throttling(Daemon *daemon); /* for another DPS instance */
 
 /* configuration.c. daemon_reload() rereads it and acts on what changed; asked: also when nothing has. */
 void daemon_reload(Daemon *daemon, bool asked);
@@ -136,7 +137,7 @@ void step_poll(Daemon *daemon);
 void step_forget(Daemon *daemon);
 
 int handoff_watch(Daemon *daemon);   /* notices the end of the helper while IoT Edge is quiesced */
-void handoff_resume(Daemon *daemon); /* asks and does not wait */
+void handoff_resume(Daemon *daemon); /* does not wait for the reply */
 
 /* step-tpm.c: reads what is at the hub key's handle into daemon->tpm. done() can't read the reply again. */
 void step_look_at_handle(Daemon *daemon, HelperDone done);
@@ -149,6 +150,6 @@ void bus_answer_reprovision(Daemon *daemon);
 /* watch.c */
 int watch_new(Watch **ret, Daemon *daemon);
 Watch *watch_free(Watch *watch);
-void watch_update(Watch *watch);     /* before a reload: directories come and go */
-void watch_configured(Watch *watch); /* after it */
+void watch_update(Watch *watch);     /* call before a reload: directories may have changed */
+void watch_configured(Watch *watch); /* call after a reload */
 bool watch_clock_synchronized(Watch *watch);

@@ -3,6 +3,6 @@
 
 #include "util.h"
 
-/* "dev-tpmrm0.device" for "device:/dev/tpmrm0", which is also what an empty TCTI and "device" stand for.
- * -ENOENT for a TCTI that is no device. The caller frees *ret. */
+/* Returns "dev-tpmrm0.device" for "device:/dev/tpmrm0", for an empty TCTI and for "device". -ENOENT: the
+ * TCTI has no device. The caller frees *ret. */
 int device_unit_name(char **ret, const char *tcti);

@@ -2,7 +2,7 @@
 
 #define LOOK_USEC (60 * USEC_PER_SEC)
 
-/* To register, IoT Edge first gives up its identity. It has none until DPS answers. */
+/* IoT Edge gives up its identity before it registers itself, and has none until DPS answers. */
 static bool has_to_ask_dps(const Record *record, const FactsInput *in) {
         return !in->no_edge && !in->dps_answers &&
                assignment_needs_registration(&record->intended, in->snapshot->hub, in->snapshot->device_id);

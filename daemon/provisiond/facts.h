@@ -1,26 +1,25 @@
 /*
- * Facts: what the machine decides by (machine.h), derived from the record, the configuration and what the
- * attempt has seen. Pure code, so that the walk over all of them (tests/unit) uses the same function as the
- * daemon.
+ * Facts: the input of the machine's decisions (machine.h), derived from the record, the configuration and
+ * the attempt. Pure code, so the walk over all of them (tests/unit) uses the same function as the daemon.
  */
 #pragma once
 
 #include "record.h"
 
-/* What the record does not hold. Borrowed. Times are CLOCK_BOOTTIME. */
+/* The inputs that the record does not hold. Borrowed. Times are CLOCK_BOOTTIME. */
 typedef struct FactsInput {
         usec_t now_usec;
         BudgetTime budget_time;
         /* the configuration */
         bool configured, no_edge, adopts;
         uint32_t hub_key_handle;
-        /* the TPM, as it was read last */
+        /* the TPM at its last reading */
         bool unread; /* the last look at the TPM of a handed-off gateway failed */
         bool hmac_at_handle;
         const Bytes *name_at_handle;
         /* the attempt */
         bool fresh, live, quiesced, hold_spent, dps_answers, token_expired;
-        usec_t looked_usec; /* 0: not yet */
+        usec_t looked_usec; /* the time of the last look at IoT Edge; 0: none */
         const Snapshot *snapshot;
         /* limits */
         usec_t throttled_until_usec;

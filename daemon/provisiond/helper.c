@@ -6,7 +6,8 @@
 #include "bus.h"
 #include "daemon.h"
 
-/* The hints of the kinds are for what the helpers report, not for helpers that can't report. */
+/* The hints of the failure kinds are for failures that a helper reports. These are for helpers that can't
+ * report. */
 #define SEE_UNIT(name)                                                                                      \
         "See 'systemctl status " name "' and 'journalctl -u " name "'. The bus starts it when it is "       \
         "called: its unit must not be masked, and files that were installed by hand need "                  \

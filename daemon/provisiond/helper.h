@@ -1,5 +1,5 @@
 /*
- * Helper: calls of dps-tpmd and dps-handoffd. One at a time, with the deadline of the step under way.
+ * Helper: calls of dps-tpmd and dps-handoffd. One call at a time, with the deadline of the step under way.
  */
 #pragma once
 
@@ -17,11 +17,10 @@ typedef enum Helper {
 
 /* Appends the arguments. */
 typedef int (*HelperBuild)(Daemon *daemon, sd_bus_message *message);
-/* Gets the reply. A negative errno: the reply makes no sense. */
+/* Gets the reply. Returns a negative errno when the reply is malformed. */
 typedef int (*HelperDone)(Daemon *daemon, sd_bus_message *reply);
-/* Gets the failure before it is fed, and may change it. True: nothing is fed, because it has gone on by
- * itself.
- */
+/* Gets the failure before it is fed, and may change it. Returns true when it has handled the failure and
+ * nothing is to be fed. */
 typedef bool (*HelperFailed)(Daemon *daemon, Failure *failure);
 
 typedef struct HelperCall {
@@ -32,7 +31,7 @@ typedef struct HelperCall {
         HelperFailed failed; /* may be NULL */
 } HelperCall;
 
-/* What is under way. */
+/* The call under way. */
 typedef struct HelperCalls {
         sd_bus_slot *slot;
         HelperCall call;

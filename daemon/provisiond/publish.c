@@ -18,7 +18,7 @@ int publisher_init(Publisher *p, const char *state_dir) {
                 p->record_path = NULL;
                 return -ENOMEM;
         }
-        (void) store_make_directory(state_dir, 0700); /* saving fails with the reason */
+        (void) store_make_directory(state_dir, 0700); /* saving reports the failure */
         return 0;
 }
 

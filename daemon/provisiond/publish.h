@@ -1,6 +1,6 @@
 /*
- * Publisher: the state file, the journal, systemd and the bus. Owns what each of them was told last, so that
- * they hear of changes only.
+ * Publisher: the state file, the journal, systemd and the bus. Keeps the last published values and publishes
+ * changes.
  */
 #pragma once
 
@@ -21,11 +21,11 @@ typedef struct Publisher {
         char *properties[PROPERTIES_MAX]; /* as announced on the bus */
 } Publisher;
 
-/* Also makes the directory of the state file. */
+/* Creates the directory of the state file as well. */
 int publisher_init(Publisher *publisher, const char *state_dir);
 void publisher_deinit(Publisher *publisher);
 
-/* Saves, and publishes what has changed. Called after every change. */
+/* Saves the record and publishes the changes. Call this after every change. */
 void daemon_publish(Daemon *daemon);
 int daemon_save(Daemon *daemon, Failure *reterr);
 void publish_failure(Daemon *daemon, Step step); /* one line in the journal for each failed attempt */

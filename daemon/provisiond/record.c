@@ -41,7 +41,7 @@ static const RecordNumber numbers[] = {
         { "forced", offsetof(Numbers, forced) },
 };
 
-/* Of files that an older program wrote; read only. */
+/* Members that older versions wrote; read, but never written. */
 static const RecordNumber older_numbers[] = {
         { "throttled", offsetof(Numbers, throttled) },
         { "nextAttemptUSec", offsetof(Numbers, next_attempt) },

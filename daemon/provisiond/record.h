@@ -23,8 +23,9 @@ typedef struct Record {
         /* retry policy */
         Retry retry;
         Budget budget; /* of registrations */
-        /* DPS asked to wait (HTTP 429) until then, by the local clock or the best estimate, whichever is
-         * later. 0: it did not. The rest of the wait when this was written is the most that is left. */
+        /* The end of the wait after a 429, by the local clock or the best estimate, whichever is later; 0:
+         * none. The rest is the remaining time when the record was written, and limits the wait after a
+         * start. */
         usec_t throttled_until_usec, throttled_rest_usec;
         /* a factory reset that is due, and whether it removes config.toml's provisioning too */
         bool reset, reset_provisioning;

@@ -136,7 +136,7 @@ static bool take(Routes *routes, const Route *route) {
         return true;
 }
 
-/* One that was removed a moment ago is replaced: so do DHCP clients that know no other way to renew. */
+/* A route that was removed a moment ago is replaced: some DHCP clients renew a lease in this way. */
 static void note_added(RouteChanges *changes, const Routes *fresh) {
         for (size_t i = 0; i < fresh->count; i++)
                 if (!take(&changes->removed, &fresh->list[i]))
@@ -240,7 +240,7 @@ size_t routes_count_up(const Routes *routes) {
         return count;
 }
 
-/* Is there a way through the same gateway that was up before and has been since? */
+/* True when a route through the same gateway was up before and has been up since. */
 static bool was_up(const Routes *known, const RouteChanges *changes, const Routes *now, const Route *route) {
         for (size_t i = 0; i < known->count; i++) {
                 const Route *before = &known->list[i], *after = find(now, before);

@@ -3,18 +3,18 @@
  * kernel's messages (rtnetlink(7)).
  *
  * A default route is a unicast route to everywhere, IPv4 or IPv6, in any table. It is up when its link has a
- * carrier. News is a default route that is up and was not before, counted by family, gateway and interface:
- * the same route with another metric or in another table is no news, neither is one that is replaced by
- * itself (a renewed lease, a router advertisement), nor one that is removed and comes back between two
- * looks. Interfaces of containers have no default route in the host's namespace.
+ * carrier. News is a default route that is up and was not up before, identified by family, gateway and
+ * interface. The same route with another metric or in another table is no news. The same holds for a route
+ * that replaces an equal one (a renewed lease, a router advertisement) and for a route that is removed and
+ * comes back between two looks. Interfaces of containers have no default route in the host's namespace.
  *
- * The messages don't tell everything: the kernel removes IPv4 routes without a message when a link goes down
- * or an address is removed. So messages only say that it is time to look. The look is a dump, compared with
- * the one before. A route that was added again since then (the kernel refuses to add one that exists) must
- * have been gone.
+ * The messages are incomplete: the kernel removes IPv4 routes without a message when a link goes down or an
+ * address is removed. So a message only starts a look, which compares a dump with the one before. A route
+ * that was added again since then must have been gone, because the kernel refuses to add a route that
+ * exists.
  *
- * Without any default route (a proxy or DPS itself in a network of the site), a new address that is not
- * link-local, tentative or renewed, and a new route through a gateway, count as weak news.
+ * Without any default route (a proxy or DPS itself is in a network of the site), weak news is a new address
+ * that is not link-local, tentative or renewed, or a new route through a gateway.
  */
 #pragma once
 
@@ -22,7 +22,7 @@
 
 #include "util.h"
 
-#define ROUTES_MAX 32 /* more default routes than these are ignored */
+#define ROUTES_MAX 32 /* further default routes are ignored */
 
 typedef struct Route {
         uint8_t family, gateway[16]; /* zeros: none */
@@ -35,14 +35,14 @@ typedef struct Routes {
         size_t count;
 } Routes;
 
-/* What was seen since the last look. */
+/* The changes since the last look. */
 typedef struct RouteChanges {
         Routes added, removed;
         bool routes;  /* the default routes may have changed */
         bool address; /* weak news, if there is no default route */
 } RouteChanges;
 
-/* Reads what the kernel has announced. known: of the last look. */
+/* Reads the kernel's messages. known: the routes at the last look. */
 void routes_read_changes(RouteChanges *changes, const Routes *known, const void *buffer, size_t size);
 
 /* Reads a part of a dump. Returns 1 at its end, 0 when more is to come, or a negative errno. */

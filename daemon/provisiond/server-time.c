@@ -8,8 +8,8 @@
 #define ROUNDING_SEC  2    /* Date and the local clock are cut to seconds */
 #define DAY_SEC       86400u
 
-/* A program without an update for so long has no valid root certificates either. A real-time clock that was
- * never set, or has lost a bit, is off by more. */
+/* A program without an update for so long has no valid root certificates either. The error of a real-time
+ * clock that was never set, or has lost a bit, is larger. */
 #define YEARS_MAX_SEC (10u * 365u * DAY_SEC)
 
 void server_time_set(ServerTime *time, uint64_t date, usec_t steady_usec, uint64_t local) {
@@ -35,7 +35,7 @@ uint64_t server_time_now(const ServerTime *time, usec_t steady_usec, uint64_t lo
 
         if (time->date == 0)
                 return local;
-        /* The restored one is older than now by as long as the device was off. */
+        /* The restored Date is too old by the time for which the device was off. */
         return time->restored && local > server ? local : server;
 }
 

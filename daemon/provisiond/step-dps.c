@@ -5,7 +5,7 @@
 #include "daemon.h"
 #include "project.h"
 
-#define POLLING_USEC (20 * 60 * USEC_PER_SEC) /* an operation that takes longer is told as a failure */
+#define POLLING_USEC (20 * 60 * USEC_PER_SEC) /* a longer operation is reported as a failure */
 
 static int read_payload(const Config *config, char **ret, Failure *reterr) {
         int r;
@@ -84,7 +84,7 @@ static DpsRequest request_of(Step step) {
                                       : DPS_REQUEST_POLL;
 }
 
-/* DPS bills a registration unless it refused it at once. */
+/* DPS bills a registration unless DPS refuses it at once. */
 static bool was_registered(const Daemon *d, const HttpReply *http) {
         if (d->machine.step != STEP_CONFIRM)
                 return true;
@@ -92,7 +92,7 @@ static bool was_registered(const Daemon *d, const HttpReply *http) {
                     : http_was_sent(d->attempt.http);
 }
 
-/* A poll is repeated with another connection, and with the settings of then. */
+/* A repeated poll uses a new connection and the settings of that time. */
 static void fail_request(Daemon *d, const Failure *failure) {
         d->attempt.http = http_free(d->attempt.http);
         daemon_failed(d, failure);
@@ -210,7 +210,7 @@ void step_confirm(Daemon *d) {
 
         d->attempt.polling_since_usec = now_usec(CLOCK_BOOTTIME);
         budget_spend(&d->record.budget, daemon_budget_time(d));
-        if (daemon_save(d, &failure) < 0) { /* a registration that is not on disk is not counted */
+        if (daemon_save(d, &failure) < 0) { /* CONFIRM needs the count on disk */
                 budget_return(&d->record.budget);
                 daemon_failed(d, &failure);
                 return;
@@ -225,7 +225,7 @@ void step_poll(Daemon *d) {
 
         if (attempt_token_expired(&d->attempt)) {
                 (void) failure_set(&failure, FAILURE_TIMEOUT, NULL,
-                                   "DPS has not assigned '%s' within the hour that the token lives",
+                                   "DPS has not assigned '%s' within the token's lifetime of an hour",
                                    d->tpm.registration_id);
                 daemon_failed(d, &failure);
                 return;

@@ -158,8 +158,9 @@ void handoff_resume(Daemon *d) {
                                         on_aside, NULL, NULL);
 }
 
-/* The next instance of the helper starts what the one that died had stopped. Let it do that now and not in
- * Apply, when the hub key is another one. A new key is judged and adopted after another Quiesce. */
+/* The next instance of the helper starts IoT Edge after a crash. Resume makes it do so now. Otherwise Apply
+ * would start IoT Edge, perhaps with another hub key; a new key is judged and adopted after another Quiesce.
+ */
 static int on_owner_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {
         Daemon *d = userdata;
         const char *name, *before, *now;
@@ -187,15 +188,14 @@ static void renew_quiesce(Daemon *d) {
                                         on_aside, NULL, "u", HANDOFF_VERSION);
 }
 
-/* Until the next renewal, or until the hold is spent. */
+/* The time until the next renewal, or until the hold is spent. */
 static usec_t renewal_usec(const Attempt *attempt) {
         usec_t left = attempt_hold_left(attempt);
 
         return left > 0 && left < RENEWAL_USEC ? left : RENEWAL_USEC;
 }
 
-/* A wait for DPS or for the TPM may be longer than the helper holds IoT Edge without a renewal (5 minutes).
- */
+/* A wait for DPS or the TPM may exceed the helper's hold without a renewal (5 minutes). */
 static int on_renewal(sd_event_source *source, uint64_t usec, void *userdata) {
         Daemon *d = userdata;
 
@@ -227,7 +227,7 @@ static int on_quiesce(Daemon *d, sd_bus_message *reply) {
         Answer a = {};
         int r;
 
-        attempt_begin_hold(&d->attempt); /* also when the answer makes no sense */
+        attempt_begin_hold(&d->attempt); /* even when the reply is malformed */
         r = bus_read_entries(reply, read_entry, &a);
         if (r < 0)
                 return r;

@@ -95,10 +95,9 @@ static int check_handle(const Daemon *d, Failure *reterr) {
 static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
         warnings_remove(&d->warnings, WARNING_SRK_UNSUITABLE);
         if (id->srk_unsuitable)
-                warnings_add(
-                        &d->warnings, WARNING_SRK_UNSUITABLE,
-                        "The TPM handle 0x81000001 holds a key that can't be used as storage root key, or "
-                        "not without the risk of a lockout; a transient one serves");
+                warnings_add(&d->warnings, WARNING_SRK_UNSUITABLE,
+                             "The key at 0x81000001 can't serve as storage root key, or its use could lock "
+                             "the TPM; using a transient storage root key");
         if (id->owner_auth_usable || d->config->identity == IDENTITY_REGISTER)
                 return 0;
         if (d->config->target == TARGET_NONE && daemon_state(d) != STATE_HANDED_OFF)
@@ -302,8 +301,8 @@ static bool register_instead(Daemon *d, const Failure *failure) {
 }
 
 static bool on_import_failed(Daemon *d, Failure *failure) {
-        /* This TPM has just answered the challenge, so the enrollment is for it, and the hub key has to be
-         * as well. */
+        /* This TPM has just answered the challenge, so the enrollment and the hub key have to be for this
+         * TPM. */
         if (d->attempt.fresh && failure->kind == FAILURE_IDENTITY_MISMATCH)
                 failure->kind = FAILURE_PROTOCOL;
         if (failure->kind == FAILURE_PROTOCOL)

@@ -1,5 +1,5 @@
 /*
- * Tpm1: the last answers of the TPM helper (org.dps.Tpm1), and the registration ID that follows from them.
+ * Tpm1: the last answers of the TPM helper (org.dps.Tpm1), and the registration ID derived from them.
  */
 #pragma once
 

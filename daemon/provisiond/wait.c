@@ -25,7 +25,7 @@ usec_t wait_left(const Wait *w) {
         return w->ends_usec > now ? w->ends_usec - now : 0;
 }
 
-/* The attempt of a call may wait for the CallLimit without a failure. */
+/* A call's attempt may wait for the CallLimit without a failure. */
 bool wait_is_for_attempt(const Wait *w, const Machine *machine) {
         return machine_backing_off(machine) ||
                (machine->progress == PROGRESS_DUE && machine->step == STEP_IDENTITY && wait_left(w) > 0);

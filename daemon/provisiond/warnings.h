@@ -1,7 +1,6 @@
 /*
- * Warnings: what people should know although the work goes on. At most one of each kind; plain values, in
- * the order in which they appeared. Those about an assignment are kept in it, so a restart does not lose
- * them.
+ * Warnings: problems that do not stop the work. At most one of each kind; plain values, in the order of
+ * their appearance. The assignment keeps the warnings about it, so a restart does not lose them.
  */
 #pragma once
 
@@ -13,7 +12,7 @@
 typedef struct Warnings {
         Failure list[WARNINGS_MAX];
         size_t count;
-        FailureKind identity; /* why a handed-off gateway's TPM could not be read; FAILURE_NONE: it was */
+        FailureKind identity; /* the kind of that about an unreadable TPM; FAILURE_NONE: no such warning */
 } Warnings;
 
 /* Replaces the warning of the same kind. Logged when it is new. */
@@ -21,12 +20,12 @@ void warnings_add(Warnings *warnings, FailureKind kind, const char *format, ...)
 void warnings_remove(Warnings *warnings, FailureKind kind);
 void warnings_remove_all(Warnings *warnings);
 
-/* A handed-off gateway works on while its TPM can't be read. */
+/* The warning about an unreadable TPM. The handed-off gateway works all the same. */
 void warnings_add_identity(Warnings *warnings, const Failure *failure);
 void warnings_remove_identity(Warnings *warnings);
 const Failure *warnings_get_identity(const Warnings *warnings); /* NULL: none */
 
-/* Those that came with an assignment. */
+/* The warnings about an assignment. */
 void warnings_remove_assignment(Warnings *warnings);
 int warnings_save(const Warnings *warnings, Assignment *assignment);
 void warnings_restore(Warnings *warnings, const Assignment *assignment);

@@ -20,7 +20,7 @@ struct ClockWatch {
 };
 
 /* A timer far in the future that the kernel cancels when the clock is set: as far as the kernel's
- * nanoseconds reach, or time_t where it has 32 bits. One in the past would fire again and again. */
+ * nanoseconds reach, or a 32-bit time_t. A timer in the past would fire again and again. */
 static int arm_clock(int fd) {
         const struct itimerspec far = { .it_value.tv_sec = sizeof(time_t) > 4
                                                                    ? (time_t) (INT64_MAX / 2000000000)
@@ -35,7 +35,7 @@ static int on_clock(sd_event_source *source, int fd, uint32_t revents, void *use
 
         (void) !read(fd, &expirations, sizeof(expirations)); /* ECANCELED */
         (void) arm_clock(fd);
-        w->synchronized_usec = 0; /* that was another time */
+        w->synchronized_usec = 0; /* the answer was about the clock of before */
         w->question = sd_bus_slot_unref(w->question);
         daemon_clock_set(w->daemon);
         return 0;
@@ -58,9 +58,9 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *reterr
         return 0;
 }
 
-/* The file of systemd-timesyncd costs nothing. For other time services timedated asks the kernel, which this
- * unit may not (ProtectClock=). It is started for that and ends after 30 seconds, so it is asked only when
- * its answer changes a decision. */
+/* Looking for the file of systemd-timesyncd is cheap. For other time services timedated asks the kernel,
+ * which ProtectClock= forbids to this unit. The bus starts timedated for the call, and timedated ends after
+ * 30 seconds, so call it only when its answer changes a decision. */
 bool clock_watch_synchronized(ClockWatch *w) {
         CLEANUP(freep) char *path = NULL;
         usec_t now = now_usec(CLOCK_BOOTTIME);

@@ -7,7 +7,7 @@
 
 #define DIRECTORIES_MAX 8
 #define DEBOUNCE_USEC   (100 * USEC_PER_MSEC) /* an editor makes several events of one change */
-#define DEBOUNCE_MAX    (2 * USEC_PER_SEC)    /* where something happens all the time, /run for instance */
+#define DEBOUNCE_MAX    (2 * USEC_PER_SEC)    /* for a directory that changes all the time, such as /run */
 #define AGAIN_USEC      (5 * USEC_PER_SEC)    /* the kernel has a limit of inotify instances for each user */
 #define WATCHED                                                                                             \
         (IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_ATTRIB |                 \
@@ -16,8 +16,8 @@
 struct FileWatch {
         Daemon *daemon;
         sd_event_source *directories[DIRECTORIES_MAX], *debounce;
-        usec_t changed; /* since when something has not been read, CLOCK_MONOTONIC; or 0 */
-        bool blind;     /* a directory can't be watched: it is read again and again instead */
+        usec_t changed; /* the first change since the last reading, CLOCK_MONOTONIC; or 0 */
+        bool blind;     /* a directory can't be watched and is read periodically instead */
 };
 
 static int on_debounced(sd_event_source *source, uint64_t usec, void *userdata) {
@@ -44,7 +44,7 @@ static int on_inotify(sd_event_source *source, const struct inotify_event *event
         return 0;
 }
 
-/* A directory that does not exist yet is awaited in the nearest one above it that does. */
+/* For a missing directory, watch the nearest existing directory above it. */
 static int watch_directory(FileWatch *w, sd_event_source **ret, char *path) {
         for (;;) {
                 int r = sd_event_add_inotify(w->daemon->event, ret, path, WATCHED, on_inotify, w);
@@ -76,7 +76,7 @@ void file_watch_update(FileWatch *w) {
         }
         free(list);
         if (error < 0 && !w->blind)
-                log_warning("The configuration can't be watched for changes and is read every %u s: %s",
+                log_warning("Failed to watch the configuration, reading it every %u s instead: %s",
                             (unsigned) (AGAIN_USEC / USEC_PER_SEC), strerror(-error));
         w->blind = error < 0;
         if (w->blind)

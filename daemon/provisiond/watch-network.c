@@ -33,7 +33,7 @@ static int request_dump(int fd) {
         return send(fd, &request, sizeof(request), 0) < 0 ? -errno : 0;
 }
 
-/* The kernel answers at once, so this does not block; the time limit is for a kernel that has no memory. */
+/* The kernel answers at once, so this does not block. The time limit is for a kernel without memory. */
 static int dump_routes(Routes *ret) {
         const struct timeval limit = { .tv_sec = 1 };
         CLEANUP(freep) void *buffer = malloc(BUFFER_SIZE);
@@ -63,7 +63,7 @@ static void look(NetworkWatch *w) {
         r = dump_routes(&now);
         if (r < 0) {
                 log_warning("Failed to list the routes: %s", strerror(-r));
-                daemon_shorten_wait(w->daemon, RETRY_EVENT_NETWORK); /* it may be the one */
+                daemon_shorten_wait(w->daemon, RETRY_EVENT_NETWORK); /* perhaps a new default route */
                 return;
         }
         log_debug("The network has changed; default routes that are up: %zu", routes_count_up(&now));

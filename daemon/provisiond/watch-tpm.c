@@ -42,8 +42,8 @@ static int on_list(sd_bus_message *reply, void *userdata, sd_bus_error *reterr) 
         return 0;
 }
 
-/* To read a property of the unit would load a unit that is not there, which systemd announces like one that
- * appears. The list has loaded units only. */
+/* Reading a property would load a unit that is not there, and systemd announces a unit that it loads like a
+ * device that appears. The list contains loaded units only. */
 static int ask(TpmWatch *w) {
         CLEANUP(freep) char *pattern = strdup(w->unit);
 
@@ -57,7 +57,7 @@ static int ask(TpmWatch *w) {
                                         "ListUnitsByPatterns", on_list, w, "asas", 1, "active", 1, pattern);
 }
 
-/* systemd did not know the unit, so the device was not there before, however short that was. */
+/* systemd did not know the unit, so the device is new, even if it was away for a moment only. */
 static int on_new(sd_bus_message *signal, void *userdata, sd_bus_error *reterr) {
         TpmWatch *w = userdata;
 
@@ -88,8 +88,8 @@ static int on_changed(sd_bus_message *signal, void *userdata, sd_bus_error *rete
         return 0;
 }
 
-/* systemd announces a unit that it did not know with UnitNew alone. The rules name the one object, so the
- * bus keeps the signals of all other units away. */
+/* systemd announces a new unit with UnitNew alone. The rules name one object, so the bus does not deliver
+ * the signals of other units. */
 static int subscribe(TpmWatch *w) {
         CLEANUP(freep) char *rule = NULL, *path = NULL;
         int r;
@@ -136,7 +136,7 @@ void tpm_watch_update(TpmWatch *w) {
         w->unit = TAKE(unit);
         r = subscribe(w);
         if (r < 0)
-                log_warning("The TPM's device can't be watched: %s", strerror(-r));
+                log_warning("Failed to watch the TPM's device: %s", strerror(-r));
 }
 
 int tpm_watch_new(TpmWatch **ret, Daemon *daemon) {

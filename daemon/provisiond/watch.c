@@ -23,13 +23,13 @@ int watch_new(Watch **ret, Daemon *daemon) {
         }
         r = network_watch_new(&w->network, daemon);
         if (r < 0)
-                log_warning("The network can't be watched: %s", strerror(-r));
+                log_warning("Failed to watch the network: %s", strerror(-r));
         r = clock_watch_new(&w->clock, daemon);
         if (r < 0)
-                log_warning("The clock can't be watched: %s", strerror(-r));
+                log_warning("Failed to watch the clock: %s", strerror(-r));
         r = tpm_watch_new(&w->tpm, daemon);
         if (r < 0)
-                log_warning("The TPM's device can't be watched: %s", strerror(-r));
+                log_warning("Failed to watch the TPM's device: %s", strerror(-r));
         *ret = w;
         return 0;
 }

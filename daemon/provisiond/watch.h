@@ -1,7 +1,7 @@
 /*
- * Watch: what happens outside, as small observed states. Each part watches one of them and reports an edge
- * to the daemon: the files of the configuration, the network, the clock, the TPM's device. A part that can't
- * watch logs that and leaves the daemon to its retries.
+ * Watch: small observed states outside the daemon. Each part watches one state and reports its edges to the
+ * daemon: the configuration files, the network, the clock, the TPM's device. A part that can't watch logs
+ * the failure and leaves the daemon to its retries.
  */
 #pragma once
 
@@ -22,11 +22,11 @@ NetworkWatch *network_watch_free(NetworkWatch *w);
 
 int clock_watch_new(ClockWatch **ret, Daemon *daemon);
 ClockWatch *clock_watch_free(ClockWatch *w);
-/* True when the system says that its clock is synchronized. Where only systemd-timedated knows, it is asked;
- * until it has answered this is false, and a "yes" then ends the wait like a clock that was set. */
+/* True when the system says that its clock is synchronized. May call systemd-timedated: until timedated has
+ * answered this returns false, and the answer "yes" ends the wait like a clock that was set. */
 bool clock_watch_synchronized(ClockWatch *w);
 
-/* The device unit that belongs to Tcti=; another TCTI than a device is not watched. */
+/* The device unit of Tcti=. Nothing is watched for a TCTI without a device. */
 int tpm_watch_new(TpmWatch **ret, Daemon *daemon);
 TpmWatch *tpm_watch_free(TpmWatch *w);
 void tpm_watch_update(TpmWatch *w); /* Tcti= may have changed */

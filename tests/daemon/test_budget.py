@@ -27,7 +27,7 @@ def without_iot_edge(new_world, *rules, **settings):
 
 
 def waiting(world, kind=None):
-    """Waits until the daemon waits for a time to come; returns the properties."""
+    """Waits until the daemon backs off; returns the properties."""
     def met(p):
         return p["Step"] == "wait" and p["NextAttemptUSec"] / 1e6 > world.now() + 1 and kind in (None, p["LastError"][0])
     return world.wait(f"the wait {kind or ''}", met)
@@ -99,7 +99,7 @@ def test_a_budget_that_nobody_uses_is_full_again(new_world):
 
 
 def test_a_lost_reply_to_the_confirmation(new_world):
-    """DPS has registered the device and bills that. The request is not repeated, and it is counted."""
+    """DPS has registered and billed the device. The daemon counts the request and does not repeat it."""
     w = without_iot_edge(new_world)
     w.faults("lose-reply:confirm=1")
     w.start_daemon(environment=w.clock())
@@ -110,7 +110,7 @@ def test_a_lost_reply_to_the_confirmation(new_world):
 
 @pytest.mark.root
 def test_who_may_register_without_budget(new_world):
-    """Another user may not retry. Root may at once, and what root causes is counted."""
+    """Another user may not retry. Root may retry at once, and the registration is counted."""
     w = spent(new_world)
     due = w.bus.properties()["NextAttemptUSec"]
     with OtherUser(w) as other:
@@ -208,7 +208,7 @@ def test_a_registration_is_counted_before_the_request(new_world):
 
 
 def reboot(world, offset):
-    """The clock that the daemon finds then is wrong by so many seconds."""
+    """The next start of the daemon finds a clock that is wrong by this number of seconds."""
     world.stop_daemon(signal.SIGKILL)
     world.kill_helper("dps-tpmd")
     world.set_clock(offset)
@@ -218,7 +218,7 @@ def reboot(world, offset):
 @pytest.mark.parametrize("wrong", [-56 * YEAR, 40 * YEAR], ids=["1970", "2066"])
 @pytest.mark.parametrize("reboots", [1, 3])
 def test_a_clock_that_is_wrong_after_a_boot(new_world, wrong, reboots):
-    """The clock is set by a time server later. The budget has neither been filled nor is it blocked."""
+    """A time server sets the clock later. This neither fills nor blocks the budget."""
     w = without_iot_edge(new_world)
     begun = w.now()
     w.start_daemon(environment=w.clock())

@@ -70,7 +70,7 @@ def test_a_loop_of_another_user(new_world, method):
 @pytest.mark.root
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loop_of_root(new_world, method):
-    """One attempt in 10 seconds, for as long as root wants."""
+    """Root may begin one attempt in 10 seconds without end."""
     w = waiting_for_long(new_world)
     before = first_puts(w)
     assert call(w, method) == ""

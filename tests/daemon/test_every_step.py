@@ -1,7 +1,7 @@
-"""Suite "daemon": everything that can happen in a step, in every step; afterwards all is as if nothing had happened.
+"""Suite "daemon": every kind of death and failure in every step; the gateway recovers from each.
 
 A point is a step, what happens in it, how IoT Edge gets its identity, and whether the gateway is new or moves to another
-hub. A case goes through its points in one world. Registrations, tokens, stops and starts are counted at the emulator and
+hub. A case goes through its points in one fixture. Registrations, tokens, stops and starts are counted at the emulator and
 at the fake systemd. The summary has the number of points.
 """
 import contextlib
@@ -45,8 +45,8 @@ class Dps(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """The fakes' faults that hold the step, and that make it fail. VERIFY asks nobody: its helper is paused, and can't read
-    a file."""
+    """The fakes' faults that hold the step, and that make it fail. VERIFY sends no request: pausing its helper holds it, an
+    unreadable file makes it fail."""
     hold: dict = None
     fail: dict = None
     helper: str = HANDOFFD

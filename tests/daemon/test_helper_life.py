@@ -1,4 +1,4 @@
-"""Suite "daemon": a helper's life: when it leaves, and what becomes of a call that comes at that moment."""
+"""Suite "daemon": a helper's life: when the helper leaves, and whether it loses calls of that moment."""
 import threading
 
 import pytest
@@ -32,7 +32,7 @@ def test_idle_time_counts_from_the_end_of_a_call(new_world, method):
 
 
 def test_call_in_the_queue_of_a_leaving_helper_is_ended_under_its_name(new_world):
-    """What one call has begun, the next one may belong to."""
+    """The next call may belong to the work of the last one."""
     w = new_world()
     helper = w.start([BUILD / "tests/tools/idle-helper", "60000"], "idle-helper")
     bus = w.new_bus()
@@ -55,7 +55,7 @@ def test_call_in_the_queue_of_a_leaving_helper_is_ended_under_its_name(new_world
 
 @pytest.mark.parametrize("name", [TPM, HANDOFF])
 def test_no_call_is_lost_while_the_helper_leaves(new_world, name):
-    """Three callers make it leave again and again, and each asks it something at once."""
+    """Three callers make the helper leave again and again, and call it again at once."""
     w = prepared(new_world)
     replies, buses = [], [w.new_bus() for _ in range(THREADS)]
     method, signature, body = QUESTIONS[name]
@@ -79,7 +79,7 @@ def test_no_call_is_lost_while_the_helper_leaves(new_world, name):
 
 
 def test_tpm_helper_without_the_rights_makes_room(new_world):
-    """Groups and devices are those of a process's start: a drop-in helps the next one only."""
+    """A process keeps the groups and devices of its start, so a drop-in helps the next process."""
     w = new_world(tcti="device:/etc/shadow")
     for path in (w.dir, w.config_path.parent):
         path.chmod(0o755)

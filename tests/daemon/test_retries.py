@@ -1,4 +1,4 @@
-"""Suite "daemon": a request that failed for a passing cause is made again; the registration is not.
+"""Suite "daemon": a transient failure repeats the request, not the registration.
 
 Registrations are counted at the emulator, stops and starts at the fake systemd.
 """
@@ -65,7 +65,7 @@ def virtual_gateway(new_world, **settings):
 
 
 def fast_forward(world, what, condition, step=5):
-    """Time passes while the daemon waits, so none of its calls is said to be late."""
+    """Lets time pass while the daemon waits, so none of its calls times out."""
     def met():
         value = condition()
         if not value:
@@ -187,7 +187,7 @@ def test_an_operation_that_takes_longer_than_iot_edge_may_be_quiesced(new_world)
 
 
 def test_a_captive_portal_at_a_poll_ends_the_attempt(new_world):
-    """IoT Edge runs at once, and not after the wait."""
+    """IoT Edge runs at once, before the wait ends."""
     w = new_world(Retry={"InitialSec": 600, "MaxSec": 600, "OperatorInitialSec": 600})
     w.start_gateway()
     w.wait("idle", lambda p: p["Step"] == "idle")
@@ -275,7 +275,7 @@ def test_a_clock_that_is_behind_lets_iot_edge_run(new_world):
 
 
 def test_an_operation_ends_with_its_token(new_world):
-    """DPS is out of order for longer than the hour that the token lives."""
+    """DPS is down for longer than the token lives (an hour)."""
     w = new_world(emulator_clock=True, HandOff={"Target": "none"})
     w.enroll(w.enrollment(emulator=[{"status": 503, "retryAfter": "4000", "on": "poll", "times": 1}]))
     w.start_daemon(environment=w.clock())
@@ -287,7 +287,7 @@ def test_an_operation_ends_with_its_token(new_world):
 
 
 def test_a_tpm_that_is_busy_for_a_day(new_world):
-    """IoT Edge is held for 20 minutes, and then no more. The key that DPS has issued is used in the end."""
+    """IoT Edge is quiesced for 20 minutes at most. The daemon adopts the key of DPS in the end."""
     w = virtual_gateway(new_world, Retry={"InitialSec": 60, "MaxSec": 600})
     old = w.hub_key()
     tpm_fault(w, "Import", 2, times=0)

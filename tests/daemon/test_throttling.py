@@ -1,4 +1,4 @@
-"""Suite "daemon": a 429's wait over starts, with wrong clocks, and for another DPS instance."""
+"""Suite "daemon": the wait after a 429 across restarts, with wrong clocks, and for another DPS instance."""
 import json
 import time
 
@@ -59,7 +59,7 @@ def test_it_is_forgotten_when_it_is_over(new_world):
 
 
 def test_another_instance_does_not_wait_for_it(new_world):
-    """The scope that comes back does."""
+    """The first scope still waits when it is set again."""
     w = new_world(**NO_EDGE)
     w.enroll(w.enrollment(emulator=[{"status": 429, "retryAfter": "3600", "times": 1}]))
     w.start_daemon()

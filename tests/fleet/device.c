@@ -162,8 +162,8 @@ static Action feed(Fleet *f, Device *d, usec_t now, Answer answer, bool pending)
         return machine_feed(&d->machine, &d->facts, &event, f->policy, random_number(d));
 }
 
-/* Goes on until the device waits, or has to ask for what others may take: an operation of the instance. All
- * else depends on the time only. */
+/* Runs the device until it waits or needs an operation of the instance, which other devices may take first.
+ * Everything else depends on the time alone. */
 void device_wake(Fleet *f, uint32_t id) {
         Device *d = &f->devices[id];
         usec_t now = d->due_usec;

@@ -1,6 +1,6 @@
 /*
- * fleet [DEVICES]: runs every scenario with so many devices (a million), prints what was seen, and fails
- * when that is more than expected.
+ * fleet [DEVICES]: runs every scenario with this number of devices (default: a million), prints the measured
+ * values, and fails when one exceeds the expected value.
  */
 #include "fleet.h"
 
@@ -71,7 +71,7 @@ static int run(Fleet *f, Seen *ret) {
 
 /* --- the report --- */
 
-/* Marks what is more than expected; 0 expects nothing. Returns the number of misses. */
+/* Marks a value above the expected one; 0: no expectation. Returns the number of misses. */
 static unsigned print_measure(int width, int decimals, double seen, double expected) {
         bool missed = expected > 0 && seen > expected;
 

@@ -1,9 +1,9 @@
 /*
  * Fleet: a simulation in virtual time of many gateways at one DPS instance.
  *
- * Each device runs the daemon's own rules (lib/machine, lib/retry, lib/budget). device.c stands for the rest
- * of the daemon: it does the steps and derives the facts. instance.c is DPS. What they do depends on the
- * scenario and on random numbers from a fixed seed, so two runs are equal.
+ * Each device runs the daemon's own rules (lib/machine, lib/retry, lib/budget). device.c replaces the rest
+ * of the daemon: it does the steps and derives the facts. instance.c is DPS. Both depend on the scenario and
+ * on random numbers from a fixed seed, so two runs are equal.
  */
 #pragma once
 
@@ -23,7 +23,7 @@ typedef enum Counted {
 
 #define RETRY_AFTER_NEXT_MINUTE USEC_INFINITY
 
-/* The most that may be seen. 0: the scenario does not say. */
+/* The highest values that pass. 0: no expectation. */
 typedef struct Expected {
         double last, last_of_fewer; /* the last device, in capacity bounds; of a fleet below a million */
         usec_t last_usec;           /* the same, in time */
@@ -64,7 +64,7 @@ typedef struct Device {
         bool lost;     /* has a wrong scope */
 } Device;
 
-/* What a run has shown, see Expected. */
+/* The measured values of a run, see Expected. */
 typedef struct Seen {
         usec_t last_usec;
         double last, mean_requests;
@@ -92,7 +92,7 @@ Queue *queue_free(Queue *queue);
 void queue_add(Queue *queue, uint32_t id, usec_t usec); /* drops times beyond the horizon */
 bool queue_take(Queue *queue, uint32_t *ret);           /* false: there is nothing left */
 
-/* From when on DPS can serve the fleet: measures count from here. */
+/* The time at which DPS can first serve the fleet. Measurements begin here. */
 usec_t scenario_begin_usec(const Scenario *scenario);
 
 typedef struct Answer {

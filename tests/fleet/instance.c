@@ -1,7 +1,7 @@
 #include "fleet.h"
 
-/* The limit is one of whole minutes, as the documentation of DPS has it: who comes after the thousandth is
- * refused until the minute is over. */
+/* The limit applies to whole minutes, as DPS' documentation says: requests after the thousandth are refused
+ * until the minute is over. */
 static bool is_throttled(Fleet *f, Counted counted, usec_t now) {
         uint64_t minute = now / MINUTE_USEC;
 
@@ -45,7 +45,7 @@ Answer instance_answer(Fleet *f, uint32_t id, usec_t now) {
 
         if (now < s->opens_usec && !(s->outage_later && step == STEP_REGISTER) && s->outage != FAILURE_NONE)
                 return (Answer){ .failure = s->outage };
-        /* A wrong scope is another instance's, or nobody's. */
+        /* A wrong scope belongs to another instance, or to none. */
         if (f->devices[id].lost)
                 return (Answer){ .failure = FAILURE_SCOPE_UNKNOWN };
         if (is_throttled(f, counted, now))
