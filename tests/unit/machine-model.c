@@ -103,9 +103,12 @@ void model_facts(const Move *move, Facts *ret) {
 /* --- the intended assignment --- */
 
 void model_intend(Model *w, HandOver hand_over, HubKeyState key) {
-        w->other = w->other || w->confirmed;
-        w->intended = w->fresh = true;
-        w->confirmed = w->forced = false;
+        if (w->confirmed)
+                w->other = true;
+        w->intended = true;
+        w->fresh = true;
+        w->confirmed = false;
+        w->forced = false;
         w->hand_over = hand_over;
         w->key = key;
         w->noted = NOTED_SAME;
@@ -117,7 +120,8 @@ void model_confirm(Model *w) {
 }
 
 void model_reopen(Model *w) {
-        w->other = w->other || w->confirmed;
+        if (w->confirmed)
+                w->other = true;
         w->confirmed = false;
 }
 
@@ -160,7 +164,9 @@ void model_change(Model *w, Pending change) {
 /* --- the daemon's act() --- */
 
 void model_end_attempt(Model *w) {
-        w->live = w->quiesced = w->fresh = false;
+        w->live = false;
+        w->quiesced = false;
+        w->fresh = false;
 }
 
 static bool ends_attempt(unsigned step) {
@@ -180,11 +186,18 @@ void model_act(Model *w, const Action *action) {
 static void simplify_intent(Model *w) {
         const State state = model_state(*w);
 
-        if (w->reset) /* FORGET drops all of it */
-                w->intended = w->other = w->forced = w->resting = false;
+        if (w->reset) { /* FORGET drops all of it */
+                w->intended = false;
+                w->other = false;
+                w->forced = false;
+                w->resting = false;
+        }
         if (!w->intended) {
-                w->confirmed = w->fresh = false;
-                w->hand_over = w->key = w->noted = 0;
+                w->confirmed = false;
+                w->fresh = false;
+                w->hand_over = 0;
+                w->key = 0;
+                w->noted = 0;
         } else
                 w->forced = false;
         if (w->key != HUB_KEY_ADOPTED || w->hand_over != HAND_OVER_ADOPT ||

@@ -40,7 +40,7 @@ typedef enum Kind {
 
 typedef union Model {
         struct {
-                uint64_t step : 4, progress : 2, pending : 2, failure : 3,
+                unsigned step : 4, progress : 2, pending : 2, failure : 3,
                         failed_before : 1, /* the machine */
                         intended : 1, confirmed : 1, hand_over : 2, key : 2,
                         other : 1,                          /* the record; other: */

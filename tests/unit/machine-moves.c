@@ -121,7 +121,8 @@ static void quiesce_results(Model w, Moves *moves) {
                         add(moves, found, EVENT_DONE);
                 add_helper_failures(moves, w);
         }
-        w.quiesced = w.hold_spent = false;
+        w.quiesced = false;
+        w.hold_spent = false;
         add_helper_failures(moves, w);
 }
 
@@ -257,9 +258,15 @@ static Model begun(Model w) {
 
 static void add_start(Moves *moves, Model w, bool configured) {
         model_end_attempt(&w);
-        w.step = w.progress = w.pending = w.failure = w.asked = 0;
+        w.step = 0;
+        w.progress = 0;
+        w.pending = 0;
+        w.failure = 0;
+        w.asked = 0;
         w.handle = MODEL_EMPTY;
-        w.unread = w.resting = w.unbudgeted = false;
+        w.unread = false;
+        w.resting = false;
+        w.unbudgeted = false;
         w.configured = configured;
         if (configured && w.intended && w.noted != NOTED_SAME)
                 model_hand_over_again(&w);

@@ -344,8 +344,10 @@ static void each_property_can_fail(void **state) {
                 CLEANUP(walk_deinit) Walk walk = { .stop = mutations[i].property, .plain = true };
                 Row *row = find(&mutations[i].row), before;
 
-                if (!row)
+                if (!row) {
                         fail_msg("the row of mutation %zu is gone (%s)", i, mutations[i].row.when.name);
+                        return;
+                }
                 before = *row;
                 row->next = mutations[i].next;
                 row->how = mutations[i].how;
