@@ -51,10 +51,7 @@ typedef struct Facts {
         bool no_edge;    /* Target=none */
         bool intended;   /* there is an intended assignment */
         bool confirmed;  /* the intended assignment is confirmed by the hub */
-        /* of the intended assignment */
-        HandOver hand_over;
-        HubKeyState key;
-        bool fresh; /* DPS made it in this attempt */
+        bool fresh;      /* DPS made the intended assignment in this attempt */
         /* as seen in this attempt */
         bool key_in_place;   /* the hub key's handle holds our adopted key */
         bool key_questioned; /* it holds another HMAC key, which AdoptHubKey can compare with ours */
@@ -65,6 +62,9 @@ typedef struct Facts {
         bool hold_spent;     /* IoT Edge has been quiesced for as long as this registration allows */
         bool token_expired;  /* DPS would reject every further request of this attempt */
         bool ask_dps; /* IoT Edge has to give up its identity to register, and DPS has not answered lately */
+        /* of the intended assignment */
+        HandOver hand_over;
+        HubKeyState key;
         /* the remaining waits; 0: none */
         usec_t throttled_usec; /* DPS is throttling requests (HTTP 429) */
         usec_t budget_usec;    /* until the registration budget gains one */
