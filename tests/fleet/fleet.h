@@ -38,11 +38,11 @@ typedef struct Scenario {
         Counted counted;         /* 0: the instance has no limit */
         usec_t retry_after_usec; /* of a 429; 0: none */
         usec_t opens_usec;       /* outages are over, enrollments are made, hubs accept */
-        FailureKind outage;      /* DPS' answer until opens_usec */
-        bool outage_later;       /* not to the first PUT */
         usec_t enrolling_usec;   /* the first enrollment is made; the last one at opens_usec */
-        unsigned lost_percent;   /* of the devices have a wrong scope for ever */
+        FailureKind outage;      /* DPS' answer until opens_usec */
         FailureKind hub;         /* what a hand-off ends with until opens_usec */
+        unsigned lost_percent;   /* of the devices have a wrong scope for ever */
+        bool outage_later;       /* not to the first PUT */
         bool hub_refuses;        /* so the daemon has to register again */
         Expected expected;
 } Scenario;

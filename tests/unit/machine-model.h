@@ -72,25 +72,25 @@ typedef struct Moves {
 } Moves;
 
 void model_facts(const Move *move, Facts *ret);
-Machine model_machine(Model model);
-void model_set_machine(Model *model, const Machine *machine);
+Machine model_machine(Model w);
+void model_set_machine(Model *w, const Machine *m);
 
 /* All that can happen. Where the work goes on, the first move is what happens when all is well. */
-void model_moves(Model model, Moves *ret);
+void model_moves(Model w, Moves *ret);
 
 /* The daemon's act(). */
-void model_act(Model *model, const Action *action);
+void model_act(Model *w, const Action *action);
 /* Clears what will be set before it matters, so that fewer models differ. */
-void model_simplify(Model *model);
-State model_state(Model model);
+void model_simplify(Model *w);
+State model_state(Model w);
 
 /* The intended assignment, as intent.c and record.c change it. */
-void model_change(Model *model, Pending change);
-void model_intend(Model *model, HandOver hand_over, HubKeyState key);
-void model_confirm(Model *model);
-void model_reopen(Model *model);
-void model_discard(Model *model);
-void model_give_way(Model *model);
-void model_register_instead(Model *model);
-void model_hand_over_again(Model *model);
-void model_end_attempt(Model *model);
+void model_change(Model *w, Pending change);
+void model_intend(Model *w, HandOver hand_over, HubKeyState key);
+void model_confirm(Model *w);
+void model_reopen(Model *w);
+void model_discard(Model *w);
+void model_give_way(Model *w);
+void model_register_instead(Model *w);
+void model_hand_over_again(Model *w);
+void model_end_attempt(Model *w);

@@ -8,7 +8,7 @@
  */
 #include <stdlib.h>
 
-#include "machine.c" /* the table is its own */
+#include "machine.c" /* NOLINT(bugprone-suspicious-include): the table is its own */
 #include "test.h"
 
 #define DOCUMENT SOURCE_ROOT "/docs/architecture.md"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #define TABLE static
-#include "machine.c" /* the rows are changed in memory */
+#include "machine.c" /* NOLINT(bugprone-suspicious-include): the rows are changed in memory */
 
 #include "machine-policy.h"
 #include "machine-properties.h"
@@ -171,7 +171,7 @@ static void check_ways(Walk *walk) {
                 ON_THE_WAY,
                 GOOD
         };
-        uint8_t *known = calloc(walk->count, 1);
+        uint8_t *known = calloc(walk->count + 1, 1);
 
         assert_non_null(known);
         for (uint32_t i = 0; i < walk->count; i++) {
