@@ -298,7 +298,7 @@ static const Row *find_row(unsigned step, const Input *in) {
         for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
                 const Row *row = &rows[i];
 
-                if (!(row->states & state) || !(row->steps & 1u << step) || !(row->events & event) ||
+                if (!(row->events & event) || !(row->steps & 1u << step) || !(row->states & state) ||
                     !row->when.holds(in))
                         continue;
                 return row->next == NEXT_HAND_OVER || row->next == NEXT_REST ? find_row(row->next, in) : row;
