@@ -128,7 +128,7 @@ static void keep_failure(Daemon *d, State state, Step step, const Failure *failu
         d->failed_step = step;
 }
 
-/* What has just failed is no longer of interest where it begins anew at once. */
+/* A failure after which the next attempt begins at once is logged and not kept. */
 static void report_failure(Daemon *d, Step step) {
         if (d->failure.kind == FAILURE_NONE) /* published as a warning */
                 return;
@@ -158,7 +158,8 @@ void daemon_clock_set(Daemon *d) {
         daemon_shorten_wait(d, RETRY_EVENT_CLOCK);
 }
 
-/* The failure is over when the failed step or a later one succeeds, or when an outside event begins anew. */
+/* The failure is over when the failed step or a later one succeeds, or when an outside event begins an
+ * attempt. */
 static bool is_failure_over(const Daemon *d, const Event *event, Step step, const Action *action) {
         if (event->type < EVENT_START)
                 return step >= d->failed_step;
