@@ -133,6 +133,18 @@ static int step_record_pending(Operation *op) {
                      : handoff_record_save(rec, root_of(op), &op->failure);
 }
 
+/* --- the interruption --- */
+
+static bool interrupts_edged(const Plan *plan) {
+        return plan->write_device_info || plan->run_apply || plan->restart_edged || plan->reprovision;
+}
+
+/* Comes once in each Apply, after everything else that can refuse, and before the first job that stops or
+ * restarts aziot-edged. */
+static int step_permit_interruption(Operation *op) {
+        return interrupts_edged(&op->plan) ? operation_permit_interruption(op) : 0;
+}
+
 /* --- the identity --- */
 
 static void add_stop(Operation *op, UnitJob *jobs, size_t *n, const UnitState *state, const char *unit) {
@@ -396,28 +408,13 @@ static int step_record_success(Operation *op) {
                      : handoff_record_save(rec, root_of(op), &op->failure);
 }
 
-const FlowStep apply_steps[] = { step_survey,
-                                 step_ask_device,
-                                 step_plan,
-                                 step_record_pending,
-                                 step_write_config,
-                                 step_stop,
-                                 step_write_device_info,
-                                 step_apply,
-                                 step_check_applied,
-                                 step_start_sockets,
-                                 step_restart_edged,
-                                 step_edged_started,
-                                 step_start_stopped,
-                                 step_check_edged,
-                                 step_restart_identityd,
-                                 step_record_started,
-                                 step_reprovision,
-                                 step_confirm,
-                                 step_settle,
-                                 step_compare,
-                                 step_edge_agent,
-                                 step_record_success,
-                                 NULL };
+const FlowStep apply_steps[] = {
+        step_survey,         step_ask_device,    step_plan,           step_permit_interruption,
+        step_record_pending, step_write_config,  step_stop,           step_write_device_info,
+        step_apply,          step_check_applied, step_start_sockets,  step_restart_edged,
+        step_edged_started,  step_start_stopped, step_check_edged,    step_restart_identityd,
+        step_record_started, step_reprovision,   step_confirm,        step_settle,
+        step_compare,        step_edge_agent,    step_record_success, NULL
+};
 
 const FlowStep apply_recovery_steps[] = { step_restore_config, step_start_stopped, NULL };

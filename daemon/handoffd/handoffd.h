@@ -110,6 +110,9 @@ int step_survey(Operation *op);        /* files and units */
 int step_ask_device(Operation *op);    /* identityd, if it runs */
 int step_start_stopped(Operation *op); /* everything in h->stopped */
 
+/* Is aziot-edged allowed to be stopped or restarted now? Counts the interruption, on disk. */
+int operation_permit_interruption(Operation *op);
+
 int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
 
 /* confirm.c */

@@ -141,6 +141,10 @@ int operation_jobs(Operation *op, const UnitJob *jobs, size_t count) {
                      : FLOW_WAIT;
 }
 
+int operation_permit_interruption(Operation *op) {
+        return 0; /* there is no limit yet */
+}
+
 /* --- what was stopped --- */
 
 static int step_forget_stopped(Operation *op) {
