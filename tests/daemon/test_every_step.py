@@ -194,8 +194,9 @@ class Gateway:
         self.hold(before)
         self.begin(name)
         if name == "quiesce":  # PREPARE asks the same helper
-            w.wait(before, lambda p: p["Step"] == before)
+            w.wait(before, lambda p: p["Step"] == before and self.is_at_work(before))
             self.hold(name)
+            assert w.bus.properties()["Step"] == before, "the TPM did not hold it"
             w.tpm_faults()
 
         def met(p):
