@@ -9,6 +9,7 @@
 
 #include "bus.h"
 #include "dps-json.h"
+#include "url.h"
 
 #define BLOB_MAX ((size_t) 8192)
 
@@ -96,8 +97,13 @@ static char **text_of(const Assignment *a, const Member *m) {
 
 /* --- the target --- */
 
+/* Earlier versions stored the endpoint as it was configured. */
+static bool endpoint_equal(const char *a, const char *b) {
+        return a && b ? url_same_endpoint(a, b) : a == b;
+}
+
 bool target_equal(const Target *a, const Target *b) {
-        return str_equal(a->id_scope, b->id_scope) && str_equal(a->endpoint, b->endpoint) &&
+        return str_equal(a->id_scope, b->id_scope) && endpoint_equal(a->endpoint, b->endpoint) &&
                str_equal(a->registration_id, b->registration_id) && str_equal(a->ek_hash, b->ek_hash);
 }
 
@@ -106,7 +112,8 @@ static bool both_differ(const char *a, const char *b) {
 }
 
 bool target_differs(const Target *a, const Target *b) {
-        return both_differ(a->id_scope, b->id_scope) || both_differ(a->endpoint, b->endpoint) ||
+        return both_differ(a->id_scope, b->id_scope) ||
+               (a->endpoint && b->endpoint && !url_same_endpoint(a->endpoint, b->endpoint)) ||
                both_differ(a->registration_id, b->registration_id) || both_differ(a->ek_hash, b->ek_hash);
 }
 

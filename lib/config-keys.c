@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "config-internal.h"
+#include "url.h"
 
 #define SEC_MAX       604800u
 #define HUB_KEY_FIRST 0x81000002u
@@ -55,8 +56,9 @@ static bool authority_valid(const char *text, size_t length) {
 }
 
 static int set_endpoint(const ConfigKey *key, void *field, const char *value) {
-        CLEANUP(freep) char *text = NULL;
+        CLEANUP(freep) char *canonical = NULL;
         size_t length = strlen(value);
+        int r;
 
         if (length > ENDPOINT_MAX || strncmp(value, "https://", 8) != 0)
                 return -EINVAL;
@@ -64,8 +66,8 @@ static int set_endpoint(const ConfigKey *key, void *field, const char *value) {
                 length--;
         if (length <= 8 || !authority_valid(value + 8, length - 8))
                 return -EINVAL;
-        text = strndup(value, length);
-        return text ? string_replace(field, text) : -ENOMEM;
+        r = url_canonical_endpoint(&canonical, value);
+        return r < 0 ? r : string_replace(field, canonical);
 }
 
 static int set_registration_id(const ConfigKey *key, void *field, const char *value) {
@@ -80,6 +82,11 @@ static int set_registration_id(const ConfigKey *key, void *field, const char *va
 
 static int set_path(const ConfigKey *key, void *field, const char *value) {
         return value[0] == '/' ? string_replace(field, value) : -EINVAL;
+}
+
+/* IoT Edge gets this path as a URL and resolves dot segments in it, so the path has none. */
+static int set_payload(const ConfigKey *key, void *field, const char *value) {
+        return url_path_valid(value) ? string_replace(field, value) : -EINVAL;
 }
 
 static int set_proxy(const ConfigKey *key, void *field, const char *value) {
@@ -199,7 +206,8 @@ static const ConfigKey keys[] = {
           "letters, digits, -._: and the specifiers %H, %m, %s" },
         { "Provisioning", "RegistrationIdFormat", set_enum, FIELD(registration_id_format), "sha256-hex",
           "sha256-hex, sha256-base32" },
-        { "Provisioning", "Payload", set_path, FIELD(payload), NULL, "an absolute path" },
+        { "Provisioning", "Payload", set_payload, FIELD(payload), NULL,
+          "an absolute path of a file, without // and without the segments . and .." },
         { "Tpm", "Tcti", set_string, FIELD(tcti), "device:/dev/tpmrm0",
           "a TCTI name and its configuration" },
         { "Tpm", "HubKeyHandle", set_handle, FIELD(hub_key_handle), "0x81000100",

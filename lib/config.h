@@ -45,10 +45,10 @@ typedef struct ConfigProblem {
 typedef struct Config {
         /* [Provisioning] */
         char *id_scope;        /* NULL: not set */
-        char *global_endpoint; /* "https://host[:port]", no slash at the end */
+        char *global_endpoint; /* as url_canonical_endpoint() makes it: no slash at the end */
         char *registration_id; /* as written, with specifiers; NULL: derived from the EK */
         RegistrationIdFormat registration_id_format;
-        char *payload; /* path of a JSON file, or NULL */
+        char *payload; /* path of a JSON file, url_path_valid(); or NULL */
         /* [Tpm] */
         char *tcti;
         uint32_t hub_key_handle;

@@ -3,6 +3,7 @@
 #include "handoffd.h"
 #include "paths.h"
 #include "refusals.h"
+#include "url.h"
 
 int step_survey(Operation *op) {
         int r;
@@ -75,7 +76,7 @@ int check_refusals(Operation *op) {
 }
 
 static bool names_us(const Situation *s, const Provisioning *wanted) {
-        return config_toml_same_endpoint(s->provisioning.endpoint, wanted->endpoint) &&
+        return url_same_endpoint(s->provisioning.endpoint, wanted->endpoint) &&
                streq(s->provisioning.id_scope, wanted->id_scope) &&
                strcasecmp(s->provisioning.registration_id, wanted->registration_id) == 0;
 }

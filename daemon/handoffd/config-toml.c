@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "toml.h"
+#include "url.h"
 
 #define TABLE "provisioning"
 #define SEP   TOML_SEPARATOR
@@ -142,29 +143,22 @@ void config_toml_deinit(ConfigToml *c) {
         *c = (ConfigToml){};
 }
 
-bool config_toml_same_endpoint(const char *a, const char *b) {
-        size_t n = strlen(a), m = strlen(b);
-
-        if (n > 0 && a[n - 1] == '/')
-                n--;
-        if (m > 0 && b[m - 1] == '/')
-                m--;
-        return n == m && strncasecmp(a, b, n) == 0;
-}
-
-static bool same_or_both_missing(const char *a, const char *b) {
-        return (!a && !b) || (a && b && streq(a, b));
+static bool matches_payload(const ConfigToml *c, const Provisioning *wanted) {
+        if (!c->payload_uri || !wanted->payload_uri)
+                return !c->payload_uri && !wanted->payload_uri;
+        return url_same_file(c->payload_uri, wanted->payload_uri);
 }
 
 bool config_toml_matches(const ConfigToml *c, const Provisioning *wanted) {
         return c->source && streq(c->source, "dps") && c->method && streq(c->method, "tpm") && c->endpoint &&
-               config_toml_same_endpoint(c->endpoint, wanted->endpoint) && c->id_scope &&
-               streq(c->id_scope, wanted->id_scope) && c->registration_id &&
-               strcasecmp(c->registration_id, wanted->registration_id) == 0 &&
-               same_or_both_missing(c->payload_uri, wanted->payload_uri);
+               c->id_scope && c->registration_id &&
+               (!wanted->endpoint || url_same_endpoint(c->endpoint, wanted->endpoint)) &&
+               (!wanted->id_scope || streq(c->id_scope, wanted->id_scope)) &&
+               (!wanted->registration_id || strcasecmp(c->registration_id, wanted->registration_id) == 0) &&
+               (wanted->payload_unknown || matches_payload(c, wanted));
 }
 
-/* The values are ours and checked: letters, digits and -._:/ only; a path may have more. */
+/* The values are ours and checked: letters, digits and -._:/[]% and what else a file URL may have. */
 static void put_string(Output *o, const char *value) {
         put_text(o, "\"");
         for (; *value; value++) {
@@ -268,6 +262,14 @@ static int edit(char **ret, const Toml *toml, const char *text, size_t size, con
                 return -ENOMEM;
         *ret = TAKE(edited);
         return 0;
+}
+
+int config_toml_check_editable(const char *name, const char *text, size_t size, Failure *reterr) {
+        CLEANUP(toml_deinit) Toml toml = {};
+        int r;
+
+        r = parse(&toml, name, text, size, reterr);
+        return r < 0 ? r : check_editable(&toml, name, reterr);
 }
 
 int config_toml_edit(char **ret, const char *name, const char *text, size_t size, const Provisioning *wanted,

@@ -8,9 +8,11 @@
 
 #define CONFIG_TOML_MAX ((size_t) 1024 * 1024)
 
-/* What we write. payload_uri may be NULL. */
+/* What we write, in the form that IoT Edge gives it. payload_uri may be NULL: no payload. In a comparison a
+ * member that is NULL, or payload_unknown, is not known and equals everything. */
 typedef struct Provisioning {
         const char *endpoint, *id_scope, *registration_id, *payload_uri;
+        bool payload_unknown;
 } Provisioning;
 
 /* What a file says; NULL: it does not. Everything owned. */
@@ -28,9 +30,11 @@ typedef struct ConfigToml {
 int config_toml_read(ConfigToml *ret, const char *name, const char *text, size_t size, Failure *reterr);
 void config_toml_deinit(ConfigToml *config);
 
-/* Does it say what we would write? Endpoints are compared without a slash at their end, IDs without case. */
-bool config_toml_same_endpoint(const char *a, const char *b);
+/* Does it say what we would write? URLs are compared by what they mean (url.h), IDs without case. */
 bool config_toml_matches(const ConfigToml *config, const Provisioning *wanted);
+
+/* FAILURE_CONFIG_CONFLICT with the line for what config_toml_edit() would refuse. */
+int config_toml_check_editable(const char *name, const char *text, size_t size, Failure *reterr);
 
 /* The text with its provisioning replaced, or removed (wanted NULL), every other byte as it was: in the
  * place of [provisioning], else at the end. FAILURE_CONFIG_CONFLICT with the line for what can't be replaced

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "paths.h"
+#include "url.h"
 
 #define APPLIED_MAX ((size_t) 64 * 1024)
 #define BASE_MAX    ((size_t) 256 * 1024)
@@ -78,11 +79,11 @@ int situation_read_files(Situation *s, const char *root, const ConfigPaths *path
                 return failure_to_errno(reterr->kind);
         if (!s->config->id_scope)
                 return failure_set(reterr, FAILURE_CONFIG, NULL, "IdScope= is not set");
-        if (s->config->payload && asprintf(&s->payload_uri, "file://%s", s->config->payload) < 0) {
-                s->payload_uri = NULL;
+        if (asprintf(&s->endpoint, "%s/", s->config->global_endpoint) < 0)
+                s->endpoint = NULL;
+        if (!s->endpoint || (s->config->payload && url_from_path(&s->payload_uri, s->config->payload) < 0))
                 return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
                                          "The configuration can't be read");
-        }
         return situation_read_iotedge(s, root, reterr);
 }
 
@@ -149,12 +150,13 @@ void situation_deinit(Situation *s) {
         config_toml_deinit(&s->base_toml);
         config_toml_deinit(&s->applied);
         device_info_deinit(&s->device_info);
+        free(s->endpoint);
         free(s->payload_uri);
         *s = (Situation){};
 }
 
 Provisioning situation_wanted(const Situation *s, const char *registration_id) {
-        return (Provisioning){ .endpoint = s->config->global_endpoint,
+        return (Provisioning){ .endpoint = s->endpoint,
                                .id_scope = s->config->id_scope,
                                .registration_id = registration_id,
                                .payload_uri = s->payload_uri };

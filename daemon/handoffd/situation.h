@@ -31,7 +31,7 @@ typedef struct Situation {
         bool units_known;
         UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
         IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
-        char *payload_uri;
+        char *endpoint, *payload_uri;         /* of our configuration, as IoT Edge writes them */
 } Situation;
 
 /* Files only: IoT Edge's and the record; with our configuration, which has to be usable. */

@@ -5,6 +5,7 @@
 
 #include "daemon.h"
 #include "identity.h"
+#include "url.h"
 
 bool daemon_config_usable(const Daemon *d, Failure *ret) {
         if (config_failure(d->config, ret))
@@ -91,7 +92,7 @@ static bool intent_is_void(const Daemon *d, const Config *old) {
 
         return !intent_is_allowed(d) ||
                !str_equal(c->id_scope, intended ? target->id_scope : old->id_scope) ||
-               !str_equal(c->global_endpoint, intended ? target->endpoint : old->global_endpoint) ||
+               !url_same_endpoint(c->global_endpoint, intended ? target->endpoint : old->global_endpoint) ||
                registration_id_changed(d, old);
 }
 
@@ -178,7 +179,7 @@ static void begin_with_another_instance(Daemon *d) {
 /* last: the last usable configuration, or NULL. */
 static bool is_other_instance(const Config *c, const Config *last) {
         return last && (!str_equal(c->id_scope, last->id_scope) ||
-                        !str_equal(c->global_endpoint, last->global_endpoint));
+                        !url_same_endpoint(c->global_endpoint, last->global_endpoint));
 }
 
 static void feed_change(Daemon *d, const Config *old, bool was_usable) {

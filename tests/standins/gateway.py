@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import pwd
+import re
 import time
 import tomllib
 
@@ -57,6 +58,53 @@ class ApplyFailed(Exception):
     pass
 
 
+def canonical_url(text):
+    """A URL of https or file as the URL Standard (WHATWG) parses and serializes it. IoT Edge keeps its URLs in the type
+    Url of the Rust crate `url`, which implements this standard."""
+    text = text.strip("".join(map(chr, range(0x21)))).translate({ord(c): None for c in "\t\n\r"})
+    match = re.fullmatch(r"(?i:(https|file)):([^?#]*)(\?[^#]*)?(#.*)?", text, re.DOTALL)
+    if not match:
+        raise ApplyFailed(f"invalid URL: {text}")
+    scheme, rest = match[1].lower(), match[2].replace("\\", "/")
+    if scheme == "https":
+        authority, _, path = rest.lstrip("/").partition("/")
+    elif rest.startswith("//"):
+        authority, _, path = rest[2:].partition("/")
+    else:
+        authority, path = "", rest.removeprefix("/")
+    authority = authority.lower()
+    if scheme == "https":
+        host, port = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]+)(?::(\d*))?", authority).groups()
+        authority = host if port in (None, "") or int(port) == 443 else f"{host}:{int(port)}"
+    elif authority == "localhost":
+        authority = ""
+    return f"{scheme}://{authority}/{canonical_path(path)}{match[3] or ''}{match[4] or ''}"
+
+
+def canonical_path(path):
+    """Dot segments resolved, and the path percent-encode set encoded."""
+    segments = []
+    parts = path.split("/")
+    for i, part in enumerate(parts):
+        dots = re.sub("(?i)%2e", ".", part)
+        if dots == "..":
+            segments = segments[:-1]
+        elif dots != ".":
+            segments.append("".join(f"%{c:02X}" if c <= 0x20 or c >= 0x7f or c in b'"#<>?^`{}' else chr(c)
+                                    for c in part.encode()))
+        if dots in (".", "..") and i == len(parts) - 1:
+            segments.append("")
+    return "/".join(segments)
+
+
+def super_payload(world, provisioning):
+    """IoT Edge 1.3 knows no payload and ignores it like any other unknown key."""
+    payload = provisioning.get("payload")
+    if not payload or world.fault("release") == "1.3":
+        return None
+    return {"uri": canonical_url(payload["uri"])}
+
+
 def super_config(world):
     """The checks of `iotedge config apply` that matter to a hand-off; returns identityd's part."""
     try:
@@ -70,9 +118,8 @@ def super_config(world):
         raise ApplyFailed("DPS provisioning is not supported in nested mode")
     if provisioning.get("source") != "dps" or provisioning["attestation"]["method"] != "tpm":
         return {"source": provisioning.get("source", "?")}
-    endpoint = provisioning["global_endpoint"]
-    return {"source": "dps", "global_endpoint": endpoint if endpoint.endswith("/") else endpoint + "/",
-            "scope_id": provisioning["id_scope"], "payload": provisioning.get("payload"),
+    return {"source": "dps", "global_endpoint": canonical_url(provisioning["global_endpoint"]),
+            "scope_id": provisioning["id_scope"], "payload": super_payload(world, provisioning),
             "attestation": {"method": "tpm", "registration_id": provisioning["attestation"]["registration_id"]},
             "hierarchy_authorization": config.get("tpm", {}).get("hierarchy_authorization")}
 

@@ -107,6 +107,18 @@ static void targets_are_compared_by_every_member(void **state) {
         }
 }
 
+/* Earlier versions stored it as it was configured; a gateway does not register again for that. */
+static void endpoints_are_compared_by_their_meaning(void **state) {
+        const Target a = { .endpoint = (char *) "https://dps.example" },
+                     b = { .endpoint = (char *) "https://DPS.example:443" },
+                     c = { .endpoint = (char *) "https://dps.example:444" };
+
+        assert_true(target_equal(&a, &b));
+        assert_false(target_differs(&a, &b));
+        assert_false(target_equal(&a, &c));
+        assert_true(target_differs(&a, &c));
+}
+
 static void a_target_and_a_snapshot_can_be_copied(void **state) {
         const Target target = { (char *) "s", NULL, (char *) "r", (char *) "h" };
         const Snapshot snapshot = { true, BYTES("name"), (char *) "hub", NULL, (char *) "proof" };
@@ -237,6 +249,7 @@ int main(void) {
                 cmocka_unit_test(deinit_leaves_nothing),
                 cmocka_unit_test(host_names_are_compared_without_case),
                 cmocka_unit_test(targets_are_compared_by_every_member),
+                cmocka_unit_test(endpoints_are_compared_by_their_meaning),
                 cmocka_unit_test(a_target_and_a_snapshot_can_be_copied),
                 cmocka_unit_test(json_keeps_every_member),
                 cmocka_unit_test(a_member_of_another_type_is_refused),

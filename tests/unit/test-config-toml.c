@@ -196,12 +196,34 @@ static void what_a_file_says_is_read(void **state) {
         assert_int_equal(c.auth_key_index, 0x100);
         assert_int_equal(strlen(c.digest), 64);
         assert_true(config_toml_matches(&c, &wanted));
-        other.endpoint = "https://DPS.example/";
+        other.endpoint = "https://DPS.example:443/";
+        assert_true(config_toml_matches(&c, &other));
+        other.id_scope = other.endpoint = other.registration_id = NULL; /* not known */
         assert_true(config_toml_matches(&c, &other));
         other.id_scope = "0neY";
         assert_false(config_toml_matches(&c, &other));
         other = wanted;
         other.payload_uri = "file:///p";
+        assert_false(config_toml_matches(&c, &other));
+        other.payload_unknown = true;
+        assert_true(config_toml_matches(&c, &other));
+        config_toml_deinit(&c);
+}
+
+static void payloads_are_compared_by_their_meaning(void **state) {
+        static const char text[] = "[provisioning]\npayload.uri = 'file:///a/./b c'\n"
+                                   "source = 'dps'\nattestation.method = 'tpm'\n"
+                                   "attestation.registration_id = 'gw-1'\n"
+                                   "global_endpoint = 'https://DPS.example:443'\nid_scope = '0neX'\n";
+        Provisioning other = wanted;
+        ConfigToml c;
+        Failure failure;
+
+        assert_int_equal(config_toml_read(&c, "f", text, strlen(text), &failure), 0);
+        assert_false(config_toml_matches(&c, &wanted));
+        other.payload_uri = "file:///a/b%20c";
+        assert_true(config_toml_matches(&c, &other));
+        other.payload_uri = "file:///a/b%2520c";
         assert_false(config_toml_matches(&c, &other));
         config_toml_deinit(&c);
 }
@@ -255,6 +277,7 @@ int main(void) {
                 cmocka_unit_test(line_ends_are_kept),
                 cmocka_unit_test(what_is_unclear_is_refused_with_its_line),
                 cmocka_unit_test(what_a_file_says_is_read),
+                cmocka_unit_test(payloads_are_compared_by_their_meaning),
                 cmocka_unit_test(escapes_are_decoded),
                 cmocka_unit_test(no_memory_is_an_error),
         };

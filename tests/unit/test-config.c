@@ -68,7 +68,16 @@ static void values_are_checked(void **state) {
                 { "[Provisioning]\nRegistrationId=gw-%", false },
                 { "[Provisioning]\nRegistrationIdFormat=sha256-base32", true },
                 { "[Provisioning]\nRegistrationIdFormat=sha256", false },
+                { "[Provisioning]\nGlobalEndpoint=https://dps.1", false },
                 { "[Provisioning]\nPayload=relative.json", false },
+                { "[Provisioning]\nPayload=./x.json", false },
+                { "[Provisioning]\nPayload=/etc/../x.json", false },
+                { "[Provisioning]\nPayload=/etc/./x.json", false },
+                { "[Provisioning]\nPayload=/etc//x.json", false },
+                { "[Provisioning]\nPayload=//etc/x.json", false },
+                { "[Provisioning]\nPayload=/etc/", false },
+                { "[Provisioning]\nPayload=/etc/..", false },
+                { "[Provisioning]\nPayload=/etc/a b.%20.\xc3\xa4.json", true },
                 { "[Tpm]\nHubKeyHandle=0x81000002", true },
                 { "[Tpm]\nHubKeyHandle=0x81000001", false },
                 { "[Tpm]\nHubKeyHandle=0x81800000", false },
@@ -98,6 +107,27 @@ static void values_are_checked(void **state) {
                         assert_int_equal(f.kind, FAILURE_CONFIG);
                         assert_non_null(strstr(f.sentence, "one.conf:2: "));
                 }
+        }
+}
+
+static void endpoints_are_canonical(void **state) {
+        static const struct {
+                const char *value, *endpoint;
+        } cases[] = {
+                { "https://DPS.Example:443", "https://dps.example" },
+                { "https://dps.example/", "https://dps.example" },
+                { "https://dps.example:8443/", "https://dps.example:8443" },
+                { "https://[0:0::1]:0443/", "https://[::1]" },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(freep) char *text = NULL;
+                CLEANUP(config_freep) Config *c = NULL;
+
+                assert_true(asprintf(&text, "[Provisioning]\nGlobalEndpoint=%s\n", cases[i].value) > 0);
+                c = load_text(text);
+                assert_int_equal(c->problem_count, 0);
+                assert_string_equal(c->global_endpoint, cases[i].endpoint);
         }
 }
 
@@ -368,6 +398,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(defaults_are_the_documented_ones),
                 cmocka_unit_test(values_are_checked),
+                cmocka_unit_test(endpoints_are_canonical),
                 cmocka_unit_test(long_and_indented_lines),
                 cmocka_unit_test(unknown_keys_are_only_warned_about),
                 cmocka_unit_test(an_empty_assignment_resets),

@@ -19,7 +19,7 @@ def runs_as(machine, lab, registration_id, config=""):
     text = machine.output("cat /etc/aziot/config.toml")
     assert config.strip() in text
     assert tomllib.loads(text) == {**tomllib.loads(config), "provisioning": {
-        "source": "dps", "global_endpoint": f"https://dps.test:{lab.service.port}", "id_scope": SCOPE,
+        "source": "dps", "global_endpoint": f"https://dps.test:{lab.service.port}/", "id_scope": SCOPE,
         "attestation": {"method": "tpm", "registration_id": registration_id}}}
     assert registration_id in machine.output("cat /var/lib/aziot/identityd/device_info")
     machine.output("systemctl is-active aziot-edged aziot-identityd aziot-tpmd")
