@@ -20,6 +20,9 @@ NOT_BARE = ["01", "-01", "1__0", "_1", "1_", "0x", "0xg", "0o8", "0b2", "0b", "+
 CHARACTERS = ["\"", "'", "[", "]", "{", "}", "#", "\n", "\r", ".", ",", "=", "\\", " ", "0", "1", "_", "-", "+", "e", ":", "T",
               "\\x", "\\u", "\\e", "\\U00110000", "\\ud800", "\t", "\x00", "\x08", "\x1f", "\x7f", "\x80", "é", "\ufeff",
               "\udc80", "\udcc3(", "\udce0\udc80\udc80", "\udced\udca0\udc80", "\udcf4\udc90\udc80\udc80", "\udcc3"]
+BLANKS = [""] * 8 + [" "] * 3 + ["\t", "  "]
+BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+MUTANTS = 4  # of a document; to make one takes longer than to mutate it
 TEMPLATE = """\
 # This file is used to configure the IoT Edge runtime.
 # hostname = "my-device"
@@ -98,16 +101,22 @@ class Maker:
     """One document, with a unique comment on every line that is nothing else."""
 
     def __init__(self, rng):
-        self.rng = rng
-        self.new = rng.random() < 0.3  # what TOML has since 1.1
+        self.random = rng.random  # its choice() and randrange() take several times as long
+        self.new = self.random() < 0.3  # what TOML has since 1.1
         self.comments = 0
         self.used = set()
 
+    def below(self, limit):
+        return int(self.random() * limit)
+
+    def any_of(self, choices):
+        return choices[int(self.random() * len(choices))]
+
     def one_of(self, *choices):
-        return self.rng.choice(choices)
+        return self.any_of(choices)
 
     def blank(self):
-        return self.rng.choices(["", " ", "\t", "  "], [8, 3, 1, 1])[0]
+        return BLANKS[int(self.random() * len(BLANKS))]
 
     def comment(self, mark=""):
         self.comments += 1
@@ -119,11 +128,11 @@ class Maker:
             if c == "\n" and multi_line:
                 out += self.one_of("\n", "\\n", "\n\\\n  \t")
             elif c in "\"\\":
-                out += "\\" + c if c == "\\" or not multi_line or self.rng.random() < 0.5 else c
-            elif self.new and ord(c) < 256 and self.rng.random() < 0.1:
+                out += "\\" + c if c == "\\" or not multi_line or self.random() < 0.5 else c
+            elif self.new and ord(c) < 256 and self.random() < 0.1:
                 out += "\\e" if c == "\x1b" else f"\\x{ord(c):02x}"
-            elif ord(c) < 32 and c != "\t" or self.rng.random() < 0.05:
-                out += f"\\U{ord(c):08x}" if ord(c) > 0xffff or self.rng.random() < 0.2 else f"\\u{ord(c):04X}"
+            elif ord(c) < 32 and c != "\t" or self.random() < 0.05:
+                out += f"\\U{ord(c):08x}" if ord(c) > 0xffff or self.random() < 0.2 else f"\\u{ord(c):04X}"
             else:
                 out += c
         while quotes in out.replace("\\" + quotes[0], "__") and multi_line:
@@ -132,7 +141,7 @@ class Maker:
 
     def string(self, text):
         literal = "'" not in text and not any(ord(c) < 32 and c not in "\t\n" for c in text)
-        choice = self.rng.randrange(4)
+        choice = self.below(4)
         if choice == 0 and literal and "\n" not in text:
             return f"'{text}'"
         if choice == 1 and literal:
@@ -143,9 +152,9 @@ class Maker:
         return "\"" + self.escaped(text, "\"") + "\""
 
     def key_part(self, key):
-        if re.fullmatch(r"[A-Za-z0-9_-]+", key) and self.rng.random() < 0.8:
+        if BARE_KEY.fullmatch(key) and self.random() < 0.8:
             return key
-        if self.rng.random() < 0.3 and "'" not in key and not any(ord(c) < 32 and c != "\t" for c in key):
+        if self.random() < 0.3 and "'" not in key and not any(ord(c) < 32 and c != "\t" for c in key):
             return f"'{key}'"
         return "\"" + self.escaped(key, "\"") + "\""
 
@@ -153,57 +162,57 @@ class Maker:
         return f"{self.blank()}.{self.blank()}".join(self.key_part(part) for part in parts)
 
     def name(self):
-        if self.rng.random() < 0.2:
-            return self.rng.choice(ODD_KEYS)
-        return self.rng.choice(KEYS) + str(self.rng.randrange(4))
+        if self.random() < 0.2:
+            return self.any_of(ODD_KEYS)
+        return self.any_of(KEYS) + str(self.below(4))
 
     def array(self, depth):
         out = "["
-        for _ in range(self.rng.randrange(4)):
+        for _ in range(self.below(4)):
             out += self.one_of("", " ", "\n", f"{self.comment('v')}\n\t", "\n\n") + self.value(depth + 1) + \
                 self.one_of("", " ", "\n") + ","
-        return (out.removesuffix(",") if self.rng.random() < 0.5 else out) + \
+        return (out.removesuffix(",") if self.random() < 0.5 else out) + \
             self.one_of("", "\n", f" {self.comment('v')}\n") + "]"
 
     def inline_table(self, depth):
-        pairs = {self.name(): None for _ in range(self.rng.randrange(4))}
+        pairs = {self.name(): None for _ in range(self.below(4))}
         line = [self.blank, lambda: self.one_of("\n", f"{self.comment('v')}\n", " \n\t")][self.new]
         return "{" + ",".join(f"{line()}{self.blank()}{self.key([k] + self.one_of([], ['x']))} = {self.value(depth + 1)}"
                               f"{self.blank()}" for k in pairs) + self.one_of("", ",") * (self.new and len(pairs) > 0) \
             + line() + "}"
 
     def value(self, depth=0):
-        choice = self.rng.randrange(10 if depth < 3 else 7)
+        choice = self.below(10 if depth < 3 else 7)
         if choice < 4:
-            return self.string(self.rng.choice(TEXTS))
+            return self.string(self.any_of(TEXTS))
         if choice < 7:
-            return self.rng.choice(BARE + BARE_11 * self.new)
+            return self.any_of(BARE + BARE_11 * self.new)
         return self.array(depth) if choice < 9 else self.inline_table(depth)
 
     def pair(self, parts, value=None):
         return f"{self.blank()}{self.key(parts)}{self.blank()}={self.blank()}{value or self.value()}" \
-            + (self.comment() if self.rng.random() < 0.15 else self.blank())
+            + (self.comment() if self.random() < 0.15 else self.blank())
 
     def pairs(self, prefix=()):
-        names = {self.name(): None for _ in range(self.rng.randrange(4))}
+        names = {self.name(): None for _ in range(self.below(4))}
         out = []
         for name in names:
-            parts = [*prefix, name] + ([self.name()] if self.rng.random() < 0.15 else [])
-            if tuple(parts) == ("provisioning",) and self.rng.random() < 0.8:
+            parts = [*prefix, name] + ([self.name()] if self.random() < 0.15 else [])
+            if tuple(parts) == ("provisioning",) and self.random() < 0.8:
                 continue
             out.append(self.pair(parts))
-            if self.rng.random() < 0.2:
-                out.append(self.rng.choice([self.comment(), "", " \t"]))
+            if self.random() < 0.2:
+                out.append(self.any_of([self.comment(), "", " \t"]))
         return out
 
     def header(self, parts, array=False):
         left, right = ("[[", "]]") if array else ("[", "]")
         return f"{self.blank()}{left}{self.blank()}{self.key(parts)}{self.blank()}{right}" \
-            + (self.comment() if self.rng.random() < 0.1 else "")
+            + (self.comment() if self.random() < 0.1 else "")
 
     def table(self):
-        parts = [self.name() for _ in range(1 + self.rng.randrange(3))]
-        array = self.rng.random() < 0.25
+        parts = [self.name() for _ in range(1 + self.below(3))]
+        array = self.random() < 0.25
         if parts[0] == "provisioning" or (not array and tuple(parts) in self.used):
             parts[0] = f"t{len(self.used)}"
         self.used.add(tuple(parts))
@@ -213,7 +222,7 @@ class Maker:
         """As (lines for the root table, tables)."""
         p, text = "provisioning", self.string
         attestation = [self.pair(["method"], text("tpm")), self.pair(["registration_id"], text("gw"))]
-        choice = self.rng.randrange(14)
+        choice = self.below(14)
         if choice < 4:
             return [], [[self.header([p]), self.pair(["source"], text("dps")), *self.pairs(("x",))],
                         [self.header([p, "attestation"]), *attestation, *self.one_of([], [self.comment(), ""])]]
@@ -230,16 +239,16 @@ class Maker:
             return [self.pair([p], self.inline_table(0))], []
         if choice == 9:
             return [self.pair([p, "source"], text("dps"))], [[self.header([p, "attestation"]), *attestation]]
-        if choice == 10 and self.rng.random() < 0.3:
+        if choice == 10 and self.random() < 0.3:
             return [self.pair([p], self.one_of("1", "[]", "[{ a = 1 }]", text("dps")))], []
-        if choice == 11 and self.rng.random() < 0.3:
+        if choice == 11 and self.random() < 0.3:
             return [], [[self.header(self.one_of([p], [p, "list"]), True), *self.pairs()]]
         return [], []
 
     def document(self):
         root, tables = self.provisioning()
-        for _ in range(self.rng.randrange(5)):
-            tables.insert(self.rng.randrange(len(tables) + 1), self.table())
+        for _ in range(self.below(5)):
+            tables.insert(self.below(len(tables) + 1), self.table())
         lines = self.pairs() + root + self.pairs(("r",)) + [self.comment()]
         for table in tables:
             lines += table
@@ -252,24 +261,24 @@ class Maker:
         else:
             text = TEMPLATE.replace("@PROVISIONING@", "\n".join("\n".join(table) for table in tables))
         lines = text.split("\n")
-        for _ in range(self.rng.randrange(3)):
-            line = self.rng.randrange(len(lines))
-            lines[line] = lines[line].removeprefix("# ") if self.rng.random() < 0.7 else "# " + lines[line]
+        for _ in range(self.below(3)):
+            line = self.below(len(lines))
+            lines[line] = lines[line].removeprefix("# ") if self.random() < 0.7 else "# " + lines[line]
         return self.finish("\n".join(lines))
 
     def finish(self, text):
-        if self.rng.random() < 0.7:
+        if self.random() < 0.7:
             text += "\n"
-        if self.rng.random() < 0.2:
+        if self.random() < 0.2:
             text = text.replace("\n", "\r\n")
         return text
 
     def mutate(self, text):
-        for _ in range(1 + self.rng.randrange(2)):
+        for _ in range(1 + self.below(2)):
             lines = text.split("\n")
-            a, b = self.rng.randrange(len(lines)), self.rng.randrange(len(lines))
-            choice = self.rng.randrange(7)
-            at = self.rng.randrange(len(text) + 1)
+            a, b = self.below(len(lines)), self.below(len(lines))
+            choice = self.below(7)
+            at = self.below(len(text) + 1)
             if choice == 0:
                 del lines[a]
             elif choice == 1:
@@ -283,16 +292,21 @@ class Maker:
             if choice < 4:
                 text = "\n".join(lines)
             elif choice == 4:
-                text = text[:at] + self.rng.choice(CHARACTERS) + text[at:]
+                text = text[:at] + self.any_of(CHARACTERS) + text[at:]
             elif choice == 5:
-                odd = self.rng.choice(NOT_BARE)
-                text = re.sub(r"(?<=[=\[,] )[0-9a-z.:+-]+", lambda match: odd, text, count=1 + self.rng.randrange(3))
+                odd = self.any_of(NOT_BARE)
+                text = re.sub(r"(?<=[=\[,] )[0-9a-z.:+-]+", lambda match: odd, text, count=1 + self.below(3))
             else:
                 text = text[:at] + text[at + 1:]
         return text.encode(errors="surrogateescape").decode(errors="surrogateescape")  # bytes may have become characters
 
 
 def make(rng, kind):
-    maker = Maker(rng)
-    text = maker.template() if kind == "template" or kind == "mutated" and rng.random() < 0.1 else maker.document()
-    return maker.mutate(text) if kind == "mutated" else text
+    """Endless."""
+    while True:
+        maker = Maker(rng)
+        text = maker.template() if kind == "template" or kind == "mutated" and rng.random() < 0.1 else maker.document()
+        if kind != "mutated":
+            yield text
+        else:
+            yield from (maker.mutate(text) for _ in range(MUTANTS))
