@@ -77,8 +77,8 @@ static bool throttled(const Input *in) {
         return in->facts->throttled_usec > 0;
 }
 
-static bool edge_live(const Input *in) {
-        return in->facts->live;
+static bool edge_runs(const Input *in) {
+        return in->facts->live && !in->facts->quiesced;
 }
 
 static bool tpm_unread(const Input *in) {
@@ -125,8 +125,7 @@ static FailureKind failure_of(const Input *in) {
         return in->event->failure->kind;
 }
 
-/* DPS may still work on the operation, although this reply was lost. */
-static bool poll_failed_in_passing(const Input *in) {
+static bool request_failed_in_passing(const Input *in) {
         switch (failure_of(in)) {
         case FAILURE_DNS:
         case FAILURE_CONNECT:
@@ -134,18 +133,34 @@ static bool poll_failed_in_passing(const Input *in) {
         case FAILURE_TIMEOUT:
         case FAILURE_HTTP_SERVER:
         case FAILURE_HTTP_THROTTLED:
-                return !in->facts->token_expired;
+                return true;
         default:
                 return false;
         }
 }
 
-/* While IoT Edge is quiesced, the snapshot stays right, so the step begins again without another look. */
-static bool tpm_failed_while_held(const Input *in) {
+static bool tpm_failed_in_passing(const Input *in) {
         FailureKind kind = failure_of(in);
 
-        return in->facts->quiesced && !in->facts->hold_spent &&
-               (kind == FAILURE_TPM_BUSY || kind == FAILURE_TPM_FAILED || kind == FAILURE_TPM_MISSING);
+        return kind == FAILURE_TPM_BUSY || kind == FAILURE_TPM_FAILED || kind == FAILURE_TPM_MISSING;
+}
+
+/* DPS may still work on the operation, although this reply was lost. */
+static bool poll_failed_in_passing(const Input *in) {
+        return request_failed_in_passing(in) && !in->facts->token_expired;
+}
+
+static bool may_hold_on(const Input *in) {
+        return in->facts->quiesced && !in->facts->hold_spent;
+}
+
+/* While IoT Edge is quiesced, the snapshot stays right, so the step begins again without another look. */
+static bool tpm_failed_while_held(const Input *in) {
+        return may_hold_on(in) && tpm_failed_in_passing(in);
+}
+
+static bool may_register(const Input *in) {
+        return in->facts->throttled_usec == 0 && in->facts->budget_usec == 0;
 }
 
 /* The TPM was cleared, so the wrapped key is useless and DPS has to assign another. Begin at once, unless
@@ -153,6 +168,19 @@ static bool tpm_failed_while_held(const Input *in) {
 static bool key_is_dead(const Input *in) {
         return failure_of(in) == FAILURE_IDENTITY_MISMATCH && !in->facts->fresh &&
                in->machine->retry.attempts == 0;
+}
+
+/* Without a key IoT Edge would register itself as soon as it is resumed: that would be a second
+ * registration. So IoT Edge stays quiesced until it has the next key. It has nothing to sign with before
+ * that. */
+static bool key_is_dead_while_held(const Input *in) {
+        return key_is_dead(in) && in->facts->keyless && may_hold_on(in) && may_register(in);
+}
+
+static bool failed_while_held_without_key(const Input *in) {
+        return in->facts->keyless && may_hold_on(in) && may_register(in) &&
+               (request_failed_in_passing(in) || tpm_failed_in_passing(in) ||
+                (in->machine->step == STEP_ADOPT && failure_of(in) == FAILURE_IDENTITY_MISMATCH));
 }
 
 /* --- the table --- */
@@ -238,7 +266,8 @@ TABLE Row rows[] = {
         { ANY, ANY, EV(UNCONFIGURED), IF(always), NEXT_SAME, HOW_STAY },
         { ANY, ANY, CHANGES, IF(always), STEP_IDENTITY, HOW_CHANGE },
         { ANY, ON(POLL), EV(HOLD_SPENT), IF(waiting), NEXT_SAME, HOW_LET_GO },
-        { ANY, ON(IMPORT) | ON(ADOPT), EV(HOLD_SPENT), IF(waiting), STEP_IDENTITY, HOW_LET_GO },
+        { ANY, ON(REGISTER) | ON(IMPORT) | ON(ADOPT), EV(HOLD_SPENT), IF(waiting), STEP_IDENTITY,
+          HOW_LET_GO },
         { ANY, ANY, EV(HOLD_SPENT), IF(always), NEXT_SAME, HOW_STAY },
 
         /* A reset, a pending change and the loss of the configuration overrule the result of a step. */
@@ -251,6 +280,9 @@ TABLE Row rows[] = {
          * cleared, and IoT Edge may register itself during the wait. */
         { AT, ON(POLL), EV(FAILED), IF(poll_failed_in_passing), NEXT_SAME, HOW_BACK_OFF },
         { AS, ON(IMPORT) | ON(ADOPT), EV(FAILED), IF(tpm_failed_while_held), NEXT_SAME, HOW_BACK_OFF },
+        { AT, ON(ADOPT), EV(FAILED), IF(key_is_dead_while_held), STEP_REGISTER, HOW_NOW },
+        { AT, ON(REGISTER) | ON(ACTIVATE) | ON(CONFIRM) | ON(POLL) | ON(ADOPT), EV(FAILED),
+          IF(failed_while_held_without_key), STEP_REGISTER, HOW_BACK_OFF },
         { AT, ON(ADOPT), EV(FAILED), IF(key_is_dead), STEP_IDENTITY, HOW_NOW },
         { ANY, ON(VERIFY), EV(FAILED), IF(with_edge), NEXT_SAME, HOW_BACK_OFF },
         /* An unreadable TPM does not prove that the TPM was replaced, so the gateway stays handed off. */
@@ -272,7 +304,7 @@ TABLE Row rows[] = {
         { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(always), STEP_REGISTER, HOW_NOW },
         { AS, ON(REGISTER), EV(DONE), IF(always), STEP_HANDOFF, HOW_NOW },
         { AT, ON(REGISTER), EV(DONE), IF(always), STEP_ACTIVATE, HOW_NOW },
-        { AT, ON(ACTIVATE), EV(DONE), IF(edge_live), STEP_QUIESCE, HOW_NOW },
+        { AT, ON(ACTIVATE), EV(DONE), IF(edge_runs), STEP_QUIESCE, HOW_NOW },
         { AT, ON(ACTIVATE) | ON(QUIESCE), EV(DONE), IF(always), STEP_CONFIRM, HOW_NOW },
         { AS, ON(POLL), EV(DONE), IF(look_is_old), STEP_PREPARE, HOW_NOW },
         { ANY, ON(HANDOFF) | ON(FORGET), EV(DONE), IF(always), NEXT_REST, HOW_NOW },

@@ -60,6 +60,7 @@ typedef struct Facts {
         bool look_is_old;    /* IoT Edge may have changed since PREPARE looked at it */
         bool quiesced;       /* identityd and aziot-tpmd are stopped until Apply or Resume */
         bool hold_spent;     /* IoT Edge has been quiesced for as long as this registration allows */
+        bool keyless;        /* the TPM was cleared, so a resumed IoT Edge would register itself */
         bool token_expired;  /* DPS would reject every further request of this attempt */
         bool ask_dps; /* IoT Edge has to give up its identity to register, and DPS has not answered lately */
         /* of the intended assignment */

@@ -30,10 +30,11 @@ typedef void (*IdentitydDone)(void *userdata, const IdentitydAnswer *answer);
 int identityd_new(Identityd **ret, sd_event *event, const char *root);
 Identityd *identityd_free(Identityd *identityd); /* done() is not called */
 
-#define IDENTITYD_LEAST_USEC (10 * USEC_PER_SEC)
+/* Its own registration takes 10.2 s, and it answers after that. */
+#define IDENTITYD_LEAST_USEC (12 * USEC_PER_SEC)
 
 /* CLOCK_MONOTONIC: no answer is waited for longer, but each question gets IDENTITYD_LEAST_USEC. */
 void identityd_set_deadline(Identityd *identityd, usec_t deadline);
 
-/* Waits 10 s for an answer, 120 s where identityd may register. done() is called from the loop. */
+/* Waits 12 s for an answer, 120 s where identityd may register. done() is called from the loop. */
 int identityd_ask(Identityd *identityd, IdentitydQuestion question, IdentitydDone done, void *userdata);

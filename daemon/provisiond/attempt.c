@@ -63,7 +63,7 @@ void attempt_begin_hold(Attempt *a) {
 
 void attempt_end_hold(Attempt *a) {
         a->held_usec = held_usec(a);
-        a->quiesced = false;
+        a->quiesced = a->keyless = false;
 }
 
 usec_t attempt_hold_left(const Attempt *a) {

@@ -26,6 +26,7 @@ void facts_derive(Facts *ret, const Record *record, const FactsInput *in) {
                 .look_is_old = in->now_usec - in->looked_usec > LOOK_USEC,
                 .quiesced = in->quiesced,
                 .hold_spent = in->hold_spent,
+                .keyless = in->keyless,
                 .token_expired = in->token_expired,
                 .ask_dps = has_to_ask_dps(record, in),
                 .throttled_usec = left_until(in->throttled_until_usec, in->now_usec),

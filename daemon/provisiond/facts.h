@@ -18,7 +18,7 @@ typedef struct FactsInput {
         bool hmac_at_handle;
         const Bytes *name_at_handle;
         /* the attempt */
-        bool fresh, live, quiesced, hold_spent, dps_answers, token_expired;
+        bool fresh, live, quiesced, hold_spent, keyless, dps_answers, token_expired;
         usec_t looked_usec; /* the time of the last look at IoT Edge; 0: none */
         const Snapshot *snapshot;
         /* limits */

@@ -21,6 +21,7 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .live = a->live,
                                    .quiesced = a->quiesced,
                                    .hold_spent = attempt_hold_left(a) == 0,
+                                   .keyless = a->keyless,
                                    .dps_answers = attempt_dps_answers(a),
                                    .token_expired = attempt_token_expired(a),
                                    .looked_usec = a->looked_usec,

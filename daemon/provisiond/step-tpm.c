@@ -365,6 +365,7 @@ static int on_adopt(Daemon *d, sd_bus_message *reply) {
                 r = read_bytes(reply, &name);
         if (r >= 0)
                 r = tpm1_set_handle(&d->tpm, "hmac", &name);
+        d->attempt.keyless = false;
         /* The key is equal to ours, but the program that imported it may have registered another device. */
         if (r >= 0 && !changed && state == STATE_ASSIGNED) {
                 r = attempt_update_key_name(&d->attempt, &name);
@@ -391,6 +392,15 @@ static bool is_older(const Daemon *d) {
                bytes_equal(name, &d->tpm.handle_name);
 }
 
+/* The TPM can't load our key, and the handle holds a key that came after it: IoT Edge has registered itself
+ * since the TPM was cleared. */
+static bool replaces_dead_key(const Daemon *d) {
+        const Bytes *name = &d->tpm.handle_name;
+
+        return d->tpm.handle == HANDLE_HMAC && !record_is_our_key(&d->record, name) &&
+               !bytes_equal(name, &d->record.intended.snapshot.key_name);
+}
+
 static bool on_adopt_failed(Daemon *d, Failure *failure) {
         bool handed_off = daemon_state(d) == STATE_HANDED_OFF,
              newer = failure->kind == FAILURE_TPM_HANDLE_TAKEN && streq(failure->code, TPM_CODE_HUB_KEY) &&
@@ -399,8 +409,9 @@ static bool on_adopt_failed(Daemon *d, Failure *failure) {
 
         if (!handed_off && (failure->kind == FAILURE_PROTOCOL || (dead && d->attempt.fresh)))
                 return register_instead(d, failure);
-        if (dead && !handed_off) {
-                (void) record_discard(&d->record); /* the TPM was cleared */
+        if (dead && !handed_off && !replaces_dead_key(d)) { /* the TPM was cleared */
+                (void) record_discard(&d->record);
+                d->attempt.keyless = d->attempt.quiesced;
                 return false;
         }
         return (newer || dead) && intent_give_way(d, NULL, NULL) >= 0 && finish_adopt(d) >= 0;

@@ -15,15 +15,22 @@ import tomllib
 import urllib.parse
 
 from tpm2_pytss import (ESAPI, ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_SE, TPM2B_ENCRYPTED_SECRET, TPM2B_ID_OBJECT, TPM2B_PRIVATE,
-                        TPM2B_PUBLIC, TPMT_SYM_DEF, TPMT_SYM_DEF_OBJECT, TSS2_Exception)
+                        TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC, TPMT_SYM_DEF, TPMT_SYM_DEF_OBJECT, TSS2_Exception)
+from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
 SERVICE = "aziot-identityd.service"
 EK, SRK, HUB_KEY = 0x81010001, 0x81000001, 0x81000100
+SRK_TEMPLATE = TPMT_PUBLIC.parse("rsa2048:aes128cfb", TPMA_OBJECT.parse(
+    "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"))
 API = "api-version=2021-06-01"
 
 
 class IdentitydFailed(Exception):
     pass
+
+
+def no_nv_index(index):
+    raise NoSuchIndex(index)
 
 
 class Tpmd:
@@ -50,13 +57,27 @@ class Tpmd:
 
         def look():
             with self.tpm() as tpm:
-                _, capability = tpm.get_capability(TPM2_CAP.HANDLES, HUB_KEY, 1)
-                handles = capability.data.handles  # which lives as long as capability does
-                return len(handles) > 0 and int(handles[0]) == HUB_KEY
+                self.provide_keys(tpm)
+                return self.is_there(tpm, HUB_KEY)
         self.has_key = await asyncio.to_thread(look)
 
     async def stop(self):
         self.has_key = False
+
+    def provide_keys(self, tpm):
+        """The TPM may have been cleared. As the real one, makes the endorsement key and the storage root key again."""
+        for handle, hierarchy, template in ((EK, ESYS_TR.ENDORSEMENT, create_ek_template("EK-RSA2048", no_nv_index)[1]),
+                                            (SRK, ESYS_TR.OWNER, TPM2B_PUBLIC(SRK_TEMPLATE))):
+            if not self.is_there(tpm, handle):
+                key = tpm.create_primary(None, template, hierarchy)[0]
+                tpm.evict_control(ESYS_TR.OWNER, key, handle)
+                tpm.flush_context(key)
+
+    @staticmethod
+    def is_there(tpm, handle):
+        _, capability = tpm.get_capability(TPM2_CAP.HANDLES, handle, 1)
+        handles = capability.data.handles  # which lives as long as capability does
+        return len(handles) > 0 and int(handles[0]) == handle
 
     def sign(self, data):
         if not self.has_key:

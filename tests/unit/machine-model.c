@@ -89,6 +89,7 @@ void model_facts(const Move *move, Facts *ret) {
                                    .live = w.live,
                                    .quiesced = w.quiesced,
                                    .hold_spent = w.hold_spent,
+                                   .keyless = w.keyless,
                                    .dps_answers = !move->ask_dps,
                                    .looked_usec = move->look_is_old ? 0 : NOW_USEC,
                                    .token_expired = move->token_expired,
@@ -166,6 +167,7 @@ void model_change(Model *w, Pending change) {
 void model_end_attempt(Model *w) {
         w->live = false;
         w->quiesced = false;
+        w->keyless = false;
         w->fresh = false;
 }
 
@@ -209,8 +211,10 @@ static void simplify_intent(Model *w) {
 
 void model_simplify(Model *w) {
         simplify_intent(w);
-        if (!w->quiesced)
+        if (!w->quiesced) {
                 w->hold_spent = false;
+                w->keyless = false;
+        }
         if (w->step == STEP_ADOPT || w->step == STEP_HANDOFF || w->step == STEP_VERIFY)
                 w->live = false;
         if (w->step == STEP_HANDOFF || w->step == STEP_VERIFY)

@@ -47,8 +47,8 @@ typedef union Model {
                         forced : 1, reset : 1, resting : 1, /* another assignment is confirmed */
                         configured : 1, no_edge : 1, adopts : 1, noted : 2, /* the configuration */
                         handle : 2, unread : 1,                             /* the TPM */
-                        live : 1, quiesced : 1, hold_spent : 1, fresh : 1,  /* the attempt */
-                        throttled : 1, tokens : 2, unbudgeted : 1,          /* the limits */
+                        live : 1, quiesced : 1, hold_spent : 1, fresh : 1, keyless : 1, /* the attempt */
+                        throttled : 1, tokens : 2, unbudgeted : 1,                      /* the limits */
                         asked : 2; /* for the properties: the highest change that was asked for and not made
                                     */
         };

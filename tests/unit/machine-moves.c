@@ -148,6 +148,7 @@ static void adopt_results(Model w, Moves *moves) {
 
         adopted.key = HUB_KEY_ADOPTED;
         adopted.handle = MODEL_OURS;
+        adopted.keyless = false;
         model_give_way(&way);
         if (w.no_edge && !w.confirmed) {
                 model_confirm(&adopted);
@@ -165,6 +166,7 @@ static void adopt_results(Model w, Moves *moves) {
                 add(moves, dead, EVENT_DONE)->ask_dps = true;
         } else {
                 model_discard(&dead);
+                dead.keyless = dead.quiesced;
                 add_failure(moves, dead, FAILURE_IDENTITY_MISMATCH);
         }
         add_helper_failures(moves, other);

@@ -4,8 +4,8 @@
 
 static const char *const properties[] = {
 #define NAME(property) [property] = #property
-        NAME(HANDED_OFF), NAME(INTENT), NAME(CHANGE_MADE), NAME(ONE),   NAME(RESUMED),
-        NAME(WAIT),       NAME(BUDGET), NAME(DISRUPTION),  NAME(RESTS), NAME(GOES_ON),
+        NAME(HANDED_OFF), NAME(INTENT),     NAME(CHANGE_MADE), NAME(ONE),     NAME(RESUMED), NAME(WAIT),
+        NAME(BUDGET),     NAME(DISRUPTION), NAME(RESTS),       NAME(GOES_ON), NAME(KEYLESS),
 #undef NAME
 };
 static_assert(ARRAY_SIZE(properties) == _PROPERTY_MAX, "every property has a name");
@@ -147,6 +147,22 @@ static bool goes_on(const Fed *f) {
                                                      facts_state(f->facts) == STATE_UNPROVISIONED));
 }
 
+static bool is_transient(FailureKind kind) {
+        return kind == FAILURE_TPM_BUSY || kind == FAILURE_HTTP_SERVER || kind == FAILURE_HTTP_THROTTLED;
+}
+
+/* An IoT Edge without a key would register itself, which is another registration. */
+static bool holds_without_key(const Fed *f) {
+        const Facts *facts = f->facts;
+        const bool dead = f->before.step == STEP_ADOPT && f->move->failure == FAILURE_IDENTITY_MISMATCH,
+                   goes_on = f->move->event != EVENT_FAILED || dead || is_transient(f->move->failure),
+                   may = !facts->hold_spent && facts->throttled_usec == 0 && facts->budget_usec == 0,
+                   adopts = !facts->intended || facts->hand_over == HAND_OVER_ADOPT,
+                   other = f->action.change != PENDING_NONE || facts->reset || !facts->configured;
+
+        return !f->action.resume || !facts->keyless || !is_result(f) || other || !adopts || !may || !goes_on;
+}
+
 static bool (*const checks[])(const Fed *f) = {
         [INTENT] = keeps_intent,
         [CHANGE_MADE] = keeps_change,
@@ -157,6 +173,7 @@ static bool (*const checks[])(const Fed *f) = {
         [RESTS] = rests,
         [GOES_ON] = goes_on,
         [DISRUPTION] = disturbs_rightly,
+        [KEYLESS] = holds_without_key,
 };
 
 bool property_holds(Property property, const Fed *fed) {

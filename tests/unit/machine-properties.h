@@ -14,6 +14,7 @@ typedef enum Property {
         DISRUPTION,  /* IoT Edge is disturbed only where the intent needs it, and in the right order */
         RESTS,       /* the machine is idle only when there is nothing to do */
         GOES_ON,     /* a result is followed by a step or a wait */
+        KEYLESS,     /* without a key IoT Edge stays quiesced while a registration can go on */
         _PROPERTY_MAX,
 } Property;
 

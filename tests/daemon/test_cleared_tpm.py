@@ -1,0 +1,72 @@
+"""Suite "daemon": the TPM of a handed-off gateway was cleared. All its keys are gone, but for the endorsement key.
+
+Counted at the emulator and at the fakes: the registrations of us and of identityd, and the jobs on IoT Edge's units.
+"""
+import pytest
+from handoff import EDGED, IDENTITYD
+from power import Since, boot, hub_accepts, kinds, power_cut, settled
+
+LONG = 50  # seconds: lasts until the fault is taken away
+KEYS = pytest.mark.parametrize("keys", ["--keep-keys", "--rotate-keys"], ids=["keep", "rotate"])
+
+
+def cleared(new_world, keys, **options):
+    """A handed-off gateway without our daemon, whose TPM was cleared while IoT Edge ran. Returns its hub as well."""
+    w = new_world(emulator=[keys], **options)
+    hub = w.start_gateway()["AssignedHub"]
+    w.stop_daemon()
+    w.tpm2("clear")
+    assert w.hub_key() is None
+    return w, hub
+
+
+def one_registration_by_us(world, since):
+    assert since.registrations() == 1
+    assert since.events("registers-itself") == [] and since.refusals() == []
+    assert since.events("job", unit=EDGED) == [], "no module was stopped"
+    assert len(since.events("stop", unit=IDENTITYD)) == len(since.events("start", unit=IDENTITYD)) == 1
+    assert world.hub_key() and hub_accepts(world)
+
+
+@KEYS
+def test_cleared_while_iot_edge_runs(new_world, keys):
+    w, hub = cleared(new_world, keys)
+    since = Since(w)
+    w.start_daemon()
+    settled(w, hub)
+    one_registration_by_us(w, since)
+    w.restart_daemon()
+    settled(w, hub)
+    assert since.registrations() == 1
+
+
+@KEYS
+@pytest.mark.parametrize("fault", ["register", "confirm"])
+def test_dps_fails_once(new_world, keys, fault):
+    """IoT Edge has no key, so the attempt goes on without letting IoT Edge register."""
+    w, hub = cleared(new_world, keys)
+    w.faults(f"drop-connection:{fault}=1")
+    since = Since(w)
+    w.start_daemon()
+    settled(w, hub, may_wait=True)
+    one_registration_by_us(w, since)
+
+
+@KEYS
+def test_cleared_before_a_boot(new_world, keys):
+    """identityd comes first, finds no key and registers. Its key is the newer one, and there is no second registration."""
+    w, hub = cleared(new_world, keys)
+    power_cut(w)
+    since = Since(w)
+    w.faults(f"slow:confirm={LONG}")
+    boot(w)
+    since.wait_for_event("registers-itself")
+    w.start_daemon()
+    w.wait("a look at IoT Edge", lambda p: p["Step"] in ("prepare", "verify"))
+    w.faults()
+    p = settled(w, hub)
+    assert "adoption-refused" in kinds(p)
+    assert since.registrations() == len(since.events("registers-itself")) == 1
+    since.wait_for_event("edged-device", hub=hub)
+    assert since.refusals() == [] and since.events("job", unit=EDGED) == []
+    assert hub_accepts(w)
