@@ -1,5 +1,6 @@
 #include "store.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,8 +33,8 @@ static bool is_leftover(const char *entry, const char *name) {
                strlen(entry + length + 2) == SUFFIX_LENGTH;
 }
 
-/* Temporary files that a power cut left behind. Nobody else writes this name, so they are nobody's. */
-static void remove_leftovers(int dir_fd, const char *name) {
+/* Nobody else writes such a name, so these files are nobody's. */
+void store_remove_leftovers(int dir_fd, const char *name) {
         DIR *dir;
         int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -146,28 +147,125 @@ static int fill_temporary(int dir_fd, int fd, const void *data, size_t size,
         return fsync(fd) < 0 ? -errno : 0;
 }
 
-int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
-                   const StoreAttributes *attributes) {
-        char temporary[256];
+/* rename() onto a mount point of this namespace fails with EBUSY. */
+static bool is_mount_point(int dir_fd, const char *name) {
+        struct statx st;
+
+        return statx(dir_fd, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE, &st) >= 0 &&
+               st.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
+static int prepare(StoreFile *f, const void *data, size_t size, const StoreAttributes *attributes) {
         int fd, r;
+
+        if (is_mount_point(f->dir_fd, f->name))
+                return -EBUSY;
+        fd = open_temporary(f->dir_fd, f->name, f->temporary, sizeof(f->temporary));
+        if (fd < 0)
+                return fd;
+        r = fill_temporary(f->dir_fd, fd, data, size, attributes);
+        if (close(fd) < 0 && r >= 0)
+                r = -errno;
+        return r;
+}
+
+int store_prepare_at(StoreFile *ret, int dir_fd, const char *name, const void *data, size_t size,
+                     const StoreAttributes *attributes) {
+        StoreFile f = {};
+        int r;
 
         if (name[0] == '\0' || strchr(name, '/'))
                 return -EINVAL;
-        remove_leftovers(dir_fd, name);
-        fd = open_temporary(dir_fd, name, temporary, sizeof(temporary));
-        if (fd < 0)
-                return fd;
-
-        r = fill_temporary(dir_fd, fd, data, size, attributes);
-        if (close(fd) < 0 && r >= 0)
-                r = -errno;
-        if (r >= 0 && renameat(dir_fd, temporary, dir_fd, name) < 0)
-                r = -errno;
+        if (strlen(name) >= sizeof(f.name))
+                return -ENAMETOOLONG;
+        store_remove_leftovers(dir_fd, name);
+        f.dir_fd = fcntl(dir_fd, F_DUPFD_CLOEXEC, 0);
+        if (f.dir_fd < 0)
+                return -errno;
+        f.state = STORE_PREPARED;
+        memcpy(f.name, name, strlen(name) + 1);
+        r = prepare(&f, data, size, attributes);
         if (r < 0) {
-                (void) unlinkat(dir_fd, temporary, 0);
+                store_discard(&f);
                 return r;
         }
-        return fsync(dir_fd) < 0 ? -errno : 0;
+        *ret = f;
+        return 0;
+}
+
+static int sync_directory(const StoreFile *f) {
+        return fsync(f->dir_fd) < 0 ? -errno : 0;
+}
+
+int store_commit(StoreFile *f) {
+        assert(f->state == STORE_PREPARED);
+        if (renameat(f->dir_fd, f->temporary, f->dir_fd, f->name) < 0)
+                return -errno;
+        f->state = STORE_PLACED;
+        return sync_directory(f);
+}
+
+/* For a file system that can't exchange two names. */
+static int keep_by_link(StoreFile *f) {
+        char kept[sizeof(f->temporary)];
+
+        (void) snprintf(kept, sizeof(kept), "%s", f->temporary);
+        kept[strlen(kept) - 1] = kept[strlen(kept) - 1] == 'x' ? 'y' : 'x';
+        if (linkat(f->dir_fd, f->name, f->dir_fd, kept, 0) < 0)
+                return -errno;
+        if (renameat(f->dir_fd, f->temporary, f->dir_fd, f->name) < 0) {
+                int r = -errno;
+
+                (void) unlinkat(f->dir_fd, kept, 0);
+                return r;
+        }
+        memcpy(f->temporary, kept, sizeof(kept));
+        return 0;
+}
+
+int store_exchange(StoreFile *f) {
+        int r = 0;
+
+        assert(f->state == STORE_PREPARED);
+        if (renameat2(f->dir_fd, f->temporary, f->dir_fd, f->name, RENAME_EXCHANGE) < 0)
+                r = -errno;
+        if (r == -ENOENT)
+                return store_commit(f);
+        if (r == -EINVAL || r == -ENOSYS)
+                r = keep_by_link(f);
+        if (r < 0)
+                return r;
+        f->state = STORE_EXCHANGED;
+        return sync_directory(f);
+}
+
+int store_put_back(StoreFile *f) {
+        if (f->state == STORE_EXCHANGED && renameat(f->dir_fd, f->temporary, f->dir_fd, f->name) < 0)
+                return -errno;
+        if (f->state == STORE_PLACED && unlinkat(f->dir_fd, f->name, 0) < 0 && errno != ENOENT)
+                return -errno;
+        if (f->state != STORE_EXCHANGED && f->state != STORE_PLACED)
+                return 0;
+        f->state = STORE_PLACED; /* nothing temporary is left */
+        return sync_directory(f);
+}
+
+void store_discard(StoreFile *f) {
+        if (f->state == STORE_NONE)
+                return;
+        if (f->state != STORE_PLACED)
+                (void) unlinkat(f->dir_fd, f->temporary, 0);
+        (void) close(f->dir_fd);
+        *f = (StoreFile){};
+}
+
+int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
+                   const StoreAttributes *attributes) {
+        CLEANUP(store_discard) StoreFile f = {};
+        int r;
+
+        r = store_prepare_at(&f, dir_fd, name, data, size, attributes);
+        return r < 0 ? r : store_commit(&f);
 }
 
 static int open_parent(const char *path) {

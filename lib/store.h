@@ -16,8 +16,34 @@ typedef struct StoreAttributes {
         const char *like; /* a file in the same directory whose extended attributes are copied; or NULL */
 } StoreAttributes;
 
-/* name must not contain a slash. The temporary file is ".NAME.XXXXXX" and is gone after a failure; one that
- * a power cut left is removed by the next write of the same name. */
+typedef enum StoreState {
+        STORE_NONE,
+        STORE_PREPARED,  /* the temporary file has the new content */
+        STORE_EXCHANGED, /* the temporary file has the old content */
+        STORE_PLACED,    /* there is no temporary file */
+} StoreState;
+
+/* A file whose new content lies beside its place. Zero is a valid empty value. */
+typedef struct StoreFile {
+        StoreState state;
+        int dir_fd; /* owned */
+        char name[128], temporary[256];
+} StoreFile;
+
+/* Writes the temporary file ".NAME.XXXXXX" and fsyncs it; one that a power cut left is removed first. name
+ * must not contain a slash. -EBUSY: name is a mount point. After a failure there is no temporary file. */
+int store_prepare_at(StoreFile *ret, int dir_fd, const char *name, const void *data, size_t size,
+                     const StoreAttributes *attributes);
+
+int store_commit(StoreFile *f);   /* puts the new content into its place */
+int store_exchange(StoreFile *f); /* the same, and keeps the old file, if there is one */
+int store_put_back(StoreFile *f); /* what store_exchange() replaced, or no file; the same inode */
+void store_discard(StoreFile *f); /* removes the temporary file; the place stays as it is */
+
+/* Temporary files of this name that a power cut left. */
+void store_remove_leftovers(int dir_fd, const char *name);
+
+/* Prepares and commits. */
 int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
                    const StoreAttributes *attributes);
 

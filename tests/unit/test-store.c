@@ -63,6 +63,61 @@ static void failures_keep_the_old_file(void **state) {
         assert_int_equal(store_remove(in_dir("a")), 0);
 }
 
+static void prepare_a(StoreFile *f, int fd, const char *text) {
+        const StoreAttributes attributes = { .mode = 0600, .uid = (uid_t) -1, .gid = (gid_t) -1 };
+
+        assert_int_equal(store_prepare_at(f, fd, "a", text, strlen(text), &attributes), 0);
+}
+
+static void what_was_prepared_is_seen_when_it_is_committed(void **state) {
+        CLEANUP(closep) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        StoreFile f = {};
+
+        store_discard(&f);
+        prepare_a(&f, fd, "one");
+        assert_int_equal(access(in_dir("a"), F_OK), -1);
+        store_discard(&f);
+        assert_int_equal(entries(), 0);
+        prepare_a(&f, fd, "two");
+        assert_int_equal(store_commit(&f), 0);
+        store_discard(&f);
+        assert_content("a", "two");
+        assert_int_equal(entries(), 1);
+        assert_int_equal(store_remove(in_dir("a")), 0);
+}
+
+static void what_was_exchanged_is_put_back(void **state) {
+        CLEANUP(closep) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        StoreFile f = {};
+        struct stat before, after;
+
+        prepare_a(&f, fd, "new"); /* there was none */
+        assert_int_equal(store_exchange(&f), 0);
+        assert_content("a", "new");
+        assert_int_equal(store_put_back(&f), 0);
+        store_discard(&f);
+        assert_int_equal(entries(), 0);
+
+        assert_int_equal(store_write(in_dir("a"), "old", 3, 0640), 0);
+        assert_int_equal(stat(in_dir("a"), &before), 0);
+        prepare_a(&f, fd, "new");
+        assert_int_equal(store_exchange(&f), 0);
+        assert_content("a", "new");
+        assert_int_equal(store_put_back(&f), 0);
+        store_discard(&f);
+        assert_content("a", "old");
+        assert_int_equal(stat(in_dir("a"), &after), 0);
+        assert_int_equal(before.st_ino, after.st_ino);
+        assert_int_equal(entries(), 1);
+
+        prepare_a(&f, fd, "new"); /* and what is kept goes with the end */
+        assert_int_equal(store_exchange(&f), 0);
+        store_discard(&f);
+        assert_content("a", "new");
+        assert_int_equal(entries(), 1);
+        assert_int_equal(store_remove(in_dir("a")), 0);
+}
+
 static void what_a_power_cut_left_is_removed(void **state) {
         int fd;
 
@@ -106,6 +161,8 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(writes_replaces_and_removes),
                 cmocka_unit_test(failures_keep_the_old_file),
+                cmocka_unit_test(what_was_prepared_is_seen_when_it_is_committed),
+                cmocka_unit_test(what_was_exchanged_is_put_back),
                 cmocka_unit_test(what_a_power_cut_left_is_removed),
                 cmocka_unit_test(a_symlink_is_replaced_not_followed),
         };
