@@ -149,7 +149,7 @@ State state_from_string(const char *name); /* _STATE_INVALID */
 const char *step_to_string(Step step);
 
 /* What the daemon allows a call of the hand-off helper, which keeps its own waits below it. */
-#define HANDOFF_DEADLINE_USEC (600 * USEC_PER_SEC)
+#define HANDOFF_DEADLINE_USEC (720 * USEC_PER_SEC)
 
 /* Steps that a helper does can't be cancelled; the longest that the daemon waits for one. USEC_INFINITY for
  * the others, whose limit is the request's own timeout. */

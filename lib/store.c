@@ -33,7 +33,7 @@ static bool is_leftover(const char *entry, const char *name) {
                strlen(entry + length + 2) == SUFFIX_LENGTH;
 }
 
-/* Nobody else writes such a name, so these files are nobody's. */
+/* Only this module writes such a name. */
 void store_remove_leftovers(int dir_fd, const char *name) {
         DIR *dir;
         int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

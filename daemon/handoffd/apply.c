@@ -79,7 +79,6 @@ static void plan_steps(Operation *op) {
         adopt = plan->adopt && !plan->keep;
         first = !s->record.handed_off && !plan->started;
 
-        plan->first = first;
         plan->write_device_info = adopt && !same_identity;
         plan->renew_key = adopt && ((a->key.changed && !plan->started) || plan->write_device_info);
         plan->reprovision = !plan->keep && s->prev_state.text[0] &&
@@ -116,23 +115,6 @@ static int step_plan(Operation *op) {
         return 0;
 }
 
-/* From here on until the hub has accepted it, only a prev_state that is newer than this counts: also for
- * another instance of this process. */
-static int step_record_pending(Operation *op) {
-        const Plan *plan = &op->plan;
-        Record *rec = &op->situation.record;
-        int r;
-
-        if (plan->begun || !(plan->renew_key || plan->restart_edged || plan->reprovision))
-                return 0;
-        free(TAKE(rec->started));
-        r = string_replace(&rec->pending, plan->pending);
-        if (r >= 0)
-                r = string_replace(&rec->pending_proof, plan->proof_before.text);
-        return r < 0 ? storage_failure(op, r, PATH_RECORD)
-                     : handoff_record_save(rec, root_of(op), &op->failure);
-}
-
 /* --- the interruption --- */
 
 static bool interrupts_edged(const Plan *plan) {
@@ -155,58 +137,42 @@ static void add_stop(Operation *op, UnitJob *jobs, size_t *n, const UnitState *s
 }
 
 /* identityd would write its old device_info back, and tpmd looks for the key only at its start. Sockets go
- * first, or a client would start the service again. */
+ * first, or a client would start the service again. `iotedge config apply` stops all units itself, so they
+ * are on the list as well. */
 static int step_stop(Operation *op) {
         const Situation *s = &op->situation;
+        Plan *plan = &op->plan;
         UnitJob jobs[STOPPED_MAX];
         size_t n = 0;
         int r;
 
-        if (!op->plan.renew_key)
+        if (!plan->renew_key && !plan->run_apply)
                 return 0;
-        if (op->plan.write_device_info) {
+        r = running_read(&plan->running, op->h->units, &op->failure);
+        if (r < 0)
+                return r;
+        if (plan->run_apply)
+                stopped_add_running(&op->h->stopped, &plan->running);
+        if (plan->write_device_info) {
                 add_stop(op, jobs, &n, &s->edged_mgmt, UNIT_EDGED_MGMT);
                 add_stop(op, jobs, &n, &s->edged_workload, UNIT_EDGED_WORKLOAD);
                 add_stop(op, jobs, &n, &s->edged, UNIT_EDGED);
         }
-        add_stop(op, jobs, &n, &s->identityd_socket, UNIT_IDENTITYD_SOCKET);
-        add_stop(op, jobs, &n, &s->identityd, UNIT_IDENTITYD);
-        add_stop(op, jobs, &n, &s->tpmd_socket, UNIT_TPMD_SOCKET);
-        add_stop(op, jobs, &n, &s->tpmd, UNIT_TPMD);
+        if (plan->renew_key) {
+                add_stop(op, jobs, &n, &s->identityd_socket, UNIT_IDENTITYD_SOCKET);
+                add_stop(op, jobs, &n, &s->identityd, UNIT_IDENTITYD);
+                add_stop(op, jobs, &n, &s->tpmd_socket, UNIT_TPMD_SOCKET);
+                add_stop(op, jobs, &n, &s->tpmd, UNIT_TPMD);
+        }
+        if (stopped_any(&op->h->stopped)) {
+                r = stopped_save(&op->h->stopped, root_of(op), &op->failure);
+                if (r < 0)
+                        return r;
+        }
         if (n == 0)
                 return 0;
-        r = stopped_save(&op->h->stopped, root_of(op), &op->failure);
-        if (r < 0)
-                return r;
         op->changed = true;
         return operation_jobs(op, jobs, n);
-}
-
-static int step_write_device_info(Operation *op) {
-        const Assignment *a = &op->assignment;
-        const DeviceInfo *now = &op->situation.device_info;
-        Record *rec = &op->situation.record;
-        int r;
-
-        if (!op->plan.write_device_info)
-                return 0;
-        op->plan.proof_before = prev_state_mark(root_of(op)); /* identityd has ended, and writes no more */
-        r = string_replace(&rec->previous_hub, now->hub);
-        if (r >= 0)
-                r = string_replace(&rec->previous_device_id, now->device_id);
-        if (r >= 0)
-                r = string_replace(&rec->hub, a->hub);
-        if (r >= 0)
-                r = string_replace(&rec->device_id, a->device_id);
-        if (r >= 0)
-                r = string_replace(&rec->pending_proof, op->plan.proof_before.text);
-        if (r < 0)
-                return storage_failure(op, r, PATH_RECORD);
-        r = handoff_record_save(rec, root_of(op), &op->failure);
-        if (r >= 0)
-                r = device_info_write(root_of(op), a->hub, a->device_id, &op->failure);
-        op->changed = op->changed || r >= 0;
-        return r;
 }
 
 /* --- units --- */
@@ -216,21 +182,28 @@ static int step_apply(Operation *op) {
 
         if (!op->plan.run_apply)
                 return 0;
-        op->changed = op->plan.applied = true;
-        op->plan.apply_begun = now_usec(CLOCK_MONOTONIC);
+        op->changed = op->plan.applying = true;
         return operation_jobs(op, &job, 1);
 }
 
 /* Its success is not enough: `iotedge config apply` knows failures that it only prints, and a drop-in may
  * have another idea of what to run. */
 static int step_check_applied(Operation *op) {
-        Situation *s = &op->situation;
+        CLEANUP(situation_deinit) Situation now = {};
+        Record *rec = &op->situation.record;
+        Plan *plan = &op->plan;
 
-        if (!op->plan.run_apply)
+        /* An aziot-edged that ran before still has to start with the new configuration.
+         */
+        plan->settled = !plan->run_apply || !op->situation.edged.active || operation_keeps_new_set(op);
+        if (!plan->run_apply)
                 return 0;
-        situation_read_applied(s, root_of(op));
-        if (config_toml_matches(&s->applied, &op->plan.wanted))
-                return 0;
+        situation_read_applied(&now, root_of(op));
+        if (config_toml_matches(&now.applied, &plan->wanted) && applied_whole(&plan->applied, root_of(op))) {
+                rec->applying = false;
+                return handoff_record_save(rec, root_of(op), &op->failure);
+        }
+        plan->settled = false;
         return failure_set(&op->failure, FAILURE_APPLY_FAILED, NULL,
                            "'%s' ended well, but '%s%s' does not say what config.toml says; see "
                            "'journalctl -u %s'",
@@ -276,7 +249,8 @@ static int step_restart_edged(Operation *op) {
         r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
         if (r < 0)
                 return r;
-        if (plan->applied && !plan->first && edged.active && edged.active_enter_usec >= plan->apply_begun)
+        if (plan->applying && edged.active &&
+            edged.active_enter_usec != op->situation.edged.active_enter_usec)
                 return 0; /* `config apply` has just done it */
         op->changed = true;
         return operation_jobs(op, &job, 1);
@@ -284,6 +258,8 @@ static int step_restart_edged(Operation *op) {
 
 /* Only now: what ends in between has it started by the next instance. */
 static int step_edged_started(Operation *op) {
+        op->plan.settled = true;
+        operation_discard_files(op);
         if (op->plan.restart_edged)
                 stopped_remove(&op->h->stopped, UNIT_EDGED);
         return 0;
@@ -385,7 +361,7 @@ static int step_record_success(Operation *op) {
 
         if (known)
                 return 0;
-        if (!op->plan.config_written) /* what already said the right thing is ours from now on */
+        if (!op->plan.write_config) /* what already said the right thing is ours from now on */
                 r = string_replace(&rec->digest, s->toml.digest);
         if (r >= 0)
                 r = string_replace(&rec->hub, op->plan.hub);
@@ -409,12 +385,31 @@ static int step_record_success(Operation *op) {
 }
 
 const FlowStep apply_steps[] = {
-        step_survey,         step_ask_device,    step_plan,           step_permit_interruption,
-        step_record_pending, step_write_config,  step_stop,           step_write_device_info,
-        step_apply,          step_check_applied, step_start_sockets,  step_restart_edged,
-        step_edged_started,  step_start_stopped, step_check_edged,    step_restart_identityd,
-        step_record_started, step_reprovision,   step_confirm,        step_settle,
-        step_compare,        step_edge_agent,    step_record_success, NULL
+        step_survey,
+        step_ask_device,
+        step_plan,
+        step_prepare,
+        step_permit_interruption,
+        step_record_pending,
+        step_keep_backup,
+        step_stop,
+        step_place_files,
+        step_apply,
+        step_check_applied,
+        step_start_sockets,
+        step_restart_edged,
+        step_check_edged,
+        step_edged_started,
+        step_start_stopped,
+        step_restart_identityd,
+        step_record_started,
+        step_reprovision,
+        step_confirm,
+        step_settle,
+        step_compare,
+        step_edge_agent,
+        step_record_success,
+        NULL,
 };
 
-const FlowStep apply_recovery_steps[] = { step_restore_config, step_start_stopped, NULL };
+const FlowStep apply_recovery_steps[] = { step_stop_newer, step_put_back_files, step_start_stopped, NULL };

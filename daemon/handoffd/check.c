@@ -57,7 +57,8 @@ int check_refusals(Operation *op) {
         if (r < 0)
                 return r;
         plan->write_config = !s->text || !config_toml_matches(&s->toml, &plan->wanted);
-        plan->run_apply = plan->write_config || !config_toml_matches(&s->applied, &plan->wanted);
+        plan->run_apply =
+                plan->write_config || s->record.applying || !config_toml_matches(&s->applied, &plan->wanted);
         if (plan->write_config)
                 r = refusal_of_write(root, &op->failure);
         if (r >= 0)
@@ -106,7 +107,7 @@ static int step_decide(Operation *op) {
         return 0;
 }
 
-const FlowStep check_steps[] = { step_survey, step_ask_device, step_decide, NULL };
+const FlowStep check_steps[] = { step_survey, step_ask_device, step_decide, step_try, NULL };
 
 /* Names what is lost, or NULL. */
 static const char *what_is_lost(const Situation *s, const Assignment *a, const Provisioning *wanted) {

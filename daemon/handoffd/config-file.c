@@ -1,15 +1,11 @@
-/* config.toml on disk: written whole, with the operator's file kept beside it, and put back when it could
- * not be applied. */
-#include <assert.h>
+/* config.toml on disk: written whole, with the operator's file kept beside it. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "handoffd.h"
-#include "log.h"
 #include "paths.h"
 
 #define NAME        "config.toml"
@@ -20,21 +16,25 @@ static const char *root_of(const Operation *op) {
         return op->h->options->root;
 }
 
-static bool same(const char *a, const char *b) {
-        return a && b && streq(a, b);
-}
-
-static int open_directory(const char *root) {
+int config_directory_open(Operation *op) {
         CLEANUP(freep) char *path = NULL;
         int fd, r;
 
-        r = path_under(&path, root, PATH_CONFIG_DIR);
-        if (r >= 0)
-                r = store_make_directory(path, 0755);
-        if (r < 0)
-                return r;
-        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return fd < 0 ? -errno : fd;
+        r = path_under(&path, root_of(op), PATH_CONFIG_DIR);
+        if (r >= 0) {
+                fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                if (fd >= 0)
+                        return fd;
+                r = -errno;
+        }
+        if (r == -ENOENT)
+                return failure_set(&op->failure, FAILURE_RUNTIME_MISSING, "ENOENT",
+                                   "'%s" PATH_CONFIG_DIR
+                                   "', which the packages of IoT Edge install, does not "
+                                   "exist",
+                                   root_of(op));
+        return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s" PATH_CONFIG_DIR "' can't be opened",
+                                 root_of(op));
 }
 
 /* --- writing it --- */
@@ -44,31 +44,21 @@ static int storage_failure(Operation *op, int r, const char *path) {
                                  path);
 }
 
-/* Recorded before it is written: whichever of the two a power cut leaves is known to be ours. */
-static int record_config(Operation *op, const char *text) {
-        CLEANUP(config_toml_deinit) ConfigToml config = {};
-        Situation *s = &op->situation;
-        Record *rec = &s->record;
-        bool ours = same(s->toml.digest, rec->digest) || same(s->toml.digest, rec->previous_digest);
+void config_remove_leftovers(int dir) {
+        store_remove_leftovers(dir, NAME);
+}
+
+int config_prepare(Operation *op, int dir, const char *text, StoreFile *ret) {
+        StoreAttributes attributes = op->situation.attributes;
         int r;
 
-        assert(text); /* the edit went well */
-        r = config_toml_read(&config, PATH_CONFIG, text, strlen(text), &op->failure);
-        if (r < 0)
-                return r;
-        r = string_replace(&rec->previous_digest, ours ? s->toml.digest : NULL);
-        if (r >= 0)
-                r = string_replace(&rec->digest, config.digest);
-        if (r >= 0)
-                r = string_replace(&rec->registration_id, op->registration_id);
-        if (r < 0)
-                return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s%s' can't be written",
-                                         root_of(op), PATH_RECORD);
-        return handoff_record_save(rec, root_of(op), &op->failure);
+        attributes.like = op->situation.text ? NAME : NULL;
+        r = store_prepare_at(ret, dir, NAME, text, strlen(text), &attributes);
+        return r < 0 ? storage_failure(op, r, PATH_CONFIG) : 0;
 }
 
 /* Is the file what was read, or written, before? An editor's work of the meantime must not get lost. */
-static int check_unchanged(Operation *op, const char *text, size_t size) {
+int config_check_unchanged(Operation *op, const char *text, size_t size) {
         CLEANUP(freep) char *path = NULL, *now = NULL;
         size_t now_size = 0;
         int r;
@@ -84,15 +74,18 @@ static int check_unchanged(Operation *op, const char *text, size_t size) {
                            "Somebody else has changed '%s' meanwhile, so it was not written", path);
 }
 
-int operation_write(Operation *op, const char *path, const char *text, size_t size) {
-        CLEANUP(closep) int dir = open_directory(root_of(op));
-        StoreAttributes attributes = op->situation.attributes;
-        int r = dir;
+int operation_write_config(Operation *op, const char *text) {
+        CLEANUP(closep) int dir = config_directory_open(op);
+        CLEANUP(store_discard) StoreFile file = {};
+        int r;
 
-        attributes.like = op->situation.text ? NAME : NULL;
-        if (r >= 0)
-                r = store_write_at(dir, strrchr(path, '/') + 1, text, size, &attributes);
-        return r < 0 ? storage_failure(op, r, path) : 0;
+        if (dir < 0)
+                return dir;
+        r = config_prepare(op, dir, text, &file);
+        if (r < 0)
+                return r;
+        r = store_commit(&file);
+        return r < 0 ? storage_failure(op, r, PATH_CONFIG) : 0;
 }
 
 /* --- what it was before --- */
@@ -146,76 +139,30 @@ static bool backup_is(const char *root, uint64_t number, const char *text, size_
                memcmp(kept, text, size) == 0;
 }
 
-/* One for each change, also when a power cut comes between this and the change. */
-static int keep_backup(Operation *op) {
+/* One for each change, also when a power cut comes between this and the change. The backup is the file
+ * itself by a second name, which needs no space. */
+int step_keep_backup(Operation *op) {
         const Situation *s = &op->situation;
-        CLEANUP(closep) int dir = open_directory(root_of(op));
-        char name[sizeof(PATH_CONFIG_DIR BACKUP) + 24];
+        CLEANUP(closep) int dir = -1;
+        char name[sizeof(BACKUP) + 24];
         uint64_t newest;
         Backups backups;
         int r;
 
+        if (!op->plan.write_config || !s->text)
+                return 0;
+        dir = config_directory_open(op);
         if (dir < 0)
-                return storage_failure(op, dir, PATH_CONFIG);
+                return dir;
         backups_read(&backups, dir, false);
         newest = backups.count > 0 ? backups.numbers[backups.count - 1] : 0;
         if (newest > 0 && backup_is(root_of(op), newest, s->text, s->text_size))
                 return 0;
-        (void) snprintf(name, sizeof(name), PATH_CONFIG_DIR "/" BACKUP "%llu",
-                        (unsigned long long) newest + 1);
-        r = operation_write(op, name, s->text, s->text_size);
-        if (r >= 0)
-                backups_read(&backups, dir, true);
-        return r;
-}
-
-/* --- steps --- */
-
-int step_write_config(Operation *op) {
-        const Situation *s = &op->situation;
-        const Origin from = situation_origin(s);
-        Plan *plan = &op->plan;
-        int r;
-
-        if (!plan->write_config)
-                return 0;
-        r = config_toml_edit(&plan->written, from.path, from.text, from.size, &plan->wanted, &op->failure);
-        if (r >= 0)
-                r = record_config(op, plan->written);
-        if (r >= 0 && s->text)
-                r = keep_backup(op);
-        if (r >= 0)
-                r = check_unchanged(op, s->text, s->text_size);
-        if (r >= 0)
-                r = operation_write(op, PATH_CONFIG, plan->written, strlen(plan->written));
+        (void) snprintf(name, sizeof(name), BACKUP "%llu", (unsigned long long) newest + 1);
+        r = linkat(dir, NAME, dir, name, 0) < 0 || fsync(dir) < 0 ? -errno : 0;
         if (r < 0)
-                return r;
-        plan->config_written = op->changed = true;
-        log_notice("The provisioning in '%s%s' was written", root_of(op), PATH_CONFIG);
+                return failure_set_errno(&op->failure, FAILURE_STORAGE, r,
+                                         "'%s" PATH_CONFIG_DIR "/%s' can't be written", root_of(op), name);
+        backups_read(&backups, dir, true);
         return 0;
-}
-
-/* Never across a replaced key: the old scope with the new key would be a mixture, while device_info and key
- * work together even with the old config.toml. */
-int step_restore_config(Operation *op) {
-        const Situation *s = &op->situation;
-        const Plan *plan = &op->plan;
-        const UnitJob job = { UNIT_START, UNIT_APPLY };
-        Failure first = op->failure;
-        int r;
-
-        if (!plan->config_written || !plan->applied || op->assignment.key.changed || !s->text ||
-            !s->edged.active || (first.kind != FAILURE_APPLY_FAILED && first.kind != FAILURE_RESTART_FAILED))
-                return 0;
-        r = check_unchanged(op, plan->written, strlen(plan->written));
-        if (r >= 0)
-                r = operation_write(op, PATH_CONFIG, s->text, s->text_size);
-        if (r < 0) {
-                log_error("The previous '%s' could not be put back: %s", PATH_CONFIG, op->failure.sentence);
-                op->failure = first;
-                return 0;
-        }
-        (void) failure_set(&op->failure, first.kind, first.code, "%s; the previous config.toml was put back",
-                           first.sentence);
-        return operation_jobs(op, &job, 1);
 }

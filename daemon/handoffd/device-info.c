@@ -126,6 +126,11 @@ static int refuse_directory(const char *root, int r, Failure *reterr) {
                                    "The directory that '%s%s' is in may be written to by others than root, "
                                    "so nothing in it can be trusted; correct its owner and mode",
                                    root, PATH_IDENTITYD);
+        if (r == -ENOENT)
+                return failure_set(
+                        reterr, FAILURE_RUNTIME_MISSING, "ENOENT",
+                        "'%s%s', which the package aziot-identity-service installs, does not exist", root,
+                        PATH_IDENTITYD);
         return failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s%s' can't be opened", root, PATH_IDENTITYD);
 }
 
@@ -147,12 +152,18 @@ static int refuse_entry(int dir, const char *root, Failure *reterr) {
 int device_info_refusal(const char *root, Failure *reterr) {
         CLEANUP(closep) int dir = open_directory(root);
 
-        if (dir == -ENOENT) /* known when it is written; identityd makes it at its first start */
-                return 0;
         return dir < 0 ? refuse_directory(root, dir, reterr) : refuse_entry(dir, root, reterr);
 }
 
-int device_info_write(const char *root, const char *hub, const char *device_id, Failure *reterr) {
+void device_info_remove_leftovers(const char *root) {
+        CLEANUP(closep) int dir = open_directory(root);
+
+        if (dir >= 0)
+                store_remove_leftovers(dir, NAME);
+}
+
+int device_info_prepare(StoreFile *ret, const char *root, const char *hub, const char *device_id,
+                        Failure *reterr) {
         CLEANUP(freep) char *text = NULL;
         CLEANUP(closep) int dir = open_directory(root);
         struct stat st;
@@ -165,14 +176,12 @@ int device_info_write(const char *root, const char *hub, const char *device_id, 
                 return r;
         if (fstat(dir, &st) < 0)
                 r = -errno;
-        /* Both were checked to hold nothing that TOML would want escaped. */
-        if (r >= 0 &&
-            asprintf(&text, "hub_name = \"%s\"\nlocal_gateway_hostname = \"%s\"\ndevice_id = \"%s\"\n", hub,
-                     hub, device_id) < 0)
+        else if (asprintf(&text, "hub_name = \"%s\"\nlocal_gateway_hostname = \"%s\"\ndevice_id = \"%s\"\n",
+                          hub, hub, device_id) < 0)
                 r = -ENOMEM;
         if (r >= 0)
-                r = store_write_at(dir, NAME, text, strlen(text),
-                                   &(StoreAttributes){ .mode = 0644, .uid = st.st_uid, .gid = st.st_gid });
+                r = store_prepare_at(ret, dir, NAME, text, strlen(text),
+                                     &(StoreAttributes){ .mode = 0644, .uid = st.st_uid, .gid = st.st_gid });
         return r < 0 ? failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s%s/" NAME "' can't be written",
                                          root, PATH_IDENTITYD)
                      : 0;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "failure.h"
+#include "store.h"
 
 typedef struct DeviceInfo {
         char *hub, *device_id;
@@ -32,8 +33,11 @@ void device_info_deinit(DeviceInfo *info);
 /* Does something stand in device_info's place that must not be replaced? */
 int device_info_refusal(const char *root, Failure *reterr);
 
-/* Written whole, with owner and group of the directory, 0644. */
-int device_info_write(const char *root, const char *hub, const char *device_id, Failure *reterr);
+/* Written beside its place, with owner and group of the directory, 0644. */
+int device_info_prepare(StoreFile *ret, const char *root, const char *hub, const char *device_id,
+                        Failure *reterr);
+
+void device_info_remove_leftovers(const char *root); /* temporary files that a power cut left */
 
 /* 0 also when there was none. */
 int device_info_remove(const char *root, Failure *reterr);

@@ -156,7 +156,7 @@ static int step_forget_tables(Operation *op) {
         if (r < 0)
                 return r;
         log_notice("The provisioning in '" PATH_CONFIG "' is removed");
-        return text[strspn(text, " \t\r\n")] ? operation_write(op, PATH_CONFIG, text, strlen(text))
+        return text[strspn(text, " \t\r\n")] ? operation_write_config(op, text)
                                              : remove_below(op, PATH_CONFIG);
 }
 

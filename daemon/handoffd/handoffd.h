@@ -8,6 +8,7 @@
 
 #include <systemd/sd-bus.h>
 
+#include "applied.h"
 #include "assignment.h"
 #include "identityd.h"
 #include "options.h"
@@ -31,16 +32,21 @@ typedef int (*FlowStep)(Operation *op);
 typedef struct Plan {
         bool forget; /* Forget: there may be something of ours, so IoT Edge is stopped */
         Provisioning wanted;
-        bool adopt, write_config, write_device_info, renew_key, run_apply, first;
+        bool adopt, write_config, write_device_info, renew_key, run_apply;
         bool restart_edged, restart_identityd, reprovision;
-        bool begun, started; /* by an earlier attempt; IoT Edge was restarted for it */
-        bool config_written, applied, unsteady;
-        char *written; /* what config.toml says now */
+        bool begun, started;              /* by an earlier attempt; IoT Edge was restarted for it */
+        char *written;                    /* what config.toml will say, when write_config */
+        StoreFile config_file, info_file; /* the new ones, and the old ones until the new set is applied */
+        Applied applied;                  /* as they were, when run_apply */
+        Running running;                  /* the units before the first was stopped */
+        Record record;                    /* as it was */
+        bool applying;                    /* `iotedge config apply` was begun */
+        bool settled;                     /* the new set is complete, and stays */
+        bool unsteady;
         char *pending; /* of the record: what IoT Edge becomes */
 
-        usec_t deadline;    /* of the confirmation, CLOCK_MONOTONIC */
-        bool keep;          /* IoT Edge's own, newer identity stays */
-        usec_t apply_begun; /* CLOCK_MONOTONIC */
+        usec_t deadline; /* of the confirmation, CLOCK_MONOTONIC */
+        bool keep;       /* IoT Edge's own, newer identity stays */
 
         bool need_new_proof; /* identityd was started anew: only a prev_state newer than this counts */
         FileMark proof_before;
@@ -122,10 +128,25 @@ int step_settle(Operation *op); /* does aziot-edged stay up? */
 int step_compare(Operation *op);
 int step_edge_agent(Operation *op);
 
-/* config-file.c */
-int step_write_config(Operation *op);
-int step_restore_config(Operation *op);                                              /* in the recovery */
-int operation_write(Operation *op, const char *path, const char *text, size_t size); /* in /etc/aziot */
+/* config-file.c: config.toml */
+int config_directory_open(Operation *op);
+void config_remove_leftovers(int dir);
+int config_prepare(Operation *op, int dir, const char *text, StoreFile *ret);
+int config_check_unchanged(Operation *op, const char *text, size_t size);
+int operation_write_config(Operation *op, const char *text);
+int step_keep_backup(Operation *op);
+
+/* prepare.c: everything of ours that can fail, before a unit is stopped */
+int step_try(Operation *op);     /* writes what Apply would write, and removes it */
+int step_prepare(Operation *op); /* leaves it beside its place */
+
+/* apply-files.c: the files of a hand-off, in place and back */
+int step_record_pending(Operation *op);
+int step_place_files(Operation *op);
+void operation_discard_files(Operation *op);       /* the old ones, or new ones that are not in place */
+bool operation_keeps_new_set(const Operation *op); /* when `iotedge config apply` fails */
+int step_stop_newer(Operation *op);                /* in the recovery */
+int step_put_back_files(Operation *op);            /* in the recovery */
 
 extern const FlowStep check_steps[], verify_steps[], verify_settled_steps[], apply_steps[],
         apply_recovery_steps[], quiesce_steps[], quiesce_recovery_steps[], resume_steps[], forget_steps[];

@@ -18,10 +18,10 @@
  * question, whether aziot-edged stays up, and the question for $edgeAgent. What was stopped is started again
  * within what is left, and a call may wait for a Resume before it begins. */
 #define SHORT_USEC    (60 * USEC_PER_SEC)
-#define LONG_USEC     (330 * USEC_PER_SEC)
+#define LONG_USEC     (320 * USEC_PER_SEC)
 #define RECOVERY_USEC (60 * USEC_PER_SEC)
 #define LAST_USEC     (4 * IDENTITYD_LEAST_USEC + 2 * CONFIRM_LEAST_USEC)
-static_assert(SHORT_USEC + LONG_USEC + LAST_USEC + RECOVERY_USEC + 2 * STOPPED_MAX * UNITS_LEAST_USEC <
+static_assert(SHORT_USEC + LONG_USEC + LAST_USEC + RECOVERY_USEC + 3 * STOPPED_MAX * UNITS_LEAST_USEC <
                       HANDOFF_DEADLINE_USEC,
               "a call ends before its caller gives up");
 
@@ -59,6 +59,9 @@ static void operation_free(Operation *op) {
         free(op->plan.device_id);
         free(op->plan.written);
         free(op->plan.pending);
+        operation_discard_files(op);
+        applied_deinit(&op->plan.applied);
+        handoff_record_deinit(&op->plan.record);
         free(op);
 }
 
@@ -68,6 +71,11 @@ static void operation_end(Operation *op) {
 
         if (op->failed)
                 log_warning("%s failed: %s", op->name, op->failure.sentence);
+        /* A directory that was made after this process had started is read-only to it, by ProtectSystem=.
+         * The next instance sees what there is now. */
+        if (op->failed && op->failure.kind == FAILURE_STORAGE && streq(op->failure.code, "EROFS"))
+                h->outdated = true;
+        operation_discard_files(op);
         r = operation_reply(op);
         if (r < 0) { /* who called should not wait for the deadline */
                 log_warning("%s could not be answered: %s", op->name, strerror(-r));

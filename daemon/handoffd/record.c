@@ -46,6 +46,8 @@ static int read_members(Record *record, json_object *json) {
         }
         record->handed_off =
                 json_object_object_get_ex(json, "handedOff", &value) && json_object_get_boolean(value);
+        record->applying =
+                json_object_object_get_ex(json, "applying", &value) && json_object_get_boolean(value);
         return 0;
 }
 
@@ -87,6 +89,8 @@ int handoff_record_save(const Record *record, const char *root, Failure *reterr)
                         r = dps_json_add(json, texts[i].key, json_object_new_string(*text_of(record, i)));
         if (r >= 0)
                 r = dps_json_add(json, "handedOff", json_object_new_boolean(record->handed_off));
+        if (r >= 0 && record->applying)
+                r = dps_json_add(json, "applying", json_object_new_boolean(true));
         if (r >= 0)
                 r = path_under(&path, root, PATH_RECORD);
         if (r >= 0) {

@@ -18,6 +18,7 @@ typedef struct Record {
         /* What IoT Edge is to become, until its hub has accepted that: hub, device and key, and identityd's
          * prev_state before. started: the same, once IoT Edge was restarted for it. */
         char *pending, *pending_proof, *started;
+        bool applying; /* `iotedge config apply` was begun, and is not known to have ended well */
 } Record;
 
 /* 0 with an empty record when there is none. One that can't be understood is a FAILURE_STORAGE. */

@@ -7,8 +7,16 @@
 #include "store.h"
 
 static const char *const units[STOPPED_MAX] = {
-        UNIT_TPMD_SOCKET, UNIT_IDENTITYD_SOCKET, UNIT_EDGED_MGMT, UNIT_EDGED_WORKLOAD,
-        UNIT_TPMD,        UNIT_IDENTITYD,        UNIT_EDGED,
+        UNIT_TPMD_SOCKET, UNIT_KEYD_SOCKET,    UNIT_CERTD_SOCKET, UNIT_IDENTITYD_SOCKET,
+        UNIT_EDGED_MGMT,  UNIT_EDGED_WORKLOAD, UNIT_TPMD,         UNIT_KEYD,
+        UNIT_CERTD,       UNIT_IDENTITYD,      UNIT_EDGED,
+};
+
+/* Sockets go first, or a client would start the service again. */
+static const char *const stop_order[STOPPED_MAX] = {
+        UNIT_EDGED_MGMT, UNIT_EDGED_WORKLOAD, UNIT_EDGED, UNIT_IDENTITYD_SOCKET,
+        UNIT_IDENTITYD,  UNIT_TPMD_SOCKET,    UNIT_TPMD,  UNIT_KEYD_SOCKET,
+        UNIT_KEYD,       UNIT_CERTD_SOCKET,   UNIT_CERTD,
 };
 
 static size_t find(const char *unit) {
@@ -68,9 +76,17 @@ void stopped_remove(Stopped *s, const char *unit) {
 /* The service of a socket, or NULL. */
 static const char *service_of(const char *unit) {
         return streq(unit, UNIT_TPMD_SOCKET)        ? UNIT_TPMD
+               : streq(unit, UNIT_KEYD_SOCKET)      ? UNIT_KEYD
+               : streq(unit, UNIT_CERTD_SOCKET)     ? UNIT_CERTD
                : streq(unit, UNIT_IDENTITYD_SOCKET) ? UNIT_IDENTITYD
                : strstr(unit, ".socket")            ? UNIT_EDGED
                                                     : NULL;
+}
+
+static bool is_active(Units *all, const char *unit) {
+        UnitState state;
+
+        return units_query(all, unit, &state, NULL) >= 0 && state.active;
 }
 
 static bool in_the_way(Units *all, const char *service, const char *socket) {
@@ -78,23 +94,60 @@ static bool in_the_way(Units *all, const char *service, const char *socket) {
 
         if (units_query(all, socket, &state, NULL) < 0 || !state.exists || state.masked || state.active)
                 return false;
-        return units_query(all, service, &state, NULL) >= 0 && state.active;
+        return is_active(all, service);
 }
 
 size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOPPED_JOBS_MAX]) {
-        Stopped start = *s;
+        Stopped stop = {};
         size_t n = 0;
 
         for (size_t i = 0; i < STOPPED_MAX; i++) {
                 const char *service = service_of(units[i]);
 
-                if (s->units[i] && service && in_the_way(all, service, units[i])) {
+                if (s->units[i] && service && !stop.units[find(service)] &&
+                    in_the_way(all, service, units[i])) {
                         jobs[n++] = (UnitJob){ UNIT_STOP, service };
-                        stopped_add(&start, service);
+                        stopped_add(&stop, service);
                 }
         }
         for (size_t i = 0; i < STOPPED_MAX; i++)
-                if (start.units[i])
+                if (stop.units[i] || (s->units[i] && !is_active(all, units[i])))
                         jobs[n++] = (UnitJob){ UNIT_START, units[i] };
+        return n;
+}
+
+static uint64_t entered(const UnitState *state) {
+        return state->active ? state->active_enter_usec : UINT64_MAX;
+}
+
+int running_read(Running *ret, Units *all, Failure *reterr) {
+        Running running;
+        UnitState state;
+
+        for (size_t i = 0; i < STOPPED_MAX; i++) {
+                int r = units_query(all, units[i], &state, reterr);
+
+                if (r < 0)
+                        return r;
+                running.entered_usec[i] = entered(&state);
+        }
+        *ret = running;
+        return 0;
+}
+
+void stopped_add_running(Stopped *s, const Running *running) {
+        for (size_t i = 0; i < STOPPED_MAX; i++)
+                if (running->entered_usec[i] != UINT64_MAX)
+                        s->units[i] = true;
+}
+
+size_t running_stop_newer_jobs(const Running *before, Units *all, UnitJob jobs[static STOPPED_MAX]) {
+        UnitState state;
+        size_t n = 0;
+
+        for (size_t i = 0; i < STOPPED_MAX; i++)
+                if (units_query(all, stop_order[i], &state, NULL) >= 0 && state.active &&
+                    entered(&state) != before->entered_usec[find(stop_order[i])])
+                        jobs[n++] = (UnitJob){ UNIT_STOP, stop_order[i] };
         return n;
 }

@@ -6,7 +6,7 @@
 
 #include "units.h"
 
-#define STOPPED_MAX      7
+#define STOPPED_MAX      11
 #define STOPPED_JOBS_MAX (2 * STOPPED_MAX)
 
 typedef struct Stopped {
@@ -25,3 +25,14 @@ void stopped_remove(Stopped *s, const char *unit);
  * service that runs (because its own stop has failed, or somebody started it): such a service is stopped and
  * started as well. */
 size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOPPED_JOBS_MAX]);
+
+/* Since when each of these units is active. */
+typedef struct Running {
+        uint64_t entered_usec[STOPPED_MAX]; /* UINT64_MAX: it is not */
+} Running;
+
+int running_read(Running *ret, Units *all, Failure *reterr);
+void stopped_add_running(Stopped *s, const Running *running);
+
+/* The jobs that stop what was started since, and what did not run before; returns their number. */
+size_t running_stop_newer_jobs(const Running *before, Units *all, UnitJob jobs[static STOPPED_MAX]);

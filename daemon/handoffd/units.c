@@ -5,7 +5,7 @@
 
 #include "log.h"
 
-#define JOBS_MAX            16
+#define JOBS_MAX            24
 #define JOB_TIMEOUT_USEC    (100 * USEC_PER_SEC)
 #define APPLY_TIMEOUT_USEC  (300 * USEC_PER_SEC)
 #define ANSWER_TIMEOUT_USEC (5 * USEC_PER_SEC)

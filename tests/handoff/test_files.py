@@ -7,9 +7,12 @@ import subprocess
 import tomllib
 
 import pytest
-from handoff import (members, OPERATORS, Caller, applied_path, backups, info_path, info_text, ours, prepared, queued,
+from handoff import (members, EDGED, OPERATORS, Caller, applied_path, backups, info_path, info_text, ours, prepared, queued,
                      record_path, snapshot, stopped_path, temporary_files, write_config_toml)
 from harness import BUILD, wait_for
+
+
+FAR_ENOUGH = {"units": {EDGED: {"start": "fail"}}}  # the files are written; there is no key here for a hub to accept
 
 
 def new_namespace(world, script):
@@ -37,9 +40,9 @@ def attempt(world, caller, kind, *words, **changes):
 
 def works(world, caller):
     """The same call once what was wrong is gone; nothing of the attempts is left."""
-    world.standin_faults(apply="far enough")  # there is no key here for a hub to accept
+    world.standin_faults(**FAR_ENOUGH)
     kind, _ = caller.apply_refused()
-    assert kind == "apply-failed" and "gw-1" in world.config_toml.read_text()
+    assert kind == "restart-failed" and "gw-1" in world.config_toml.read_text()
     assert not temporary_files(world)
 
 
@@ -69,7 +72,7 @@ def test_owner_mode_and_attributes_stay(new_world):
 
 def test_backups_are_few_and_the_first_one_stays(new_world):
     w = prepared(new_world, OPERATORS)
-    w.standin_faults(apply="far enough")
+    w.standin_faults(**FAR_ENOUGH)
     with Caller(w) as caller:
         texts = [OPERATORS]
         for number in range(1, 9):
@@ -82,15 +85,35 @@ def test_backups_are_few_and_the_first_one_stays(new_world):
     assert len(set(texts)) == len(texts)
 
 
-def test_backup_without_its_change_is_not_made_again(new_world):
+@pytest.mark.parametrize("number", [1, 2])
+def test_rename_that_fails(new_world, number):
+    """It comes after the stop, so what was stopped runs again; the backup is not made again."""
     w = prepared(new_world, OPERATORS)
+    info_path(w).write_text("")
     with Caller(w) as caller:
-        caller.start_helper(*failing("rename,renameat,renameat2", "EIO", "4"))  # two of records, the backup's is third
-        attempt(w, caller, "storage", "config.toml'")
-        assert [path.read_text() for path in backups(w)] == [OPERATORS]
+        caller.start_helper(*failing("renameat2", "EIO", number))
+        before, running = snapshot(w, "etc/aziot", "var/lib/aziot"), caller.unit("aziot-tpmd.socket")
+        assert caller.apply_refused()[0] == "storage"
+        after = snapshot(w, "etc/aziot", "var/lib/aziot")
+        assert {path: after[path] for path in before} == before and len(after) == len(before) + 1
+        assert [path.read_text() for path in backups(w)] == [OPERATORS] and running == caller.unit("aziot-tpmd.socket")
+        assert not stopped_path(w).exists() and not temporary_files(w)
         caller.stop_helper()
         works(w, caller)
         assert [path.read_text() for path in backups(w)] == [OPERATORS]
+
+
+def test_file_system_that_can_not_exchange_names(new_world):
+    w = prepared(new_world, OPERATORS)
+    info_path(w).write_text("old")
+    w.standin_faults(apply="told to fail")
+    with Caller(w) as caller:
+        caller.start_helper(*failing("renameat2", "EINVAL"))
+        before = snapshot(w, "etc/aziot", "var/lib/aziot")
+        assert caller.apply_refused()[0] == "apply-failed"
+        after = snapshot(w, "etc/aziot", "var/lib/aziot")
+        assert {path: after[path] for path in before} == before
+        works(w, caller)
 
 
 def test_edited_by_somebody_else_meanwhile(new_world):
@@ -197,8 +220,10 @@ def test_read_only_file_system(new_world):
     with Caller(w) as caller:
         caller.start_helper(*new_namespace(w, script))
         attempt(w, caller, "storage", "/etc/aziot'", "Read-only file system")
+        wait_for("the helper's end", lambda: not caller.has_owner())  # the next one may see another mount
+        caller.start_helper(*new_namespace(w, script))
         assert caller.refused("Check", "us", 2, "gw-1")[0] == "storage"  # known before anything else is done
-        caller.stop_helper()
+        wait_for("the helper's end", lambda: not caller.has_owner())
         works(w, caller)
 
 
@@ -248,7 +273,7 @@ def test_input_output_errors(new_world, record_property, call):
     Takes up to 20 s, most of it processor time: each run is traced.
     """
     w = prepared(new_world, OPERATORS)
-    w.standin_faults(apply="far enough")
+    w.standin_faults(**FAR_ENOUGH)
     failures = 0
     with Caller(w) as caller:
         for n in range(1, 40):
@@ -257,14 +282,14 @@ def test_input_output_errors(new_world, record_property, call):
             for path in backups(w):
                 path.unlink()
             write_config_toml(w, OPERATORS)
-            caller.start_helper(*failing(call, "EIO", str(n)))
+            caller.start_helper(*failing(call, "EIO", n))
             kind, sentence = caller.apply_refused()
             text = w.config_toml.read_text()
             assert text == OPERATORS or tomllib.loads(text)["provisioning"]["attestation"]["registration_id"] == "gw-1"
             assert not temporary_files(w)
-            if kind == "apply-failed" and call != "write":
+            if kind == "restart-failed" and call != "write":
                 break
-            if kind == "apply-failed":  # it was a line of the log that could not be written
+            if kind == "restart-failed":  # it was a line of the log that could not be written
                 continue
             assert kind == "storage" and f"{w.root}/" in sentence and os.strerror(errno.EIO) in sentence, sentence
             failures += 1
@@ -327,7 +352,7 @@ def test_directory_swapped_while_it_is_written(new_world):
     w = prepared(new_world, OPERATORS)
     directory, elsewhere = info_path(w).parent, w.dir / "elsewhere"
     (w.dir / "trap").mkdir()
-    w.standin_faults(apply="far enough")
+    w.standin_faults(**FAR_ENOUGH)
     with Caller(w) as caller:
         helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=open .device_info.*", "0")
         under_way = caller.begin_apply()

@@ -402,9 +402,9 @@ def test_rollback(new_world):
             caller.job("StartUnit", EDGED)
             w.standin_faults(units={EDGED: {"start": how}})
             found, sentence = caller.apply_refused(dps_answers=True, **gateway.assignment(handOver="register"))
-            assert found == kind and "the previous config.toml was put back" in sentence, sentence
+            assert found == kind and "put back" in sentence, sentence
             assert w.config_toml.read_text() == before and backups(w)[-1].read_text() == before
-        assert len(w.standin_events("applied")) == applied + 4  # the new one and the old one, twice
+        assert len(w.standin_events("applied")) == applied + 2
         w.standin_faults()
         caller.job("StartUnit", EDGED)
         w.standin_faults(apply="told to fail")

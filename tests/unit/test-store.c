@@ -110,7 +110,7 @@ static void what_was_exchanged_is_put_back(void **state) {
         assert_int_equal(before.st_ino, after.st_ino);
         assert_int_equal(entries(), 1);
 
-        prepare_a(&f, fd, "new"); /* and what is kept goes with the end */
+        prepare_a(&f, fd, "new"); /* discarding it removes the old file */
         assert_int_equal(store_exchange(&f), 0);
         store_discard(&f);
         assert_content("a", "new");

@@ -1,0 +1,152 @@
+#include "applied.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "paths.h"
+
+#define NAME      "00-super.toml"
+#define BYTES_MAX ((size_t) 256 * 1024)
+
+static const char *const services[APPLIED_COUNT] = { "keyd", "certd", "identityd", "tpmd", "edged" };
+
+static int directory_of(char **ret, const char *root, size_t i) {
+        return asprintf(ret, "%s" PATH_CONFIG_DIR "/%s/config.d", root, services[i]) < 0 ? -ENOMEM : 0;
+}
+
+static int open_directory(const char *root, size_t i) {
+        CLEANUP(freep) char *path = NULL;
+        int fd, r;
+
+        r = directory_of(&path, root, i);
+        if (r < 0)
+                return r;
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 ? -errno : fd;
+}
+
+static int read_at(int dir, AppliedCopy *ret) {
+        CLEANUP(closep) int fd = openat(dir, NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        CLEANUP(freep) char *text = NULL;
+        struct stat st;
+        ssize_t n;
+
+        if (fd < 0)
+                return errno == ENOENT ? 0 : -errno;
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        if (!S_ISREG(st.st_mode) || (size_t) st.st_size > BYTES_MAX)
+                return -EBADMSG;
+        text = malloc((size_t) st.st_size + 1);
+        if (!text)
+                return -ENOMEM;
+        n = read(fd, text, (size_t) st.st_size);
+        if (n < 0)
+                return -errno;
+        *ret = (AppliedCopy){
+                .text = TAKE(text),
+                .size = (size_t) n,
+                .attributes = { .mode = st.st_mode & 07777, .uid = st.st_uid, .gid = st.st_gid },
+        };
+        return 0;
+}
+
+static int refuse(const char *root, size_t i, int r, const char *what, Failure *reterr) {
+        return failure_set_errno(reterr, FAILURE_STORAGE, r,
+                                 "'%s" PATH_CONFIG_DIR "/%s/config.d/" NAME "' %s", root, services[i], what);
+}
+
+int applied_read(Applied *ret, const char *root, Failure *reterr) {
+        CLEANUP(applied_deinit) Applied applied = { .known = true };
+
+        for (size_t i = 0; i < APPLIED_COUNT; i++) {
+                CLEANUP(closep) int dir = open_directory(root, i);
+                int r = dir;
+
+                if (r == -ENOENT)
+                        return failure_set(reterr, FAILURE_RUNTIME_MISSING, "ENOENT",
+                                           "'%s" PATH_CONFIG_DIR "/%s/config.d', which the packages of IoT "
+                                           "Edge install, does not exist",
+                                           root, services[i]);
+                if (r >= 0) {
+                        store_remove_leftovers(dir, NAME);
+                        r = read_at(dir, &applied.copies[i]);
+                }
+                if (r < 0)
+                        return refuse(root, i, r, "can't be read", reterr);
+        }
+        *ret = applied;
+        applied = (Applied){};
+        return 0;
+}
+
+void applied_deinit(Applied *applied) {
+        for (size_t i = 0; i < APPLIED_COUNT; i++)
+                free(applied->copies[i].text);
+        *applied = (Applied){};
+}
+
+bool applied_whole(const Applied *before, const char *root) {
+        CLEANUP(applied_deinit) Applied now = {};
+
+        if (applied_read(&now, root, NULL) < 0)
+                return false;
+        for (size_t i = 0; i < APPLIED_COUNT; i++)
+                if (before->copies[i].text && now.copies[i].size == 0)
+                        return false;
+        return true;
+}
+
+static bool same_copy(const AppliedCopy *a, const AppliedCopy *b) {
+        if (!a->text || !b->text)
+                return !a->text && !b->text;
+        return a->size == b->size && memcmp(a->text, b->text, a->size) == 0 &&
+               a->attributes.mode == b->attributes.mode && a->attributes.uid == b->attributes.uid &&
+               a->attributes.gid == b->attributes.gid;
+}
+
+static int remove_at(int dir) {
+        if (unlinkat(dir, NAME, 0) < 0 && errno != ENOENT)
+                return -errno;
+        return fsync(dir) < 0 ? -errno : 0;
+}
+
+static int write_at(int dir, const AppliedCopy *copy) {
+        int r;
+
+        r = store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
+        if (r != -ENOSPC)
+                return r;
+        /* The new file takes the room that the old one had. */
+        r = remove_at(dir);
+        return r < 0 ? r : store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
+}
+
+static int put_back(const AppliedCopy *copy, const char *root, size_t i) {
+        CLEANUP(closep) int dir = open_directory(root, i);
+        AppliedCopy now = {};
+        bool same;
+
+        if (dir < 0)
+                return dir;
+        same = read_at(dir, &now) >= 0 && same_copy(copy, &now);
+        free(now.text);
+        if (same)
+                return 0;
+        return copy->text ? write_at(dir, copy) : remove_at(dir);
+}
+
+int applied_put_back(const Applied *before, const char *root, Failure *reterr) {
+        int first = 0;
+
+        for (size_t i = 0; i < APPLIED_COUNT && before->known; i++) {
+                int r = put_back(&before->copies[i], root, i);
+
+                if (r < 0 && first == 0)
+                        first = refuse(root, i, r, "can't be put back", reterr);
+        }
+        return first;
+}
