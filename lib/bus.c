@@ -34,6 +34,28 @@ int bus_error_set_failure(sd_bus_error *error, const Failure *failure) {
         return failure_to_errno(failure->kind);
 }
 
+int bus_reply_failure(sd_bus_message *call, const Failure *failure) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        int r;
+
+        (void) bus_error_set_failure(&error, failure);
+        r = sd_bus_message_new_method_error(call, &reply, &error);
+        if (r >= 0 && failure->retry_after_usec > 0)
+                r = sd_bus_message_append(reply, "t", failure->retry_after_usec);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+usec_t bus_retry_after(sd_bus_message *reply) {
+        const char *message;
+        uint64_t usec;
+
+        if (sd_bus_message_rewind(reply, true) < 0 || sd_bus_message_has_signature(reply, "st") <= 0 ||
+            sd_bus_message_read(reply, "st", &message, &usec) < 0)
+                return 0;
+        return usec;
+}
+
 /* "sentence [code]" → both; a sentence without a code may itself contain brackets, so only the last pair
  * counts. */
 static void split_message(const char *message, char *code, size_t code_size, char *sentence,
@@ -99,20 +121,29 @@ int bus_read_entries(sd_bus_message *m, int (*read)(sd_bus_message *m, const cha
         return r < 0 ? r : sd_bus_message_exit_container(m);
 }
 
-int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
+static int caller_uid(sd_bus_message *message, uid_t *ret, sd_bus_error *error) {
         CLEANUP(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
-        const struct passwd *user;
-        uid_t uid;
         int r;
 
         r = sd_bus_query_sender_creds(message, SD_BUS_CREDS_EUID, &creds);
         if (r >= 0)
-                r = sd_bus_creds_get_euid(creds, &uid);
-        if (r < 0)
-                return sd_bus_error_set_errnof(error, r, "The caller can't be identified");
-        /* who runs this program can do without it what it does: a demonstration without root */
-        if (uid == 0 || uid == geteuid())
-                return 0;
+                r = sd_bus_creds_get_euid(creds, ret);
+        return r < 0 ? sd_bus_error_set_errnof(error, r, "The caller can't be identified") : 0;
+}
+
+/* who runs this program can do without it what it does: a demonstration without root */
+static bool is_root(uid_t uid) {
+        return uid == 0 || uid == geteuid();
+}
+
+int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
+        const struct passwd *user;
+        uid_t uid;
+        int r;
+
+        r = caller_uid(message, &uid, error);
+        if (r < 0 || is_root(uid))
+                return r;
         user = getpwnam(DPS_USER);
         if (user && user->pw_uid == uid)
                 return 0;
@@ -120,6 +151,18 @@ int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
                     sd_bus_message_get_member(message), (unsigned) uid, DPS_USER);
         return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED,
                                  "Only root and the user %s may call this", DPS_USER);
+}
+
+int bus_check_root(sd_bus_message *message, sd_bus_error *error) {
+        uid_t uid;
+        int r;
+
+        r = caller_uid(message, &uid, error);
+        if (r < 0 || is_root(uid))
+                return r;
+        log_warning("Refused '%s' to the user with the ID %u: only root may call it",
+                    sd_bus_message_get_member(message), (unsigned) uid);
+        return sd_bus_error_set(error, SD_BUS_ERROR_ACCESS_DENIED, "Only root may call this");
 }
 
 /* A helper's life. A helper leaves after an idle time, or as soon as possible when it is outdated. */

@@ -3,7 +3,7 @@
  * a helper's life (activated by a call, gone when idle).
  *
  * A Failure travels as the error name BUS_FAILURE_PREFIX plus its kind with '_' for '-', and the message
- * "sentence [code]"; retry_after does not cross the bus.
+ * "sentence [code]". A helper's reply carries retry_after as a second argument behind the message.
  */
 #pragma once
 
@@ -22,12 +22,16 @@
 
 /* Passed with the calls whose signature does not identify their version. A call with another version is
  * refused with InvalidArgs. */
-#define HANDOFF_VERSION 2u
+#define HANDOFF_VERSION 3u
 
 #define DPS_USER "dps-provision"
 
 /* Sets error from failure and returns the negative errno of its kind, as a method handler has to. */
 int bus_error_set_failure(sd_bus_error *error, const Failure *failure);
+
+/* Replies with the failure, its retry_after included. */
+int bus_reply_failure(sd_bus_message *call, const Failure *failure);
+usec_t bus_retry_after(sd_bus_message *reply); /* of such a reply; 0: it has none */
 
 /* The failure that an error reply carries. One that is not ours (the helper died, could not be started,
  * timed out, access was denied) becomes `fallback` with a sentence that names `subject`, and with `remedy`.
@@ -38,6 +42,9 @@ void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind
 /* 0 when the sender of the message is root, the user DPS_USER or this program's own; else fills error with
  * AccessDenied, logs once. */
 int bus_check_caller(sd_bus_message *message, sd_bus_error *error);
+
+/* The same for root and this program's own user only. */
+int bus_check_root(sd_bus_message *message, sd_bus_error *error);
 
 /* Reads an a{sv}: read() is called for each entry and has to take its variant. 0, or a negative errno, also
  * read()'s. What is read points into the message. */

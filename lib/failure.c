@@ -184,6 +184,12 @@ static const FailureInfo failures[] = {
                                           "Run 'dps-provision status' and 'dps-provision check' and mend "
                                           "the cause that they show. Then run 'dps-provision retry' as "
                                           "root to register at once." },
+        [FAILURE_DISRUPTION_BUDGET] = { "disruption-budget", FAILURE_CLASS_THROTTLED, 0, EBUSY,
+                                        "31f8c22827854f2f8c4ed08c9d48a821",
+                                        "IoT Edge has been interrupted too often",
+                                        "Run 'dps-provision status' and 'dps-provision check' and mend the "
+                                        "cause that they show. Then run 'dps-provision retry' as root to "
+                                        "interrupt IoT Edge at once." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",

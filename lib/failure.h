@@ -44,6 +44,7 @@ typedef enum FailureKind {
         FAILURE_HUB_UNREACHABLE,
         FAILURE_STORAGE,
         FAILURE_REGISTRATION_BUDGET,
+        FAILURE_DISRUPTION_BUDGET,
         /* warnings: they never stop the work */
         WARNING_EDGE_FLAG_MISSING,
         WARNING_ADOPTION_REFUSED,

@@ -77,6 +77,10 @@ static bool throttled(const Input *in) {
         return in->facts->throttled_usec > 0;
 }
 
+static bool disruption_held_back(const Input *in) {
+        return in->facts->disruption_usec > 0;
+}
+
 static bool edge_runs(const Input *in) {
         return in->facts->live && !in->facts->quiesced;
 }
@@ -197,7 +201,8 @@ static bool failed_while_held_without_key(const Input *in) {
         HOW(GO_ON, "begin in spite of the failure, which decides how long to wait at the end")              \
         HOW(ASK_AGAIN, "wait as DPS asked")                                                                 \
         HOW(BACK_OFF, "count a failure, and wait")                                                          \
-        HOW(HOLD_BACK, "wait for the registration budget")
+        HOW(HOLD_BACK, "wait for the registration budget")                                                  \
+        HOW(SPARE_EDGE, "resume IoT Edge; wait for the disruption budget")
 
 typedef enum How {
 #define HOW(name, text) HOW_##name,
@@ -312,6 +317,8 @@ TABLE Row rows[] = {
 
         /* what the assignment still needs */
         { HO, AFTER, ANY, IF(always), NEXT_REST, HOW_NOW },
+        /* Apply would be refused. Once the key is replaced, IoT Edge could not go on as the old device. */
+        { ANY, AFTER, ANY, IF(disruption_held_back), STEP_IDENTITY, HOW_SPARE_EDGE },
         { ANY, AFTER, ANY, IF(needs_import), STEP_IMPORT, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_quiesce), STEP_QUIESCE, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_adoption), STEP_ADOPT, HOW_NOW },
@@ -400,11 +407,13 @@ static void back_off(Machine *m, const Event *event, const RetryPolicy *policy, 
                      Action *action) {
         const bool failed = event->type == EVENT_FAILED;
         const FailureKind kind = failed ? event->failure->kind : m->failure;
+        const usec_t asked = failed ? event->failure->retry_after_usec : 0;
 
-        wait_for(m, kind,
-                 retry_next(&m->retry, policy, failure_class(kind),
-                            failed ? event->failure->retry_after_usec : 0, random),
-                 action);
+        /* The helper names the second, and no other device competes for it. */
+        if (kind == FAILURE_DISRUPTION_BUDGET && asked > 0)
+                wait_for(m, kind, asked, action);
+        else
+                wait_for(m, kind, retry_next(&m->retry, policy, failure_class(kind), asked, random), action);
 }
 
 static void act(Machine *m, const Input *in, const Row *row, const RetryPolicy *policy, uint64_t random,
@@ -443,6 +452,11 @@ static void act(Machine *m, const Input *in, const Row *row, const RetryPolicy *
                 go(m, next, action);
                 wait_for(m, FAILURE_REGISTRATION_BUDGET, f->budget_usec + random % (f->budget_usec / 8 + 1),
                          action);
+                action->held_back = true;
+                break;
+        case HOW_SPARE_EDGE:
+                go(m, next, action);
+                wait_for(m, FAILURE_DISRUPTION_BUDGET, f->disruption_usec, action);
                 action->held_back = true;
                 break;
         case HOW_GO_ON:

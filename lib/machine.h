@@ -67,8 +67,10 @@ typedef struct Facts {
         HandOver hand_over;
         HubKeyState key;
         /* the remaining waits; 0: none */
-        usec_t throttled_usec; /* DPS is throttling requests (HTTP 429) */
-        usec_t budget_usec;    /* until the registration budget gains one */
+        usec_t throttled_usec;  /* DPS is throttling requests (HTTP 429) */
+        usec_t budget_usec;     /* until the registration budget gains one */
+        usec_t disruption_usec; /* the hand-off has to stop a working aziot-edged, and that is not allowed
+                                   yet */
 } Facts;
 
 State facts_state(const Facts *facts);
@@ -117,7 +119,7 @@ typedef enum Progress {
 typedef struct Action {
         bool start;     /* end the request or the wait that is under way; begin the step after the delay */
         bool resume;    /* call HandOff1.Resume */
-        bool held_back; /* the delay is that of the registration budget */
+        bool held_back; /* the delay is that of a budget; Machine.failure tells which */
         Pending change; /* make this change in the record first */
         Step step;      /* STEP_IDLE: nothing to do */
         usec_t delay_usec; /* from now */

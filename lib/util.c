@@ -81,6 +81,14 @@ usec_t now_usec(clockid_t clock) {
         return (usec_t) ts.tv_sec * USEC_PER_SEC + (usec_t) ts.tv_nsec / 1000;
 }
 
+void utc_text(char ret[static UTC_TEXT_SIZE], usec_t realtime_usec) {
+        const time_t when = (time_t) ((realtime_usec + USEC_PER_SEC - 1) / USEC_PER_SEC);
+        struct tm tm;
+
+        if (!gmtime_r(&when, &tm) || strftime(ret, UTC_TEXT_SIZE, "%Y-%m-%d %H:%M:%S UTC", &tm) == 0)
+                ret[0] = '\0';
+}
+
 int base64_encode(char **ret, const void *data, size_t size) {
         CLEANUP(freep) char *text = NULL;
         size_t room = 4 * ((size + 2) / 3) + 1, written = 0;

@@ -60,6 +60,11 @@ typedef uint64_t usec_t;
 
 usec_t now_usec(clockid_t clock);
 
+/* "2026-11-30 20:15:01 UTC" for a time of CLOCK_REALTIME, rounded up to the second; "" for one without a
+ * year. */
+#define UTC_TEXT_SIZE 40
+void utc_text(char ret[static UTC_TEXT_SIZE], usec_t realtime_usec);
+
 /* Encodings */
 #define SHA256_SIZE 32
 

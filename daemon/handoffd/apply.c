@@ -409,6 +409,7 @@ const FlowStep apply_steps[] = {
         step_compare,
         step_edge_agent,
         step_record_success,
+        step_confirm_interruption,
         NULL,
 };
 

@@ -66,6 +66,8 @@ static int append_answer(sd_bus_message *m, const Operation *op) {
         if (r >= 0 && check)
                 r = append_flag(m, "live", s->device.status == 200);
         if (r >= 0 && check)
+                r = sd_bus_message_append(m, "{sv}", "disruptionWaitUSec", "t", op->disruption_wait_usec);
+        if (r >= 0 && check)
                 r = append_text(m, "identity", op->plan.adopt ? "adopt" : "register");
         if (r >= 0 && apply)
                 r = append_flag(m, "changed", op->changed);
@@ -84,17 +86,14 @@ static int append_notes(sd_bus_message *m, const Operation *op) {
 }
 
 int operation_reply(Operation *op) {
-        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        bool answers = op->steps_begun != resume_steps;
+        bool answers = op->steps_begun != resume_steps && op->steps_begun != allow_steps;
         int r;
 
         if (!op->message)
                 return 0;
-        if (op->failed) {
-                (void) bus_error_set_failure(&error, &op->failure);
-                return sd_bus_reply_method_error(op->message, &error);
-        }
+        if (op->failed)
+                return bus_reply_failure(op->message, &op->failure);
         r = sd_bus_message_new_method_return(op->message, &reply);
         if (r >= 0 && op->steps_begun == forget_steps)
                 r = append_notes(reply, op);
@@ -267,6 +266,8 @@ int handoffd_begin_call(Handoffd *h, sd_bus_message *m) {
                 return begin_quiesce(h, m);
         if (streq(member, "Resume"))
                 return begin(h, m, &(Call){ .name = "Resume", .steps = resume_steps });
+        if (streq(member, "Allow"))
+                return begin(h, m, &(Call){ .name = "Allow", .steps = allow_steps });
         return begin_verify(h, m);
 }
 
@@ -275,7 +276,8 @@ static int on_call(sd_bus_message *m, void *userdata, sd_bus_error *error) {
         Handoffd *h = userdata;
         int r;
 
-        r = bus_check_caller(m, error);
+        r = sd_bus_message_is_method_call(m, NULL, "Allow") ? bus_check_root(m, error)
+                                                            : bus_check_caller(m, error);
         if (r < 0)
                 return r;
         if (!h->operation)
@@ -296,6 +298,7 @@ const sd_bus_vtable handoffd_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("Quiesce", SD_BUS_ARGS("u", version), SD_BUS_RESULT("a{sv}", answer),
                                 on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Resume", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("Allow", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Apply", SD_BUS_ARGS("a{sv}", assignment, "b", dpsAnswers),
                                 SD_BUS_RESULT("a{sv}", answer), on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Forget", SD_BUS_ARGS("b", provisioning), SD_BUS_RESULT("as", notes),

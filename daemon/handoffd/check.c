@@ -96,6 +96,8 @@ static int step_decide(Operation *op) {
         int r;
 
         r = check_refusals(op);
+        if (r >= 0)
+                r = operation_disruption_wait(op, &op->disruption_wait_usec);
         if (r < 0)
                 return r;
         op->result = "ready";

@@ -10,6 +10,7 @@
 
 #include "applied.h"
 #include "assignment.h"
+#include "budgets.h"
 #include "identityd.h"
 #include "options.h"
 #include "situation.h"
@@ -59,7 +60,9 @@ struct Operation {
         const char *name;
         const FlowStep *steps, *steps_begun, *recovery; /* the next one; the list it began with */
         bool failed, changed;
-        usec_t deadline; /* of all of it, CLOCK_MONOTONIC */
+        bool permitted;              /* to interrupt aziot-edged */
+        usec_t disruption_wait_usec; /* of Check: how long the next disruption is held back */
+        usec_t deadline;             /* of all of it, CLOCK_MONOTONIC */
         Failure failure;
         char *registration_id;
         bool forget_provisioning; /* Forget's argument */
@@ -76,6 +79,14 @@ struct Operation {
         sd_event_source *timer;
 };
 
+/* hold.c: stopped stays as it is until a Resume or an Apply. */
+typedef struct Hold {
+        usec_t began_usec; /* CLOCK_BOOTTIME; 0: none */
+        bool quiesced;
+        sd_bus_track *caller;
+        sd_event_source *expiry;
+} Hold;
+
 struct Handoffd {
         const DaemonOptions *options;
         sd_bus *bus;
@@ -83,11 +94,10 @@ struct Handoffd {
         Units *units;
         Identityd *identityd;
         Stopped stopped; /* what runs again at the end, whatever happens */
-        bool quiesced;   /* stopped stays as it is until a Resume or an Apply */
+        Budgets budgets; /* as on disk */
+        Hold hold;
         bool resume_due;
-        sd_bus_track *caller;    /* of Quiesce */
-        sd_event_source *expiry; /* of Quiesce */
-        sd_event_source *again;  /* what is stopped could not be started: once more, later */
+        sd_event_source *again; /* what is stopped could not be started: once more, later */
         usec_t again_usec;
         Operation *operation;
         sd_bus_message *queue[HANDOFF_QUEUE_MAX];
@@ -111,13 +121,26 @@ void operation_fail(Operation *op, const Failure *failure); /* and runs on: the 
 void operation_warn(Operation *op, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
 int operation_jobs(Operation *op, const UnitJob *jobs, size_t count); /* FLOW_WAIT */
 
+/* Starts again what was stopped, now or when the operation under way has ended. */
+void handoffd_resume(Handoffd *h, const char *why);
+
+/* hold.c */
+void hold_end(Handoffd *h);
+void hold_resumed(Handoffd *h); /* everything that was stopped runs again */
+void hold_deinit(Hold *hold);
+
 /* The steps that operations share. */
 int step_survey(Operation *op);        /* files and units */
 int step_ask_device(Operation *op);    /* identityd, if it runs */
 int step_start_stopped(Operation *op); /* everything in h->stopped */
 
-/* Is aziot-edged allowed to be stopped or restarted now? Counts the interruption, on disk. */
+/* interruption.c. Is aziot-edged allowed to be stopped or restarted now? Counts the interruption, on disk
+ * and once per operation; to be called before the first such job. FAILURE_DISRUPTION_BUDGET. */
 int operation_permit_interruption(Operation *op);
+/* How long that would be refused, 0 when aziot-edged has nothing to lose. */
+int operation_disruption_wait(Operation *op, usec_t *ret);
+int step_confirm_interruption(Operation *op); /* the hub has accepted IoT Edge */
+void interruption_start(Handoffd *h);
 
 int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
 
@@ -149,7 +172,8 @@ int step_stop_newer(Operation *op);                /* in the recovery */
 int step_put_back_files(Operation *op);            /* in the recovery */
 
 extern const FlowStep check_steps[], verify_steps[], verify_settled_steps[], apply_steps[],
-        apply_recovery_steps[], quiesce_steps[], quiesce_recovery_steps[], resume_steps[], forget_steps[];
+        apply_recovery_steps[], quiesce_steps[], quiesce_recovery_steps[], resume_steps[], forget_steps[],
+        allow_steps[];
 
 int operation_reply(Operation *op);                            /* bus.c */
 int handoffd_begin_call(Handoffd *h, sd_bus_message *message); /* bus.c: what was queued */

@@ -1,4 +1,4 @@
-/* How operations run, and the two short ones: Quiesce and Resume. */
+/* How operations run, and what they leave stopped. */
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -9,7 +9,6 @@
 #include "machine.h"
 #include "paths.h"
 
-#define QUIESCE_USEC   (300 * USEC_PER_SEC)
 #define AGAIN_USEC     (10 * USEC_PER_SEC)
 #define AGAIN_MAX_USEC (300 * USEC_PER_SEC)
 
@@ -149,10 +148,6 @@ int operation_jobs(Operation *op, const UnitJob *jobs, size_t count) {
                      : FLOW_WAIT;
 }
 
-int operation_permit_interruption(Operation *op) {
-        return 0; /* there is no limit yet */
-}
-
 /* --- what was stopped --- */
 
 static int step_forget_stopped(Operation *op) {
@@ -164,6 +159,7 @@ static int step_forget_stopped(Operation *op) {
         if (stopped_save(&h->stopped, h->options->root, &ignored) < 0)
                 log_warning("%s",
                             ignored.sentence); /* they are started once more at the next start: harmless */
+        hold_resumed(h);
         return 0;
 }
 
@@ -181,9 +177,7 @@ int step_start_stopped(Operation *op) {
         size_t n = stopped_start_jobs(&h->stopped, h->units, jobs);
         int r;
 
-        h->quiesced = false;
-        h->caller = sd_bus_track_unref(h->caller);
-        h->expiry = sd_event_source_disable_unref(h->expiry);
+        hold_end(h);
         h->again = sd_event_source_disable_unref(h->again);
         if (n == 0)
                 return step_forget_stopped(op);
@@ -196,7 +190,7 @@ const FlowStep resume_steps[] = { step_start_stopped, NULL };
 
 /* Nobody asked: Quiesce's caller is gone, its time is over, or this process takes over from one that died.
  */
-static void resume(Handoffd *h, const char *why) {
+void handoffd_resume(Handoffd *h, const char *why) {
         Operation *op;
 
         log_notice("What was stopped of IoT Edge is started again: %s", why);
@@ -208,22 +202,8 @@ static void resume(Handoffd *h, const char *why) {
                 operation_run(op);
 }
 
-/* sd-bus comes back to a track without names again and again, before any message, so it goes. */
-static int on_caller_gone(sd_bus_track *track, void *userdata) {
-        Handoffd *h = userdata;
-
-        h->caller = sd_bus_track_unref(h->caller);
-        resume(h, "who asked for it has left the bus");
-        return 1;
-}
-
-static int on_expired(sd_event_source *source, uint64_t usec, void *userdata) {
-        resume(userdata, "nobody has renewed the request");
-        return 0;
-}
-
 static int on_again(sd_event_source *source, uint64_t usec, void *userdata) {
-        resume(userdata, "it could not be done before");
+        handoffd_resume(userdata, "it could not be done before");
         return 0;
 }
 
@@ -237,73 +217,6 @@ static void resume_later(Handoffd *h) {
                 log_error("What was stopped of IoT Edge is not started again before the next call");
 }
 
-static int step_hold(Operation *op) {
-        Handoffd *h = op->h;
-        int r;
-
-        h->caller = sd_bus_track_unref(h->caller);
-        h->expiry = sd_event_source_disable_unref(h->expiry);
-        /* what could not be started before is to stand still now */
-        h->again = sd_event_source_disable_unref(h->again);
-        r = sd_bus_track_new(h->bus, &h->caller, on_caller_gone, h);
-        if (r >= 0)
-                r = sd_bus_track_add_sender(h->caller, op->message);
-        if (r >= 0)
-                r = sd_event_add_time_relative(h->event, &h->expiry, CLOCK_BOOTTIME, QUIESCE_USEC,
-                                               USEC_PER_SEC, on_expired, h);
-        return r < 0 ? failure_set_errno(&op->failure, FAILURE_APPLY_FAILED, r, "Quiesce can't be watched")
-                     : 0;
-}
-
-static int step_quiesce(Operation *op) {
-        Handoffd *h = op->h;
-        Situation *s = &op->situation;
-        const struct {
-                const char *unit;
-                const UnitState *state;
-        } all[] = { { UNIT_IDENTITYD_SOCKET, &s->identityd_socket },
-                    { UNIT_IDENTITYD, &s->identityd },
-                    { UNIT_TPMD_SOCKET, &s->tpmd_socket },
-                    { UNIT_TPMD, &s->tpmd } };
-        UnitJob jobs[ARRAY_SIZE(all)];
-        size_t n = 0;
-        int r;
-
-        r = situation_read_units(s, h->units, &op->failure);
-        if (r < 0)
-                return r;
-        for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-                if (all[i].state->active) {
-                        stopped_add(&h->stopped, all[i].unit);
-                        jobs[n++] = (UnitJob){ UNIT_STOP, all[i].unit };
-                }
-        if (n == 0)
-                return 0;
-        r = stopped_save(&h->stopped, h->options->root, &op->failure);
-        return r < 0 ? r : operation_jobs(op, jobs, n);
-}
-
-/* IoT Edge is quiesced, so from now on only we change its files. */
-static int step_quiesced(Operation *op) {
-        Situation *s = &op->situation;
-
-        op->h->quiesced = true;
-        (void) device_info_read(&s->device_info, op->h->options->root);
-        s->prev_state = prev_state_mark(op->h->options->root);
-        return 0;
-}
-
-/* A renewal that fails takes nothing back: who asked for it goes by what was promised before. */
-static int step_let_go(Operation *op) {
-        const Handoffd *h = op->h;
-
-        return h->quiesced && h->caller && h->expiry ? 0 : step_start_stopped(op);
-}
-
-const FlowStep quiesce_steps[] = { step_hold, step_quiesce, step_quiesced, NULL };
-
-const FlowStep quiesce_recovery_steps[] = { step_let_go, NULL };
-
 /* --- one at a time --- */
 
 void handoffd_next(Handoffd *h) {
@@ -311,7 +224,7 @@ void handoffd_next(Handoffd *h) {
                 return;
         if (h->resume_due) {
                 h->resume_due = false;
-                resume(h, "it was due while something else was under way");
+                handoffd_resume(h, "it was due while something else was under way");
                 return;
         }
         while (h->queued > 0 && !h->operation) {
@@ -321,14 +234,14 @@ void handoffd_next(Handoffd *h) {
                 memmove(h->queue, h->queue + 1, --h->queued * sizeof(h->queue[0]));
                 (void) handoffd_begin_call(h, message);
         }
-        if (!h->operation && !h->quiesced && !h->again && stopped_any(&h->stopped))
+        if (!h->operation && !h->hold.quiesced && !h->again && stopped_any(&h->stopped))
                 resume_later(h);
 }
 
 bool handoffd_busy(void *userdata) {
         const Handoffd *h = userdata;
 
-        return h->operation || h->queued > 0 || h->quiesced || h->again;
+        return h->operation || h->queued > 0 || h->hold.quiesced || h->again;
 }
 
 static int make_state_directory(const char *root) {
@@ -356,9 +269,10 @@ int handoffd_start(sd_bus *bus, sd_event *event, void *userdata) {
                 r = identityd_new(&h->identityd, event, h->options->root);
         if (r < 0)
                 return r;
+        interruption_start(h);
         stopped_load(&h->stopped, h->options->root);
         if (stopped_any(&h->stopped))
-                resume(h, "the helper had ended before it could do so");
+                handoffd_resume(h, "the helper had ended before it could do so");
         return 0;
 }
 
@@ -374,6 +288,7 @@ void handoffd_leave(void *userdata) {
         log_notice("What was stopped of IoT Edge is started again: this program is told to end");
         n = stopped_start_jobs(&h->stopped, h->units, jobs);
         units_ask(h->units, jobs, n);
+        hold_end(h);
 }
 
 void handoffd_stop(Handoffd *h) {
@@ -382,8 +297,7 @@ void handoffd_stop(Handoffd *h) {
         h->operation = NULL;
         while (h->queued > 0)
                 (void) sd_bus_message_unref(h->queue[--h->queued]);
-        h->caller = sd_bus_track_unref(h->caller);
-        h->expiry = sd_event_source_disable_unref(h->expiry);
+        hold_deinit(&h->hold);
         h->again = sd_event_source_disable_unref(h->again);
         h->identityd = identityd_free(h->identityd);
         h->units = units_free(h->units);

@@ -20,10 +20,11 @@ typedef struct Attempt {
         usec_t dps_answered_usec; /* DPS' last reply; 0: none */
         bool fresh;               /* see Facts */
         /* IoT Edge */
-        usec_t looked_usec; /* the time of the last look at IoT Edge; 0: none */
-        Snapshot snapshot;  /* what the gateway has now */
-        bool live;          /* see Facts */
-        bool may_adopt;     /* HandOff1.Check allows it */
+        usec_t looked_usec;           /* the time of the last look at IoT Edge; 0: none */
+        usec_t disruption_until_usec; /* by that look: see FactsInput */
+        Snapshot snapshot;            /* what the gateway has now */
+        bool live;                    /* see Facts */
+        bool may_adopt;               /* HandOff1.Check allows it */
         bool quiesced;
         bool keyless;             /* see Facts */
         usec_t quiesced_usec;     /* the begin of the hold */

@@ -198,13 +198,10 @@ void bus_answer_reprovision(Daemon *d) {
 }
 
 static int too_early(sd_bus_error *error, const char *why, usec_t wait_usec) {
-        time_t when = (time_t) ((now_usec(CLOCK_REALTIME) + wait_usec) / USEC_PER_SEC) + 1;
-        char text[64] = "";
-        struct tm tm;
+        char when[UTC_TEXT_SIZE];
 
-        if (gmtime_r(&when, &tm))
-                (void) strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", &tm);
-        return sd_bus_error_setf(error, ERROR_TOO_EARLY, "%s. Call again after %s", why, text);
+        utc_text(when, now_usec(CLOCK_REALTIME) + wait_usec);
+        return sd_bus_error_setf(error, ERROR_TOO_EARLY, "%s. Call again after %s", why, when);
 }
 
 /* Refuses a caller that is not root and has begun too many attempts. */
@@ -260,7 +257,8 @@ static const char *what_else(const Daemon *d) {
 }
 
 static int retry(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error) {
-        bool over_budget = d->machine.failure == FAILURE_REGISTRATION_BUDGET;
+        bool over_budget = d->machine.failure == FAILURE_REGISTRATION_BUDGET ||
+                           d->machine.failure == FAILURE_DISRUPTION_BUDGET;
         usec_t now = now_usec(CLOCK_BOOTTIME), allowed;
         int r;
 
@@ -272,7 +270,7 @@ static int retry(Daemon *d, sd_bus_message *call, bool root, sd_bus_error *error
                 return too_early(error, d->failure.sentence, wait_left(&d->wait));
         allowed = machine_throttled(&d->machine) ? d->wait.ends_usec
                                                  : d->wait.began_usec + d->failure.retry_after_usec;
-        if (allowed > now)
+        if (allowed > now && !over_budget)
                 return too_early(error, "DPS asked to wait", allowed - now);
         if (wait_left(&d->wait) > call_limit_delay(&d->wait.call_limit, now)) {
                 r = take_call(d, root, error);

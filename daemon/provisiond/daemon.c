@@ -173,13 +173,25 @@ static void set_throttling_failure(Daemon *d) {
                                    "DPS throttled requests (HTTP 429) and asked to wait");
 }
 
+/* The machine waits for a budget and has no failure of a step. */
 static void report_budget(Daemon *d) {
-        (void) failure_set(&d->failure, FAILURE_REGISTRATION_BUDGET, NULL,
-                           "'%s' has used up its registration budget (%d, and one more every %llu minutes)",
-                           d->tpm.registration_id, REGISTRATION_BUDGET_SIZE,
-                           (unsigned long long) (REGISTRATION_REFILL_USEC / (60 * USEC_PER_SEC)));
-        d->failed_step = STEP_REGISTER;
-        publish_failure(d, STEP_REGISTER);
+        const bool disruptions = d->machine.failure == FAILURE_DISRUPTION_BUDGET;
+        char until[UTC_TEXT_SIZE];
+
+        utc_text(until, d->wait.next_attempt_usec);
+        if (disruptions)
+                (void) failure_set(&d->failure, FAILURE_DISRUPTION_BUDGET, NULL,
+                                   "'%s' on '%s' is not handed over before %s, because IoT Edge was "
+                                   "interrupted too often",
+                                   d->record.intended.device_id, d->record.intended.hub, until);
+        else
+                (void) failure_set(
+                        &d->failure, FAILURE_REGISTRATION_BUDGET, NULL,
+                        "'%s' has used up its registration budget (%d, and one more every %llu minutes)",
+                        d->tpm.registration_id, REGISTRATION_BUDGET_SIZE,
+                        (unsigned long long) (REGISTRATION_REFILL_USEC / (60 * USEC_PER_SEC)));
+        d->failed_step = disruptions ? STEP_HANDOFF : STEP_REGISTER;
+        publish_failure(d, d->failed_step);
 }
 
 void daemon_feed(Daemon *d, const Event *event) {

@@ -8,6 +8,14 @@ static bool has_to_ask_dps(const Record *record, const FactsInput *in) {
                assignment_needs_registration(&record->intended, in->snapshot->hub, in->snapshot->device_id);
 }
 
+/* Apply would stop aziot-edged, to let it come up as another device. */
+static bool has_to_change_device(const Record *record, const FactsInput *in) {
+        const Assignment *a = &record->intended;
+
+        return !in->no_edge && a->hand_over != HAND_OVER_KEEP &&
+               !assignment_same_device(a, in->snapshot->hub, in->snapshot->device_id);
+}
+
 static usec_t left_until(usec_t usec, usec_t now) {
         return usec > now ? usec - now : 0;
 }
@@ -33,6 +41,8 @@ void facts_derive(Facts *ret, const Record *record, const FactsInput *in) {
                 .budget_usec = in->unbudgeted ? 0 : budget_wait(&record->budget, in->budget_time),
         };
         record_facts(record, ret);
+        if (ret->intended && has_to_change_device(record, in))
+                ret->disruption_usec = left_until(in->disruption_until_usec, in->now_usec);
         ret->key_questioned = a->hand_over == HAND_OVER_ADOPT && ret->key == HUB_KEY_ADOPTED && !ours &&
                               in->adopts && in->hmac_at_handle && a->hub_key_handle == in->hub_key_handle;
 }

@@ -23,7 +23,8 @@ typedef struct FactsInput {
         const Snapshot *snapshot;
         /* limits */
         usec_t throttled_until_usec;
-        bool unbudgeted; /* the next registration is counted, but not held back */
+        usec_t disruption_until_usec; /* a working aziot-edged may not be stopped or restarted */
+        bool unbudgeted;              /* the next registration is counted, but not held back */
 } FactsInput;
 
 void facts_derive(Facts *ret, const Record *record, const FactsInput *input);

@@ -42,7 +42,7 @@ static void set_version_failure(Failure *ret, const sd_bus_error *error, Helper 
 }
 
 /* What it means when the helper itself could not be reached, died or did not answer. */
-static void fail_call(Daemon *d, const sd_bus_error *error) {
+static void fail_call(Daemon *d, const sd_bus_error *error, usec_t retry_after_usec) {
         const HelperCall *call = &d->helper.call;
         Failure failure;
 
@@ -52,6 +52,7 @@ static void fail_call(Daemon *d, const sd_bus_error *error) {
         else
                 bus_failure_from_error(&failure, error, helpers[call->helper].kind,
                                        helpers[call->helper].subject, helpers[call->helper].unreachable);
+        failure.retry_after_usec = retry_after_usec;
         if (!call->failed || !call->failed(d, &failure))
                 daemon_failed(d, &failure);
 }
@@ -64,13 +65,13 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         (void) sd_bus_message_sensitive(reply); /* it may hold the token */
         d->helper.slot = sd_bus_slot_unref(d->helper.slot);
         if (sd_bus_message_is_method_error(reply, NULL)) {
-                fail_call(d, sd_bus_message_get_error(reply));
+                fail_call(d, sd_bus_message_get_error(reply), bus_retry_after(reply));
                 return 0;
         }
         r = d->helper.call.done(d, reply);
         if (r < 0) {
                 (void) sd_bus_error_set_errnof(&error, r, "its answer is not what was expected");
-                fail_call(d, &error);
+                fail_call(d, &error, 0);
         }
         return 0;
 }
@@ -94,7 +95,7 @@ void helper_call(Daemon *d, const HelperCall *call) {
         if (r >= 0)
                 return;
         (void) sd_bus_error_set_errno(&error, r);
-        fail_call(d, &error);
+        fail_call(d, &error, 0);
 }
 
 int helper_append_names(sd_bus_message *m, const Bytes *const *names, size_t count) {

@@ -27,6 +27,7 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .looked_usec = a->looked_usec,
                                    .snapshot = &a->snapshot,
                                    .throttled_until_usec = d->wait.throttled_until_usec,
+                                   .disruption_until_usec = a->disruption_until_usec,
                                    .unbudgeted = a->unbudgeted };
 
         facts_derive(ret, &d->record, &input);

@@ -13,6 +13,7 @@
 typedef struct Answer {
         const char *result, *identity, *hub, *device_id, *proof, *detail;
         int live, changed;
+        uint64_t disruption_wait_usec;
         Failure warnings[WARNINGS_MAX];
         size_t warning_count;
 } Answer;
@@ -39,10 +40,15 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
                 const char *key, *type;
                 void *target;
         } entries[] = {
-                { "result", "s", &a->result }, { "identity", "s", &a->identity },
-                { "hub", "s", &a->hub },       { "deviceId", "s", &a->device_id },
-                { "proof", "s", &a->proof },   { "detail", "s", &a->detail },
-                { "live", "b", &a->live },     { "changed", "b", &a->changed },
+                { "result", "s", &a->result },
+                { "identity", "s", &a->identity },
+                { "hub", "s", &a->hub },
+                { "deviceId", "s", &a->device_id },
+                { "disruptionWaitUSec", "t", &a->disruption_wait_usec },
+                { "proof", "s", &a->proof },
+                { "detail", "s", &a->detail },
+                { "live", "b", &a->live },
+                { "changed", "b", &a->changed },
                 { "warnings", "a(ss)", NULL },
         };
         int r;
@@ -120,6 +126,8 @@ static int on_prepare(Daemon *d, sd_bus_message *reply) {
                 return -EBADMSG;
         add_warnings(&d->warnings, &a);
         d->attempt.live = a.live;
+        d->attempt.disruption_until_usec =
+                a.disruption_wait_usec > 0 ? now_usec(CLOCK_BOOTTIME) + a.disruption_wait_usec : 0;
         d->attempt.may_adopt = streq(a.identity, "adopt");
         r = attempt_take_snapshot(&d->attempt, &d->tpm.handle_name, a.hub, a.device_id, a.proof);
         if (r >= 0 && assigned && a.live) {

@@ -12,7 +12,8 @@ static Handoffd handoffd;
 
 const FlowStep check_steps[] = { NULL }, verify_steps[] = { NULL }, verify_settled_steps[] = { NULL },
                apply_steps[] = { NULL }, apply_recovery_steps[] = { NULL }, quiesce_steps[] = { NULL },
-               quiesce_recovery_steps[] = { NULL }, resume_steps[] = { NULL }, forget_steps[] = { NULL };
+               quiesce_recovery_steps[] = { NULL }, resume_steps[] = { NULL }, forget_steps[] = { NULL },
+               allow_steps[] = { NULL };
 
 int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, const FlowStep *steps,
                     const FlowStep *recovery, Operation **ret) {

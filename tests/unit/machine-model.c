@@ -10,6 +10,7 @@ static const FailureKind kinds[] = {
         [KIND_OPERATOR] = FAILURE_ENROLLMENT_MISSING,
         [KIND_THROTTLED] = FAILURE_HTTP_THROTTLED,
         [KIND_BUDGET] = FAILURE_REGISTRATION_BUDGET,
+        [KIND_DISRUPTION] = FAILURE_DISRUPTION_BUDGET,
 };
 
 State model_state(Model w) {
@@ -34,6 +35,7 @@ static Kind kind_of(FailureKind failure) {
         return failure == FAILURE_NONE                             ? KIND_NONE
                : failure == FAILURE_HTTP_THROTTLED                 ? KIND_THROTTLED
                : failure == FAILURE_REGISTRATION_BUDGET            ? KIND_BUDGET
+               : failure == FAILURE_DISRUPTION_BUDGET              ? KIND_DISRUPTION
                : failure_class(failure) == FAILURE_CLASS_TRANSIENT ? KIND_TRANSIENT
                                                                    : KIND_OPERATOR;
 }
@@ -95,6 +97,8 @@ void model_facts(const Move *move, Facts *ret) {
                                    .token_expired = move->token_expired,
                                    .snapshot = &snapshot,
                                    .throttled_until_usec = w.throttled ? NOW_USEC + THROTTLED_USEC : 0,
+                                   .disruption_until_usec =
+                                           move->disruption ? NOW_USEC + DISRUPTION_USEC : 0,
                                    .unbudgeted = w.unbudgeted };
 
         facts_derive(ret, &record, &input);

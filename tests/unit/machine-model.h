@@ -3,8 +3,8 @@
  * that can be reached (test-machine-walk.c). The steps' results and the outside events are modelled after
  * daemon/provisiond (step-*.c, intent.c, configuration.c). The facts come from the daemon's own function.
  *
- * Three facts are chosen in both ways where they matter: whether IoT Edge has to ask DPS, whether the look
- * is old, and whether the token has expired.
+ * Four facts are chosen in both ways where they matter: whether IoT Edge has to ask DPS, whether the look is
+ * old, whether the token has expired, and whether the disruption budget forbids the hand-off.
  */
 #pragma once
 
@@ -15,6 +15,7 @@
 #define TOKENS_MAX       2 /* of the registration budget */
 #define THROTTLED_USEC   (3600 * USEC_PER_SEC)
 #define RETRY_AFTER_USEC (1800 * USEC_PER_SEC)
+#define DISRUPTION_USEC  (5400 * USEC_PER_SEC)
 #define POLL_USEC        (7 * USEC_PER_SEC)
 #define MOVES_MAX        40
 
@@ -36,6 +37,7 @@ typedef enum Kind {
         KIND_OPERATOR,
         KIND_THROTTLED,
         KIND_BUDGET,
+        KIND_DISRUPTION,
 } Kind;
 
 typedef union Model {
@@ -63,7 +65,7 @@ typedef struct Move {
         EventType event;
         FailureKind failure;
         bool newly_usable;
-        bool ask_dps, look_is_old, token_expired;
+        bool ask_dps, look_is_old, token_expired, disruption;
 } Move;
 
 typedef struct Moves {

@@ -69,6 +69,7 @@ static void prepare_results(Model w, Moves *moves) {
                 w.live = live;
                 add(moves, w, EVENT_DONE);
                 add(moves, w, EVENT_DONE)->ask_dps = true;
+                add(moves, w, EVENT_DONE)->disruption = true;
                 found = w;
                 if (w.intended)
                         model_give_way(&found);
@@ -96,6 +97,7 @@ static void assigned_results(Model w, Moves *moves) {
                 if (w.adopts) {
                         model_intend(&assigned, HAND_OVER_ADOPT, HUB_KEY_RECEIVED);
                         add(moves, assigned, EVENT_DONE)->look_is_old = old;
+                        add(moves, assigned, EVENT_DONE)->disruption = true;
                 }
                 if (!w.adopts || !w.no_edge) {
                         model_intend(&assigned, HAND_OVER_REGISTER, HUB_KEY_ABSENT);
@@ -116,6 +118,8 @@ static void quiesce_results(Model w, Moves *moves) {
 
                 w.hold_spent = found.hold_spent = spent;
                 add(moves, w, EVENT_DONE);
+                if (w.intended)
+                        add(moves, w, EVENT_DONE)->disruption = true;
                 model_give_way(&found);
                 if (w.intended)
                         add(moves, found, EVENT_DONE);
@@ -131,6 +135,7 @@ static void import_results(Model w, Moves *moves) {
 
         wrapped.key = HUB_KEY_WRAPPED;
         add(moves, wrapped, EVENT_DONE);
+        add(moves, wrapped, EVENT_DONE)->disruption = true;
         model_register_instead(&instead);
         if (!w.no_edge) {
                 add(moves, instead, EVENT_DONE);

@@ -4,8 +4,8 @@
 
 static const char *const properties[] = {
 #define NAME(property) [property] = #property
-        NAME(HANDED_OFF), NAME(INTENT),     NAME(CHANGE_MADE), NAME(ONE),     NAME(RESUMED), NAME(WAIT),
-        NAME(BUDGET),     NAME(DISRUPTION), NAME(RESTS),       NAME(GOES_ON), NAME(KEYLESS),
+        NAME(HANDED_OFF), NAME(INTENT),     NAME(CHANGE_MADE), NAME(ONE),   NAME(RESUMED), NAME(WAIT),
+        NAME(BUDGET),     NAME(DISRUPTION), NAME(SPARED),      NAME(RESTS), NAME(GOES_ON), NAME(KEYLESS),
 #undef NAME
 };
 static_assert(ARRAY_SIZE(properties) == _PROPERTY_MAX, "every property has a name");
@@ -123,6 +123,17 @@ static bool disturbs_rightly(const Fed *f) {
         }
 }
 
+static bool spares_edge(const Fed *f) {
+        const Facts *facts = f->facts;
+        const Step next = f->after.step;
+
+        if (facts->disruption_usec == 0 || facts->confirmed || !f->action.start)
+                return !is_result(f) || f->after.failure != FAILURE_DISRUPTION_BUDGET;
+        if (f->move->event == EVENT_DONE && next == STEP_IDENTITY && f->action.change == PENDING_NONE)
+                return f->action.delay_usec >= facts->disruption_usec && f->action.resume == facts->quiesced;
+        return next != STEP_IMPORT && next != STEP_QUIESCE && next != STEP_ADOPT && next != STEP_HANDOFF;
+}
+
 static bool rests(const Fed *f) {
         const State state = facts_state(f->facts);
 
@@ -156,7 +167,8 @@ static bool holds_without_key(const Fed *f) {
         const Facts *facts = f->facts;
         const bool dead = f->before.step == STEP_ADOPT && f->move->failure == FAILURE_IDENTITY_MISMATCH,
                    goes_on = f->move->event != EVENT_FAILED || dead || is_transient(f->move->failure),
-                   may = !facts->hold_spent && facts->throttled_usec == 0 && facts->budget_usec == 0,
+                   may = !facts->hold_spent && facts->throttled_usec == 0 && facts->budget_usec == 0 &&
+                         facts->disruption_usec == 0,
                    adopts = !facts->intended || facts->hand_over == HAND_OVER_ADOPT,
                    other = f->action.change != PENDING_NONE || facts->reset || !facts->configured;
 
@@ -170,6 +182,7 @@ static bool (*const checks[])(const Fed *f) = {
         [RESUMED] = resumes,
         [WAIT] = waits,
         [BUDGET] = keeps_budget,
+        [SPARED] = spares_edge,
         [RESTS] = rests,
         [GOES_ON] = goes_on,
         [DISRUPTION] = disturbs_rightly,

@@ -12,9 +12,10 @@ typedef enum Property {
         WAIT,        /* no wait is shorter than DPS asked for */
         BUDGET,      /* no registration without budget */
         DISRUPTION,  /* IoT Edge is disturbed only where the intent needs it, and in the right order */
-        RESTS,       /* the machine is idle only when there is nothing to do */
-        GOES_ON,     /* a result is followed by a step or a wait */
-        KEYLESS,     /* without a key IoT Edge stays quiesced while a registration can go on */
+        SPARED,  /* while the disruption budget is empty, nothing of a hand-off begins and IoT Edge runs */
+        RESTS,   /* the machine is idle only when there is nothing to do */
+        GOES_ON, /* a result is followed by a step or a wait */
+        KEYLESS, /* without a key IoT Edge stays quiesced while a registration can go on */
         _PROPERTY_MAX,
 } Property;
 

@@ -1,0 +1,40 @@
+/*
+ * Disruption: how often this helper may stop or restart an aziot-edged that works, and so all modules. Pure
+ * code: the time is an argument.
+ *
+ * The first disruption is allowed at once, the next ones 1 hour, 7 hours and 31 hours after it, then one a
+ * day. The budget is full again when aziot-edged has run for a day since a disruption after which the hub
+ * accepted IoT Edge, or when root says so (Allow()). The rest of a wait runs down by CLOCK_BOOTTIME. A
+ * reboot takes a quarter to a half of the wait off (see moment.h): a clock that leaps to the right year does
+ * not end it, and four reboots end any wait of a gateway whose clock never works. Each reboot stops all
+ * modules anyhow.
+ */
+#pragma once
+
+#include "moment.h"
+
+#define DISRUPTION_CLEAR_USEC (24 * 3600 * USEC_PER_SEC)
+
+/* Plain value; zeroed, it is a full budget. */
+typedef struct Disruptions {
+        uint32_t count;   /* since the budget was full */
+        bool confirmed;   /* the hub has accepted IoT Edge since the last one */
+        usec_t wait_usec; /* at `since`: until the next one is allowed */
+        Moment since;
+} Disruptions;
+
+/* The time until the next disruption is allowed; 0: now. */
+usec_t disruptions_wait(const Disruptions *disruptions, const Moment *now);
+
+/* Takes the time that has passed off the wait. To be called, and saved, at least once in each boot, since
+ * only the time since the last call is known after the next reboot. */
+void disruptions_run_down(Disruptions *disruptions, const Moment *now);
+
+/* Counts one that is about to happen. */
+void disruptions_count(Disruptions *disruptions, const Moment *now);
+
+/* The hub has accepted IoT Edge. Returns true when that changed the value. */
+bool disruptions_confirm(Disruptions *disruptions);
+
+/* aziot-edged has been running for so long. Returns true when the budget is full because of it. */
+bool disruptions_note_running(Disruptions *disruptions, usec_t running_usec);
