@@ -5,24 +5,86 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "assignment.h"
 #include "check-net.h"
 #include "check.h"
 #include "identityd.h"
+#include "judge.h"
 #include "paths.h"
-#include "refusals.h"
-#include "situation.h"
 
 #define UNIT_FILE        "/usr/lib/systemd/system/" UNIT_EDGED
 #define UNIT_FILE_LIB    "/lib/systemd/system/" UNIT_EDGED
 #define HUB_TIMEOUT_USEC (5 * USEC_PER_SEC)
+#define RESTART_DAEMON   "Restart dps-provisiond, which writes it again from what is stored"
 
 /* What these probes know of IoT Edge. */
 struct CheckEdge {
         Situation situation;
+        Wanted wanted;
+        Verdict verdict; /* of the hand-off helper's judge */
         Failure failure; /* of reading the files */
         bool files_read, installed;
 };
+
+/* A value that was refused, or that this user can't see, is not known; its default is not what was meant. */
+static int make_wanted(Check *c, Wanted *ret) {
+        Provisioning *p = &ret->provisioning;
+        int r;
+
+        r = wanted_make(ret, c->config, c->registration_id, NULL);
+        if (r < 0)
+                return r;
+        p->id_scope = c->id_scope; /* as the daemon has it, where no file says it */
+        if (check_key_refused(c, "GlobalEndpoint"))
+                p->endpoint = NULL;
+        if (check_key_refused(c, "RegistrationId") || check_key_refused(c, "RegistrationIdFormat"))
+                p->registration_id = NULL;
+        p->payload_unknown = check_key_refused(c, "Payload");
+        if (check_is_handed_off(c)) {
+                ret->hub = c->status.hub;
+                ret->device_id = c->status.device_id;
+        }
+        return 0;
+}
+
+/* Once more when more of the situation is known. */
+static const Verdict *judge_edge(Check *c) {
+        CheckEdge *e = c->edge;
+
+        wanted_deinit(&e->wanted);
+        e->verdict = (Verdict){};
+        if (make_wanted(c, &e->wanted) >= 0)
+                judge(&e->verdict, &e->wanted, &e->situation);
+        return &e->verdict;
+}
+
+/* A file that is closed to this user is not broken. */
+static void tell_failure(Check *c, CheckResult result, const Failure *failure) {
+        if (geteuid() != 0 && streq(failure->code, "EACCES"))
+                check_skip(c, CHECK_AS_ROOT, "%s", failure->sentence);
+        else
+                check_bad(c, result, failure->kind, failure->remedy, "%s", failure->sentence);
+}
+
+/* The first refusal is the one that the hand-off reports. Everything harmless is told. Returns whether there
+ * was something. */
+static bool tell_findings(Check *c, const Verdict *v, FindingSubject subject) {
+        const Finding *first = NULL;
+        bool told = false;
+
+        for (size_t i = 0; i < v->count && !first; i++)
+                if (v->findings[i].subject == subject && v->findings[i].owner == OWNER_OPERATOR)
+                        first = &v->findings[i];
+        if (first) {
+                tell_failure(c, CHECK_FAIL, &first->failure);
+                return true;
+        }
+        for (size_t i = 0; i < v->count; i++)
+                if (v->findings[i].subject == subject && v->findings[i].owner == OWNER_NOBODY) {
+                        tell_failure(c, CHECK_WARN, &v->findings[i].failure);
+                        told = true;
+                }
+        return told;
+}
 
 static bool no_target(Check *c) {
         if (c->config->target != TARGET_NONE)
@@ -57,6 +119,7 @@ static void probe_installed(Check *c) {
 
         if (no_target(c))
                 return;
+        read_files(c);
         if (!c->bus || units_new(&units, c->bus, c->event) < 0 ||
             situation_read_units(&c->edge->situation, units, &failure) < 0) {
                 if (find_unit_file())
@@ -67,17 +130,10 @@ static void probe_installed(Check *c) {
                                   "Azure IoT Edge is not installed");
                 return;
         }
-        if (refusal_of_runtime(&c->edge->situation, units, c->root, &failure) < 0)
-                check_failure(c, &failure);
-        else if (!c->edge->situation.apply.exists || c->edge->situation.apply.masked)
-                check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING,
-                          "Install the package dps-provisiond anew, or unmask the unit",
-                          "The unit '" UNIT_APPLY "', which applies IoT Edge's configuration, is %s",
-                          c->edge->situation.apply.masked ? "masked" : "not installed");
-        else {
-                c->edge->installed = true;
-                check_ok(c, "Installed");
-        }
+        if (tell_findings(c, judge_edge(c), SUBJECT_INSTALLATION))
+                return;
+        c->edge->installed = true;
+        check_ok(c, "Installed");
 }
 
 static void probe_units(Check *c) {
@@ -184,12 +240,6 @@ static void probe_boot_clock(Check *c) {
 
 /* --- files --- */
 
-static Provisioning wanted(const Check *c) {
-        return (Provisioning){ .endpoint = c->config->global_endpoint,
-                               .id_scope = c->id_scope ? c->id_scope : "",
-                               .registration_id = c->registration_id ? c->registration_id : "" };
-}
-
 static bool only_root_sees(Check *c) {
         CLEANUP(freep) char *path = NULL;
 
@@ -199,102 +249,57 @@ static bool only_root_sees(Check *c) {
         return true;
 }
 
-/* A file that is closed to this user is not broken. */
-static void tell_file_failure(Check *c, const Failure *failure) {
-        if (geteuid() != 0 && streq(failure->code, "EACCES"))
-                check_skip(c, CHECK_AS_ROOT, "%s", failure->sentence);
-        else
-                check_failure(c, failure);
-}
+/* A gateway that is handed off has lost it. */
+static bool tell_lost_config(Check *c, const Verdict *v) {
+        bool missing = verdict_find(v, FINDING_CONFIG_MISSING);
 
-/* What the hand-off does without a refusal, but somebody should know. Returns whether there was something.
- */
-static bool warn_of_config(Check *c, const Provisioning *p) {
-        const Situation *s = &c->edge->situation;
-        const ConfigToml *toml = &s->toml;
-        bool replaced = !situation_provisioning_ours(s, p), itself = situation_reprovisions_itself(s);
-        bool base_replaced = !s->text && s->base_toml.has_provisioning;
-
-        if (replaced)
-                check_bad(c, CHECK_WARN, FAILURE_CONFIG_CONFLICT, NULL,
-                          "'%s" PATH_CONFIG "' is provisioned by somebody else (source \"%s\"%s%s), and is "
-                          "replaced: ReplaceProvisioning=yes",
-                          c->root, toml->source ? toml->source : "?", toml->id_scope ? ", scope " : "",
-                          toml->id_scope ? toml->id_scope : "");
-        if (base_replaced)
-                check_bad(c, CHECK_WARN, FAILURE_NONE,
-                          "Remove [provisioning] from it: scope and registration ID come from "
-                          "provisiond.conf",
-                          "'%s" PATH_BASE "' has a provisioning of its own, which is replaced in the "
-                          "config.toml that is made from it",
-                          c->root);
-        if (itself)
-                check_bad(
-                        c, CHECK_WARN, WARNING_REPROVISIONS_ITSELF, NULL,
-                        "'%s%s' sets auto_reprovisioning_mode = \"AlwaysOnStartup\": IoT Edge registers by "
-                        "itself at each start, as with Identity=register",
-                        c->root, situation_origin(s).path);
-        return replaced || base_replaced || itself;
+        if (!check_is_handed_off(c) || !(missing || verdict_find(v, FINDING_CONFIG_UNPROVISIONED)))
+                return false;
+        check_bad(c, CHECK_FAIL, FAILURE_NONE, RESTART_DAEMON,
+                  missing ? "'" PATH_CONFIG "' is gone" : "The provisioning is gone from '" PATH_CONFIG "'");
+        return true;
 }
 
 static void probe_config(Check *c) {
-        Situation *s = &c->edge->situation;
-        Provisioning p = wanted(c);
-        Failure failure = {};
+        const Verdict *v;
         bool lost;
 
         if (c->config->target == TARGET_NONE || only_root_sees(c))
                 return;
         read_files(c);
         if (c->edge->failure.kind != FAILURE_NONE) {
-                tell_file_failure(c, &c->edge->failure);
+                tell_failure(c, CHECK_FAIL, &c->edge->failure);
                 return;
         }
-        lost = !s->toml.has_provisioning && check_is_handed_off(c);
-        if (lost)
-                check_bad(c, CHECK_FAIL, FAILURE_NONE,
-                          "Restart dps-provisiond, which writes it again from what is stored",
-                          s->text ? "The provisioning is gone from '" PATH_CONFIG "'"
-                                  : "'" PATH_CONFIG "' is gone");
-        if (refusal_of_config(s, c->config, &p, c->root, &failure) < 0)
-                tell_file_failure(c, &failure);
-        else if (warn_of_config(c, &p) || lost)
+        v = judge_edge(c);
+        lost = tell_lost_config(c, v);
+        if (tell_findings(c, v, SUBJECT_CONFIG) || lost)
                 return;
-        else if (!s->toml.has_provisioning)
-                check_ok(c, s->text ? "Not provisioned by anybody yet" : "None yet");
+        if (verdict_find(v, FINDING_CONFIG_MISSING))
+                check_ok(c, "None yet");
+        else if (verdict_find(v, FINDING_CONFIG_UNPROVISIONED))
+                check_ok(c, "Not provisioned by anybody yet");
         else
-                check_ok(c, config_toml_matches(&s->toml, &p)
-                                    ? "Provisioned as this device is configured"
-                                    : "Provisioned by dps-provisiond, for an earlier configuration");
+                check_ok(c, verdict_find(v, FINDING_CONFIG_OUTDATED)
+                                    ? "Provisioned by dps-provisiond, for an earlier configuration"
+                                    : "Provisioned as this device is configured");
 }
 
 /* Could the hand-off write it, and have it applied? */
 static void probe_apply(Check *c) {
-        const Situation *s = &c->edge->situation;
-        Provisioning p = wanted(c);
-        Failure failure = {};
-        int r = 0;
+        const Verdict *v = &c->edge->verdict;
+        bool missing = check_is_handed_off(c) && verdict_find(v, FINDING_DEVICE_MISSING);
 
         if (!c->edge->installed || !c->edge->files_read || c->edge->failure.kind != FAILURE_NONE)
                 return;
-        if (config_toml_matches(&s->toml, &p) && config_toml_matches(&s->applied, &p)) {
-                check_ok(c, "Nothing is left to do");
-                return;
-        }
-        if (geteuid() != 0) {
+        if (missing)
+                check_bad(c, CHECK_FAIL, FAILURE_NONE, RESTART_DAEMON, "%s",
+                          verdict_find(v, FINDING_DEVICE_MISSING)->failure.sentence);
+        if (v->mends & MEND_APPLY && geteuid() != 0)
                 check_skip(c, CHECK_AS_ROOT, "Whether it can be written and applied only root can see");
-                return;
-        }
-        if (!config_toml_matches(&s->toml, &p))
-                r = refusal_of_write(c->root, &failure);
-        if (r >= 0)
-                r = device_info_refusal(c->root, &failure);
-        if (r >= 0)
-                r = refusal_of_apply(s, c->root, &failure);
-        if (r < 0)
-                check_failure(c, &failure);
-        else
-                check_ok(c, "It can be written and applied");
+        else if (!tell_findings(c, v, SUBJECT_APPLIED) && !missing)
+                check_ok(c,
+                         v->mends & MEND_APPLY ? "It can be written and applied" : "Nothing is left to do");
 }
 
 /* --- identityd --- */
@@ -327,27 +332,23 @@ static int ask(Check *c, IdentitydAnswer *ret) {
         return r;
 }
 
-static void judge_identity(Check *c, const IdentitydAnswer *a) {
-        const Assignment assigned = { .hub = c->status.hub, .device_id = c->status.device_id };
-        bool handed_off = check_is_handed_off(c);
+/* Before the hand-off identityd has an identity or not, as it likes. */
+static void tell_identity(Check *c) {
+        const Verdict *v = judge_edge(c);
+        const Finding *silent = verdict_find(v, FINDING_IDENTITYD_SILENT),
+                      *none = verdict_find(v, FINDING_IDENTITY_MISSING);
 
-        if (a->status == 0)
-                check_bad(c, CHECK_FAIL, FAILURE_CONFIRM_TIMEOUT, NULL,
-                          "aziot-identityd does not answer: %s", a->message);
-        else if (a->status != 200)
-                check_bad(c, handed_off ? CHECK_FAIL : CHECK_WARN, FAILURE_CONFIRM_TIMEOUT, NULL,
-                          "aziot-identityd has no identity (status %u): %s", a->status, a->message);
-        else if (handed_off && !assignment_same_device(&assigned, a->hub, a->device_id))
-                check_bad(c, CHECK_WARN, WARNING_ADOPTION_REFUSED, NULL,
-                          "IoT Edge runs as '%s' on '%s', which is not what the daemon has handed over",
-                          a->device_id, a->hub);
-        else
-                check_ok(c, "'%s' on '%s'", a->device_id, a->hub);
+        if (silent)
+                tell_failure(c, CHECK_FAIL, &silent->failure);
+        else if (none && check_is_handed_off(c))
+                tell_failure(c, CHECK_FAIL, &none->failure);
+        else if (!tell_findings(c, v, SUBJECT_IDENTITY))
+                check_ok(c, "'%s' on '%s'", c->edge->situation.device.device_id,
+                         c->edge->situation.device.hub);
 }
 
 static void probe_identity(Check *c) {
         CLEANUP(freep) char *path = NULL;
-        IdentitydAnswer answer;
 
         if (!c->edge->installed)
                 return;
@@ -357,10 +358,12 @@ static void probe_identity(Check *c) {
         }
         if (path_under(&path, c->root, PATH_SOCKET) >= 0 && access(path, W_OK) < 0 && errno == EACCES)
                 check_skip(c, CHECK_AS_ROOT, "'%s' is closed to this user", path);
-        else if (ask(c, &answer) < 0)
+        else if (ask(c, &c->edge->situation.device) < 0)
                 check_skip(c, "Try again", "aziot-identityd can't be asked");
-        else
-                judge_identity(c, &answer);
+        else {
+                c->edge->situation.device_asked = true;
+                tell_identity(c);
+        }
 }
 
 /* --- the hub --- */
@@ -451,8 +454,10 @@ int check_edge_new(CheckEdge **ret) {
 }
 
 CheckEdge *check_edge_free(CheckEdge *edge) {
-        if (edge)
+        if (edge) {
+                wanted_deinit(&edge->wanted);
                 situation_deinit(&edge->situation);
+        }
         free(edge);
         return NULL;
 }

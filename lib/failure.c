@@ -227,6 +227,14 @@ static const FailureInfo failures[] = {
                                      "Nothing has to be done for DPS, which does not look at it; for your "
                                      "own assurance ask the "
                                      "manufacturer." },
+        [WARNING_PAYLOAD_IGNORED] = { "payload-ignored", WARNING, 0, EINVAL,
+                                      "31f8c22827854f2f8c4ed08c9d48a847",
+                                      "This release of IoT Edge ignores Payload=",
+                                      "Nothing has to be done while IoT Edge keeps the identity: the daemon "
+                                      "sends the payload. A registration of IoT Edge's own lacks it. "
+                                      "Upgrade "
+                                      "to IoT Edge 1.4 or later and run 'iotedge config apply', or remove "
+                                      "Payload=." },
 };
 static_assert(ARRAY_SIZE(failures) == _FAILURE_KIND_MAX, "every kind of failure has a row");
 

@@ -53,6 +53,7 @@ typedef enum FailureKind {
         WARNING_SRK_UNSUITABLE,
         WARNING_CONFIG_IGNORED,
         WARNING_EK_CERTIFICATE,
+        WARNING_PAYLOAD_IGNORED,
         _FAILURE_KIND_MAX,
         _FAILURE_KIND_INVALID = -22,
 } FailureKind;

@@ -79,7 +79,7 @@ static void plan_steps(Operation *op) {
         adopt = plan->adopt && !plan->keep;
         first = !s->record.handed_off && !plan->started;
 
-        plan->write_device_info = adopt && !same_identity;
+        plan->write_device_info = adopt && op->verdict.mends & MEND_DEVICE_INFO;
         plan->renew_key = adopt && ((a->key.changed && !plan->started) || plan->write_device_info);
         plan->reprovision = !plan->keep && s->prev_state.text[0] &&
                             assignment_needs_registration(a, s->device_info.hub, s->device_info.device_id);
@@ -98,7 +98,7 @@ static int step_plan(Operation *op) {
         const Assignment *a = &op->assignment;
         int r;
 
-        r = check_refusals(op);
+        r = operation_judge(op);
         if (r < 0)
                 return r;
         if (!config_hub_allowed(op->situation.config, a->hub))
@@ -186,6 +186,19 @@ static int step_apply(Operation *op) {
         return operation_jobs(op, &job, 1);
 }
 
+/* IoT Edge ignores what it does not know; the same bytes applied again would change nothing. */
+static bool ignores_payload(Operation *op, const ConfigToml *applied) {
+        Record *rec = &op->situation.record;
+        Failure warning;
+
+        if (!judge_payload_ignored(&op->wanted, applied, &warning) ||
+            string_replace(&rec->ignored_digest,
+                           op->plan.write_config ? rec->digest : op->situation.toml.digest) < 0)
+                return false;
+        operation_warn(op, warning.kind, "%s", warning.sentence);
+        return true;
+}
+
 /* Its success is not enough: `iotedge config apply` knows failures that it only prints, and a drop-in may
  * have another idea of what to run. */
 static int step_check_applied(Operation *op) {
@@ -199,7 +212,9 @@ static int step_check_applied(Operation *op) {
         if (!plan->run_apply)
                 return 0;
         situation_read_applied(&now, root_of(op));
-        if (config_toml_matches(&now.applied, &plan->wanted) && applied_whole(&plan->applied, root_of(op))) {
+        if (applied_whole(&plan->applied, root_of(op)) &&
+            (config_toml_matches(&now.applied, &op->wanted.provisioning) ||
+             ignores_payload(op, &now.applied))) {
                 rec->applying = false;
                 return handoff_record_save(rec, root_of(op), &op->failure);
         }

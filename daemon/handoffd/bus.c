@@ -71,7 +71,7 @@ static int append_answer(sd_bus_message *m, const Operation *op) {
                 r = append_text(m, "identity", op->plan.adopt ? "adopt" : "register");
         if (r >= 0 && apply)
                 r = append_flag(m, "changed", op->changed);
-        if (r >= 0 && (check || apply))
+        if (r >= 0 && op->steps_begun != quiesce_steps)
                 r = append_warnings(m, op);
         return r < 0 ? r : sd_bus_message_close_container(m);
 }

@@ -1,9 +1,7 @@
-/* Check and Verify: what can be said without changing anything. */
+/* Check and Verify: what can be said without changing anything; and what Apply decides by. */
+#include <errno.h>
 
 #include "handoffd.h"
-#include "paths.h"
-#include "refusals.h"
-#include "url.h"
 
 int step_survey(Operation *op) {
         int r;
@@ -40,46 +38,44 @@ int step_ask_device(Operation *op) {
                      : FLOW_WAIT;
 }
 
-int check_refusals(Operation *op) {
-        const char *root = op->h->options->root;
+static int want(Operation *op, const char *registration_id, const Assignment *assignment) {
+        wanted_deinit(&op->wanted);
+        return wanted_make(&op->wanted, op->situation.config, registration_id, assignment) < 0
+                       ? failure_set_errno(&op->failure, FAILURE_STORAGE, -ENOMEM, "%s can't be answered",
+                                           op->name)
+                       : 0;
+}
+
+static void tell_warnings(Operation *op) {
+        for (size_t i = 0; i < op->verdict.count; i++) {
+                const Finding *f = &op->verdict.findings[i];
+
+                if (f->owner == OWNER_NOBODY && failure_class(f->failure.kind) == FAILURE_CLASS_WARNING)
+                        operation_warn(op, f->failure.kind, "%s", f->failure.sentence);
+        }
+}
+
+int operation_judge(Operation *op) {
+        const Verdict *v = &op->verdict;
         Situation *s = &op->situation;
         Plan *plan = &op->plan;
-        bool itself;
         int r;
 
         if (s->config->target == TARGET_NONE)
                 return failure_set(&op->failure, FAILURE_CONFIG, NULL,
                                    "Target=none is set, so IoT Edge is left alone");
-        plan->wanted = situation_wanted(s, op->registration_id);
-        r = refusal_of_runtime(s, op->h->units, root, &op->failure);
-        if (r >= 0)
-                r = refusal_of_config(s, s->config, &plan->wanted, root, &op->failure);
+        r = want(op, op->registration_id, op->assignment.hub ? &op->assignment : NULL);
         if (r < 0)
                 return r;
-        plan->write_config = !s->text || !config_toml_matches(&s->toml, &plan->wanted);
-        plan->run_apply =
-                plan->write_config || s->record.applying || !config_toml_matches(&s->applied, &plan->wanted);
-        if (plan->write_config)
-                r = refusal_of_write(root, &op->failure);
-        if (r >= 0)
-                r = device_info_refusal(root, &op->failure);
-        if (r >= 0 && plan->run_apply)
-                r = refusal_of_apply(s, root, &op->failure);
-
-        itself = situation_reprovisions_itself(s);
-        if (itself)
-                operation_warn(op, WARNING_REPROVISIONS_ITSELF,
-                               "'%s%s' sets auto_reprovisioning_mode = \"AlwaysOnStartup\", so IoT Edge "
-                               "registers by itself at each start",
-                               root, situation_origin(s).path);
-        plan->adopt = s->config->identity == IDENTITY_ADOPT && !itself;
-        return r;
-}
-
-static bool names_us(const Situation *s, const Provisioning *wanted) {
-        return url_same_endpoint(s->provisioning.endpoint, wanted->endpoint) &&
-               streq(s->provisioning.id_scope, wanted->id_scope) &&
-               strcasecmp(s->provisioning.registration_id, wanted->registration_id) == 0;
+        judge(&op->verdict, &op->wanted, s);
+        tell_warnings(op);
+        plan->write_config = v->mends & MEND_CONFIG;
+        plan->run_apply = v->mends & MEND_APPLY;
+        plan->adopt = s->config->identity == IDENTITY_ADOPT && !verdict_find(v, FINDING_REPROVISIONS_ITSELF);
+        if (!verdict_refusal(v))
+                return 0;
+        op->failure = verdict_refusal(v)->failure;
+        return failure_to_errno(op->failure.kind);
 }
 
 static int set_device(Operation *op, const char *hub, const char *device_id) {
@@ -95,14 +91,14 @@ static int step_decide(Operation *op) {
         const Situation *s = &op->situation;
         int r;
 
-        r = check_refusals(op);
+        r = operation_judge(op);
         if (r >= 0)
                 r = operation_disruption_wait(op, &op->disruption_wait_usec);
         if (r < 0)
                 return r;
         op->result = "ready";
         if (!s->record.hub && !op->plan.run_apply && s->device.hub[0] && s->device.device_id[0] &&
-            s->prev_state.text[0] && names_us(s, &op->plan.wanted)) {
+            s->prev_state.text[0] && judge_identityd_provisioned(&op->wanted, s)) {
                 op->result = "already";
                 return set_device(op, s->device.hub, s->device.device_id);
         }
@@ -111,38 +107,26 @@ static int step_decide(Operation *op) {
 
 const FlowStep check_steps[] = { step_survey, step_ask_device, step_decide, step_try, NULL };
 
-/* Names what is lost, or NULL. */
-static const char *what_is_lost(const Situation *s, const Assignment *a, const Provisioning *wanted) {
-        if (!s->text)
-                return PATH_CONFIG " does not exist";
-        if (!config_toml_matches(&s->toml, wanted))
-                return PATH_CONFIG " names another provisioning";
-        if (!config_toml_matches(&s->applied, wanted))
-                return PATH_APPLIED " names another provisioning";
-        if (!s->device_info.hub)
-                return PATH_IDENTITYD "/device_info does not exist";
-        if (!assignment_same_device(a, s->device_info.hub, s->device_info.device_id))
-                return PATH_IDENTITYD "/device_info names another device";
-        return NULL;
-}
-
 static int step_verify(Operation *op) {
         const Assignment *a = &op->assignment;
         Situation *s = &op->situation;
-        Provisioning wanted;
+        const Finding *loss;
         int r;
 
         r = situation_read_files(s, op->h->options->root, &op->h->options->config, &op->failure);
+        if (r >= 0)
+                r = want(op, a->target.registration_id, a);
         if (r < 0)
                 return r;
-        wanted = situation_wanted(s, a->target.registration_id);
-        if (situation_tables_ours(s) && s->device_info.hub &&
-            !assignment_same_device(a, s->device_info.hub, s->device_info.device_id)) {
+        judge(&op->verdict, &op->wanted, s);
+        tell_warnings(op);
+        if (verdict_find(&op->verdict, FINDING_DEVICE_MOVED)) {
                 op->result = "moved";
                 return set_device(op, s->device_info.hub, s->device_info.device_id);
         }
-        op->detail = what_is_lost(s, a, &wanted);
-        op->result = op->detail ? "lost" : "intact";
+        loss = verdict_loss(&op->verdict);
+        op->detail = loss ? loss->failure.sentence : NULL;
+        op->result = loss ? "lost" : "intact";
         return 0;
 }
 

@@ -12,8 +12,8 @@
 #include "assignment.h"
 #include "budgets.h"
 #include "identityd.h"
+#include "judge.h"
 #include "options.h"
-#include "situation.h"
 #include "stopped.h"
 #include "units.h"
 
@@ -32,7 +32,6 @@ typedef int (*FlowStep)(Operation *op);
 /* What Apply does and has done. */
 typedef struct Plan {
         bool forget; /* Forget: there may be something of ours, so IoT Edge is stopped */
-        Provisioning wanted;
         bool adopt, write_config, write_device_info, renew_key, run_apply;
         bool restart_edged, restart_identityd, reprovision;
         bool begun, started;              /* by an earlier attempt; IoT Edge was restarted for it */
@@ -67,6 +66,8 @@ struct Operation {
         char *registration_id;
         bool forget_provisioning; /* Forget's argument */
         Situation situation;
+        Wanted wanted;
+        Verdict verdict;
         const char *result, *detail; /* of Check and Verify */
         Assignment assignment;       /* of Apply and Verify, checked */
         bool dps_answers;            /* Apply's argument: IoT Edge may give up its identity to register */
@@ -142,7 +143,8 @@ int operation_disruption_wait(Operation *op, usec_t *ret);
 int step_confirm_interruption(Operation *op); /* the hub has accepted IoT Edge */
 void interruption_start(Handoffd *h);
 
-int check_refusals(Operation *op); /* what makes a hand-off impossible; fills op->plan */
+/* check.c: judges the situation, refuses what an operator has to mend, and fills op->plan. */
+int operation_judge(Operation *op);
 
 /* confirm.c */
 int step_check_edged(Operation *op);

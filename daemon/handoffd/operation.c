@@ -51,6 +51,7 @@ int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, cons
 static void operation_free(Operation *op) {
         (void) sd_event_source_disable_unref(op->timer);
         (void) sd_bus_message_unref(op->message);
+        wanted_deinit(&op->wanted);
         situation_deinit(&op->situation);
         free(op->registration_id);
         assignment_deinit(&op->assignment);

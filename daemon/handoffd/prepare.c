@@ -50,7 +50,8 @@ static int prepare_config(Operation *op, int dir) {
         Plan *plan = &op->plan;
         int r;
 
-        r = config_toml_edit(&plan->written, from.path, from.text, from.size, &plan->wanted, &op->failure);
+        r = config_toml_edit(&plan->written, from.path, from.text, from.size, &op->wanted.provisioning,
+                             &op->failure);
         return r < 0 ? r : config_prepare(op, dir, plan->written, &plan->config_file);
 }
 

@@ -17,6 +17,7 @@ static const struct {
         { "registrationId", offsetof(Record, registration_id) },
         { "provisioningDigest", offsetof(Record, digest) },
         { "previousProvisioningDigest", offsetof(Record, previous_digest) },
+        { "payloadIgnoredDigest", offsetof(Record, ignored_digest) },
         { "hub", offsetof(Record, hub) },
         { "deviceId", offsetof(Record, device_id) },
         { "previousHub", offsetof(Record, previous_hub) },

@@ -11,6 +11,7 @@
 typedef struct Record {
         char *registration_id;
         char *digest, *previous_digest; /* of config.toml's provisioning tables, config-toml.h */
+        char *ignored_digest;           /* of those that were applied, and whose payload IoT Edge ignored */
         char *hub, *device_id, *previous_hub, *previous_device_id; /* device_info */
         char *key_name;                                            /* of the adopted key, for people */
         bool handed_off;                                           /* IoT Edge was seen to work with it */

@@ -1,12 +1,14 @@
 #include "situation.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "paths.h"
-#include "url.h"
 
 #define APPLIED_MAX ((size_t) 64 * 1024)
 #define BASE_MAX    ((size_t) 256 * 1024)
@@ -53,18 +55,44 @@ void situation_read_applied(Situation *s, const char *root) {
         s->applied.id_scope = TAKE(s->applied.scope_id);
 }
 
+static bool exists(const char *root, const char *path) {
+        CLEANUP(freep) char *full = NULL;
+        struct stat st;
+
+        return path_under(&full, root, path) >= 0 && lstat(full, &st) >= 0;
+}
+
+static void read_base(Situation *s) {
+        CLEANUP(freep) char *path = NULL;
+        int r;
+
+        r = path_under(&path, s->root, PATH_BASE);
+        if (r >= 0)
+                r = read_file(path, BASE_MAX, &s->base, &s->base_size);
+        if (r < 0 && r != -ENOENT)
+                (void) failure_set_errno(&s->base_failure, FAILURE_STORAGE, r, "'%s' can't be read",
+                                         path ? path : PATH_BASE);
+        else
+                (void) config_toml_read(&s->base_toml, path, s->base ? s->base : "", s->base_size,
+                                        &s->base_failure);
+}
+
 int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
         int r;
 
+        s->root = root;
         r = handoff_record_load(&s->record, root, reterr);
         if (r >= 0)
                 r = read_config_toml(s, root, reterr);
         if (r < 0)
                 return r;
-        if (!s->text)
+        if (!s->text) {
                 s->attributes = (StoreAttributes){ .mode = 0600, .uid = geteuid(), .gid = getegid() };
+                read_base(s);
+        }
+        s->legacy = exists(root, PATH_LEGACY);
         situation_read_applied(s, root);
-        (void) device_info_read(&s->device_info, root);
+        s->device_info_hidden = device_info_read(&s->device_info, root) == -EACCES;
         s->prev_state = prev_state_mark(root);
         return 0;
 }
@@ -79,11 +107,6 @@ int situation_read_files(Situation *s, const char *root, const ConfigPaths *path
                 return failure_to_errno(reterr->kind);
         if (!s->config->id_scope)
                 return failure_set(reterr, FAILURE_CONFIG, NULL, "IdScope= is not set");
-        if (asprintf(&s->endpoint, "%s/", s->config->global_endpoint) < 0)
-                s->endpoint = NULL;
-        if (!s->endpoint || (s->config->payload && url_from_path(&s->payload_uri, s->config->payload) < 0))
-                return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
-                                         "The configuration can't be read");
         return situation_read_iotedge(s, root, reterr);
 }
 
@@ -101,6 +124,7 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
                 { UNIT_TPMD_SOCKET, &s->tpmd_socket },
                 { UNIT_APPLY, &s->apply },
         };
+        UnitState snap = {};
 
         for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
                 int r = units_query(units, all[i].unit, all[i].state, reterr);
@@ -108,37 +132,16 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
                 if (r < 0)
                         return r;
         }
+        if (!s->edged.exists || !s->identityd.exists)
+                s->snap = units_query(units, UNIT_SNAP, &snap, NULL) >= 0 && snap.exists;
         s->units_known = true;
         return 0;
-}
-
-int situation_read_base(Situation *s, const char *root, Failure *reterr) {
-        CLEANUP(freep) char *path = NULL;
-        int r;
-
-        if (s->text)
-                return 0;
-        free(TAKE(s->base));
-        config_toml_deinit(&s->base_toml);
-        r = path_under(&path, root, PATH_BASE);
-        if (r >= 0)
-                r = read_file(path, BASE_MAX, &s->base, &s->base_size);
-        if (r < 0 && r != -ENOENT)
-                return failure_set_errno(reterr, FAILURE_STORAGE, r, "'%s' can't be read",
-                                         path ? path : PATH_BASE);
-        return config_toml_read(&s->base_toml, path, s->base ? s->base : "", s->base_size, reterr);
 }
 
 Origin situation_origin(const Situation *s) {
         if (s->text)
                 return (Origin){ PATH_CONFIG, s->text, s->text_size, &s->toml };
         return (Origin){ PATH_BASE, s->base ? s->base : "", s->base_size, &s->base_toml };
-}
-
-bool situation_reprovisions_itself(const Situation *s) {
-        const char *mode = situation_origin(s).toml->auto_reprovisioning_mode;
-
-        return mode && streq(mode, "AlwaysOnStartup");
 }
 
 void situation_deinit(Situation *s) {
@@ -150,16 +153,7 @@ void situation_deinit(Situation *s) {
         config_toml_deinit(&s->base_toml);
         config_toml_deinit(&s->applied);
         device_info_deinit(&s->device_info);
-        free(s->endpoint);
-        free(s->payload_uri);
         *s = (Situation){};
-}
-
-Provisioning situation_wanted(const Situation *s, const char *registration_id) {
-        return (Provisioning){ .endpoint = s->endpoint,
-                               .id_scope = s->config->id_scope,
-                               .registration_id = registration_id,
-                               .payload_uri = s->payload_uri };
 }
 
 static bool equal(const char *a, const char *b) {
@@ -170,7 +164,66 @@ bool situation_tables_ours(const Situation *s) {
         return equal(s->toml.digest, s->record.digest) || equal(s->toml.digest, s->record.previous_digest);
 }
 
-bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted) {
-        return !s->toml.has_provisioning || config_toml_matches(&s->toml, wanted) ||
-               situation_tables_ours(s);
+/* --- places --- */
+
+static int connect_unix(const char *path) {
+        CLEANUP(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+        if (fd < 0)
+                return -errno;
+        if (strlen(path) >= sizeof(address.sun_path))
+                return -ENAMETOOLONG;
+        memcpy(address.sun_path, path, strlen(path) + 1);
+        return connect(fd, (const struct sockaddr *) &address, sizeof(address)) < 0 ? -errno : 0;
+}
+
+int situation_look_at_engine(const Situation *s, Failure *reterr) {
+        static const char scheme[] = "unix://";
+        const char *uri = situation_origin(s).toml->runtime_uri;
+        CLEANUP(freep) char *path = NULL;
+        int r;
+
+        if (!s->applied_exists || (uri && strncmp(uri, scheme, strlen(scheme)) != 0))
+                return 0;
+        r = path_under(&path, s->root, uri ? uri + strlen(scheme) : PATH_DOCKER);
+        if (r >= 0)
+                r = connect_unix(path);
+        if (r == -EAGAIN)
+                r = 0;
+        return r < 0 ? failure_set_errno(reterr, FAILURE_RUNTIME_MISSING, r,
+                                         "The container runtime at '%s' does not answer, and without it "
+                                         "'iotedge config apply' fails",
+                                         path ? path : PATH_DOCKER)
+                     : 0;
+}
+
+static int refuse_path(const char *path, int flags, Failure *reterr) {
+        struct statx st;
+
+        if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) < 0)
+                return errno == ENOENT ? 0
+                                       : failure_set_errno(reterr, FAILURE_STORAGE, errno,
+                                                           "'%s' can't be looked at", path);
+        if (st.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND))
+                return failure_set(reterr, FAILURE_STORAGE, "EPERM",
+                                   "'%s' is %s and can't be replaced; allow it with 'chattr -%s %s'", path,
+                                   st.stx_attributes & STATX_ATTR_IMMUTABLE ? "immutable" : "append-only",
+                                   st.stx_attributes & STATX_ATTR_IMMUTABLE ? "i" : "a", path);
+        if (flags & W_OK && faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, errno, "'%s' can't be written to", path);
+        return 0;
+}
+
+int situation_look_at_config_place(const Situation *s, Failure *reterr) {
+        CLEANUP(freep) char *directory = NULL, *file = NULL;
+        int r;
+
+        r = path_under(&directory, s->root, PATH_CONFIG_DIR);
+        if (r >= 0)
+                r = path_under(&file, s->root, PATH_CONFIG);
+        if (r < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, r, "'" PATH_CONFIG "' can't be looked at");
+        r = refuse_path(directory, W_OK, reterr);
+        return r < 0 ? r : refuse_path(file, 0, reterr);
 }

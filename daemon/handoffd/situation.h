@@ -15,23 +15,27 @@
 #include "units.h"
 
 typedef struct Situation {
+        const char *root; /* borrowed */
         Config *config;
         Record record;
         char *text; /* of config.toml; NULL: there is none */
         size_t text_size;
         StoreAttributes attributes;
         ConfigToml toml; /* of config.toml */
-        char *base;      /* what a new config.toml begins with; situation_read_base() */
+        bool legacy;     /* there is a configuration of IoT Edge 1.1 */
+        char *base;      /* what a new config.toml begins with, when there is no config.toml */
         size_t base_size;
         ConfigToml base_toml;
+        Failure base_failure; /* of reading it */
         bool applied_exists;
-        ConfigToml applied;     /* of the copy that `iotedge config apply` gave identityd */
-        DeviceInfo device_info; /* members NULL: none that is valid */
+        ConfigToml applied;      /* of the copy that `iotedge config apply` gave identityd */
+        DeviceInfo device_info;  /* members NULL: none that is valid */
+        bool device_info_hidden; /* from this user */
         FileMark prev_state;
-        bool units_known;
+        bool units_known, snap; /* snap: IoT Edge is installed as one */
         UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
         IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
-        char *endpoint, *payload_uri;         /* of our configuration, as IoT Edge writes them */
+        bool device_asked;                    /* then identityd's identity is judged */
 } Situation;
 
 /* Files only: IoT Edge's and the record; with our configuration, which has to be usable. */
@@ -39,7 +43,6 @@ int situation_read_iotedge(Situation *s, const char *root, Failure *reterr);
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr);
 void situation_read_applied(Situation *s, const char *root); /* once more, after it was written */
 int situation_read_units(Situation *s, Units *units, Failure *reterr);
-int situation_read_base(Situation *s, const char *root, Failure *reterr); /* when there is no config.toml */
 void situation_deinit(Situation *s);
 
 /* What config.toml is made from: itself, else the base, else nothing. */
@@ -51,15 +54,11 @@ typedef struct Origin {
 
 Origin situation_origin(const Situation *s);
 
-/* What config.toml is made from lets IoT Edge register by itself at each start, which nothing can be adopted
- * against. */
-bool situation_reprovisions_itself(const Situation *s);
-
-/* What config.toml has to say for this registration ID. Borrows from both. */
-Provisioning situation_wanted(const Situation *s, const char *registration_id);
-
-/* May config.toml's provisioning be replaced? It has none, says what we want, or we wrote it. */
-bool situation_provisioning_ours(const Situation *s, const Provisioning *wanted);
-
 /* Did this helper write config.toml's provisioning? Compared by content, never by time. */
 bool situation_tables_ours(const Situation *s);
+
+/* Looked at when asked for, since connecting may start the container engine. 0, or a negative errno with the
+ * failure. config.toml and its directory are not replaced when they are immutable or can't be written;
+ * `iotedge config apply` asks the container engine before it changes anything, except the first time. */
+int situation_look_at_config_place(const Situation *s, Failure *reterr);
+int situation_look_at_engine(const Situation *s, Failure *reterr);

@@ -66,8 +66,20 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
         return sd_bus_message_skip(m, "v");
 }
 
+static bool has_warning(const Answer *a, FailureKind kind) {
+        for (size_t i = 0; i < a->warning_count; i++)
+                if (a->warnings[i].kind == kind)
+                        return true;
+        return false;
+}
+
+/* These two are about IoT Edge's files, which each call but Quiesce reads. */
 static void add_warnings(Warnings *warnings, const Answer *a) {
-        warnings_remove(warnings, WARNING_REPROVISIONS_ITSELF);
+        static const FailureKind of_files[] = { WARNING_REPROVISIONS_ITSELF, WARNING_PAYLOAD_IGNORED };
+
+        for (size_t i = 0; i < ARRAY_SIZE(of_files); i++)
+                if (!has_warning(a, of_files[i]))
+                        warnings_remove(warnings, of_files[i]);
         for (size_t i = 0; i < a->warning_count; i++)
                 warnings_add(warnings, a->warnings[i].kind, "%s", a->warnings[i].sentence);
 }
@@ -340,6 +352,7 @@ static int on_verify(Daemon *d, sd_bus_message *reply) {
                 return r;
         if (!a.result)
                 return -EBADMSG;
+        add_warnings(&d->warnings, &a);
         if (streq(a.result, "lost")) {
                 log_notice("Handing over to IoT Edge again: %s", a.detail ? a.detail : "something is lost");
                 record_reopen(&d->record);

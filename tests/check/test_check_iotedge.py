@@ -29,7 +29,7 @@ OTHERS = '[provisioning]\nsource = "dps"\nglobal_endpoint = "https://x"\nid_scop
 
 
 @pytest.mark.parametrize("text, result, kind, message, remedy", [
-    (OTHERS, "fail", "config-conflict", "somebody else.*0neTHEIRS", "ReplaceProvisioning="),
+    (OTHERS, "fail", "config-conflict", "did not write.*0neTHEIRS", "ReplaceProvisioning="),
     ("parent_hostname = \"p\"\n", "fail", "config-conflict", "parent_hostname", "Remove or correct"),
     ("[tpm]\nauth_key_index = 7\n", "fail", "config-conflict", "auth_key_index 0x7", "Remove or correct"),
     ("a = 1\nb = = 2\n", "fail", "config-conflict", r"config\.toml:2: not TOML", "Remove or correct"),

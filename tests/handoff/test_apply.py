@@ -55,7 +55,7 @@ def test_config_toml_without_provisioning(new_world):
 
 def test_config_toml_of_somebody_else(new_world):
     w = prepared(new_world, MANUAL)
-    refused(w, "config-conflict", "provisioned by somebody else")
+    refused(w, "config-conflict", "did not write")
     w.write_config(HandOff={"ReplaceProvisioning": "yes"})
     w.wait_for_state("handed-off")
     before, after = tomllib.loads(MANUAL), tomllib.loads(w.config_toml.read_text())

@@ -1,0 +1,110 @@
+/*
+ * Judge: what IoT Edge should look like (Wanted), compared with what it looks like (Situation), as a list of
+ * findings.
+ *
+ * Check, Verify and Apply of the hand-off helper and `dps-provision check` decide by this list and by
+ * nothing else. Whether a file can be written is tried before the first unit is stopped; that is no finding.
+ */
+#pragma once
+
+#include "assignment.h"
+#include "situation.h"
+
+/* What our configuration and the assignment ask for, in the form that IoT Edge gives it. What is not known
+ * contradicts nothing: a member of the provisioning that is NULL, and no device. */
+typedef struct Wanted {
+        Provisioning provisioning;
+        char *endpoint, *payload_uri; /* what the provisioning borrows */
+        const char *hub, *device_id;  /* borrowed; NULL: no device */
+        const Config *config;         /* borrowed */
+} Wanted;
+
+/* registration_id and assignment may be NULL; everything is borrowed. -ENOMEM is the only error. */
+int wanted_make(Wanted *ret, const Config *config, const char *registration_id,
+                const Assignment *assignment);
+void wanted_deinit(Wanted *wanted);
+
+typedef enum FindingType {
+        /* the installation */
+        FINDING_RUNTIME_UNUSABLE, /* IoT Edge is not installed, not supported, or masked */
+        FINDING_APPLY_UNIT_UNUSABLE,
+        /* config.toml, or the base of a new one */
+        FINDING_CONFIG_UNUSABLE, /* it can't be edited, or has a setting that contradicts the hand-off */
+        FINDING_CONFIG_MISSING,
+        FINDING_CONFIG_UNPROVISIONED,
+        FINDING_CONFIG_OUTDATED, /* another provisioning, which we may replace */
+        FINDING_CONFIG_FOREIGN,  /* another provisioning, which we may not replace */
+        FINDING_CONFIG_REPLACED, /* we may replace a provisioning that is not ours: ReplaceProvisioning=yes
+                                  */
+        FINDING_BASE_REPLACED,   /* the base has a provisioning, which ours replaces */
+        FINDING_REPROVISIONS_ITSELF,
+        /* what `iotedge config apply` made of it */
+        FINDING_APPLIED_OUTDATED,
+        FINDING_PAYLOAD_IGNORED, /* IoT Edge 1.3 knows no payload */
+        FINDING_CONFIG_PLACE,    /* what is at config.toml's place must not be replaced */
+        FINDING_DEVICE_PLACE,    /* what is at device_info's place must not be replaced */
+        FINDING_ENGINE_SILENT,   /* without the container engine `iotedge config apply` fails */
+        /* the device */
+        FINDING_DEVICE_MISSING, /* no device_info */
+        FINDING_DEVICE_OTHER,   /* device_info of another device */
+        FINDING_DEVICE_MOVED,   /* the same, and IoT Edge has it with our provisioning */
+        /* identityd, when it was asked */
+        FINDING_IDENTITYD_SILENT,
+        FINDING_IDENTITY_MISSING,
+        FINDING_IDENTITY_OTHER,
+        _FINDING_TYPE_MAX,
+} FindingType;
+
+/* Who does something about it. */
+typedef enum FindingOwner {
+        OWNER_US,       /* Apply mends it */
+        OWNER_OPERATOR, /* nothing is handed off until an operator has mended it */
+        OWNER_NOBODY,   /* harmless; with a kind of the class of warnings, it is told */
+} FindingOwner;
+
+typedef enum FindingSubject {
+        SUBJECT_INSTALLATION,
+        SUBJECT_CONFIG,
+        SUBJECT_APPLIED,
+        SUBJECT_DEVICE,
+        SUBJECT_IDENTITY,
+} FindingSubject;
+
+/* How Apply mends it. */
+typedef enum Mend {
+        MEND_CONFIG = 1 << 0,      /* write config.toml */
+        MEND_APPLY = 1 << 1,       /* run `iotedge config apply` */
+        MEND_DEVICE_INFO = 1 << 2, /* write device_info, unless IoT Edge registers itself */
+} Mend;
+
+typedef struct Finding {
+        FindingType type;
+        FindingOwner owner;
+        FindingSubject subject;
+        Failure failure;
+} Finding;
+
+#define FINDINGS_MAX 16
+
+typedef struct Verdict {
+        Finding findings[FINDINGS_MAX]; /* in the order of the steps of a hand-off */
+        size_t count;
+        unsigned mends; /* mask of Mend: all of it */
+} Verdict;
+
+/* The situation looks at the places of files and at the container engine when a mend needs them. */
+void judge(Verdict *ret, const Wanted *wanted, Situation *situation);
+
+const Finding *verdict_find(const Verdict *verdict, FindingType type); /* NULL: none */
+
+/* Why nothing can be handed off; NULL: it can. */
+const Finding *verdict_refusal(const Verdict *verdict);
+
+/* What a gateway that was handed off has lost; NULL: nothing. */
+const Finding *verdict_loss(const Verdict *verdict);
+
+/* Does the copy that `iotedge config apply` made lack the wanted payload, and nothing else? */
+bool judge_payload_ignored(const Wanted *wanted, const ConfigToml *applied, Failure *reterr);
+
+/* Has identityd said that it uses the wanted provisioning? */
+bool judge_identityd_provisioned(const Wanted *wanted, const Situation *situation);
