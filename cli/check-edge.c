@@ -65,6 +65,14 @@ static void tell_failure(Check *c, CheckResult result, const Failure *failure) {
                 check_bad(c, result, failure->kind, failure->remedy, "%s", failure->sentence);
 }
 
+/* The daemon has it from the same judge. */
+static bool daemon_tells(const Check *c, const Failure *failure) {
+        for (size_t i = 0; c->daemon_runs && i < c->status.warning_count; i++)
+                if (streq(c->status.warnings[i].sentence, failure->sentence))
+                        return true;
+        return false;
+}
+
 /* The first refusal is the one that the hand-off reports. Everything harmless is told. Returns whether there
  * was something. */
 static bool tell_findings(Check *c, const Verdict *v, FindingSubject subject) {
@@ -79,7 +87,8 @@ static bool tell_findings(Check *c, const Verdict *v, FindingSubject subject) {
                 return true;
         }
         for (size_t i = 0; i < v->count; i++)
-                if (v->findings[i].subject == subject && v->findings[i].owner == OWNER_NOBODY) {
+                if (v->findings[i].subject == subject && v->findings[i].owner == OWNER_NOBODY &&
+                    !daemon_tells(c, &v->findings[i].failure)) {
                         tell_failure(c, CHECK_WARN, &v->findings[i].failure);
                         told = true;
                 }

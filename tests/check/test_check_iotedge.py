@@ -154,6 +154,68 @@ def test_config_toml_is_lost(new_world, hub_ports, text, message):
     assert check(w)[0] == ASSIGNED
 
 
+@pytest.mark.parametrize("change", ["payload", "record", "tpm", "url"])
+def test_a_healthy_gateway_is_not_for_an_earlier_configuration(new_world, hub_ports, change):
+    """What is not known contradicts nothing, and a URL is compared by what it means."""
+    w = new_world()
+    if change == "payload":
+        (w.dir / "säge 1.json").write_text("{}")
+        w.write_config(Provisioning={"Payload": w.dir / "säge 1.json"})
+    w.start_gateway()
+    base = ASSIGNED
+    if change in ("record", "tpm"):
+        w.stop_daemon()
+        w.kill_helper("dps-handoffd")
+        (w.root / "var/lib/dps-handoffd/record.json").unlink()
+        base = {**ASSIGNED, "daemon": ("warn", None)}
+    if change == "tpm":
+        w.write_config(Tpm={"Tcti": f"swtpm:path={w.dir}/nowhere"})
+        base = {**base, "tpm-answers": ("fail", "tpm-missing"), "ek": ("skip", None), "enrollment": ("skip", None)}
+    if change == "url":
+        w.config_toml.write_text(w.config_toml.read_text().replace("https://localhost:", "https://LOCALHOST:0"))
+    bad, lines = check(w)
+    assert bad == base, lines
+    assert line(lines, "iotedge-config")["message"] == "Provisioned as this device is configured", lines
+    assert line(lines, "iotedge-apply")["message"] == "Nothing is left to do", lines
+
+
+def test_an_earlier_configuration(new_world):
+    w = new_world()
+    w.start_gateway()
+    w.stop_daemon()
+    w.write_config(Provisioning={"IdScope": "0ne00OTHER"})
+    lines = check(w)[1]
+    assert "earlier configuration" in line(lines, "iotedge-config")["message"], lines
+    assert line(lines, "iotedge-apply")["message"] == "It can be written and applied", lines
+
+
+def test_device_info_is_lost(new_world, hub_ports):
+    """IoT Edge runs on, and would register at its next start. The hint helps."""
+    w = new_world()
+    w.start_gateway()
+    (w.root / "var/lib/aziot/identityd/device_info").unlink()
+    expect(w, "iotedge-apply", "fail", None, "device_info' does not exist", "Restart dps-provisiond", base=ASSIGNED)
+    w.restart_daemon()
+    w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and
+           (w.root / "var/lib/aziot/identityd/device_info").exists())
+    assert check(w)[0] == ASSIGNED
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_a_payload_that_iot_edge_ignores(new_world, hub_ports, daemon):
+    """One line says so: the daemon's own, if it runs."""
+    w = new_world()
+    (w.dir / "payload.json").write_text("{}")
+    w.write_config(Provisioning={"Payload": w.dir / "payload.json"})
+    w.standin_faults(release="1.3")
+    w.start_gateway()
+    base = ASSIGNED
+    if not daemon:
+        w.stop_daemon()
+        base = {**ASSIGNED, "daemon": ("warn", None)}
+    expect(w, "daemon-error" if daemon else "iotedge-apply", "warn", "payload-ignored", r"payload\.json", "1.4", base=base)
+
+
 def test_config_toml_is_lost_and_can_not_be_made_again(new_world, hub_ports):
     w = new_world()
     w.start_gateway()

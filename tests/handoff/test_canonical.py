@@ -8,7 +8,7 @@ import threading
 import tomllib
 
 import pytest
-from handoff import applied_path, edge, info_path, record_path
+from handoff import APPLY, applied_path, edge, info_path, record_path
 from harness import DEADLINE
 
 
@@ -59,7 +59,7 @@ def starts_change_nothing(world, times=3):
         world.wait("the end of the look", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
         assert not [e for e in world.standin_events()[seen:] if e["event"] in ("queued", "job", "apply", "edged-start")]
     assert files == [path.read_bytes() for path in (world.config_toml, applied_path(world), info_path(world))]
-    assert len(world.standin_events("apply")) == world.registrations() == 1
+    assert len(world.standin_events("edged-start")) == len(world.standin_events("apply")) == world.registrations() == 1
 
 
 @pytest.mark.smoke
@@ -141,3 +141,63 @@ def test_a_gateway_without_the_helper_s_record(new_world):
         w.start_daemon()
         w.wait("the end of the look", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
         starts_change_nothing(w)
+
+
+def told(world):
+    return [warning for warning in world.bus.properties()["Warnings"] if warning[0] == "payload-ignored"]
+
+
+@pytest.mark.smoke
+def test_iot_edge_1_3_ignores_the_payload(new_world):
+    """The payload is not applied again and again; one warning says so, after each start."""
+    w = new_world()
+    w.standin_faults(release="1.3")
+    path = w.dir / "payload.json"
+    path.write_text("{}")
+    w.write_config(Provisioning={"Payload": path})
+    w.start_gateway()
+    assert "payload" in provisioning(w.config_toml) and "payload" not in provisioning(applied_path(w))
+    assert len(told(w)) == 1
+    starts_change_nothing(w)
+    assert len(told(w)) == 1 and str(path) in told(w)[0][1]
+    assert sum("payload-ignored" in line or "ignores the payload" in line for line in w.daemon.lines) == 1
+
+    w.standin_faults()  # upgraded, and applied as the warning says
+    w.bus.systemd("StartUnit", APPLY)
+    w.wait("the payload", lambda p: "payload" in provisioning(applied_path(w)))
+    w.restart_daemon()
+    w.wait("the end of the look", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert not told(w)
+
+
+def test_iot_edge_1_3_without_the_record(new_world):
+    """Whether it was applied is not known, so it is applied once more."""
+    w = new_world()
+    w.standin_faults(release="1.3")
+    (w.dir / "payload.json").write_text("{}")
+    w.write_config(Provisioning={"Payload": w.dir / "payload.json"})
+    w.start_gateway()
+    w.stop_daemon()
+    w.kill_helper("dps-handoffd")
+    record_path(w).unlink()
+    for _ in range(3):
+        w.start_daemon()
+        w.wait("the end of the look", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+        assert len(told(w)) == 1
+        w.stop_daemon()
+    assert len(w.standin_events("apply")) == 2
+
+
+def test_a_changed_configuration_is_applied_on_iot_edge_1_3(new_world):
+    w = new_world()
+    w.standin_faults(release="1.3")
+    for name in ("one.json", "two.json"):
+        (w.dir / name).write_text("{}")
+    w.write_config(Provisioning={"Payload": w.dir / "one.json"})
+    w.start_gateway()
+    w.stop_daemon()
+    w.write_config(Provisioning={"Payload": w.dir / "two.json"})
+    w.start_daemon()
+    w.wait("the new payload", lambda p: "two.json" in w.config_toml.read_text() and p["State"] == "handed-off" and
+           p["Step"] == "idle")
+    assert len(w.standin_events("apply")) == 2 and "two.json" in told(w)[0][1]
