@@ -20,7 +20,7 @@ static bool is_slash(char c) {
  */
 static char *strip(const char *text) {
         size_t length = strlen(text), n = 0;
-        char *copy = malloc(length + 1);
+        char *copy = strdup(text);
 
         if (!copy)
                 return NULL;

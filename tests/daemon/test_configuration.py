@@ -77,6 +77,7 @@ def test_every_line_without_effect_is_told(new_world):
     ("CAFile", "/nowhere/ca.pem", "/nowhere/ca.pem"),
     ("Payload", "/nowhere/payload.json", "/nowhere/payload.json"),
     ("Payload", "payload.json", "absolute"),
+    ("Payload", "/etc/../payload.json", "absolute"),
     ("HubKeyHandle", "0x81010001", "0x81000002 to 0x817fffff"),
     ("RegistrationIdFormat", "sha1", "sha256-hex, sha256-base32"),
 ])
