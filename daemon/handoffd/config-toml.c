@@ -101,6 +101,8 @@ static int extract(ConfigToml *c, const Toml *toml, const char *text) {
         if (r >= 0)
                 r = take(&c->payload_uri, toml, TABLE SEP "payload" SEP "uri");
         if (r >= 0)
+                r = take(&c->hostname, toml, "hostname");
+        if (r >= 0)
                 r = take(&c->parent_hostname, toml, "parent_hostname");
         if (r >= 0 && !c->parent_hostname)
                 r = take(&c->parent_hostname, toml, "local_gateway_hostname");
@@ -136,6 +138,7 @@ void config_toml_deinit(ConfigToml *c) {
         free(c->method);
         free(c->registration_id);
         free(c->payload_uri);
+        free(c->hostname);
         free(c->parent_hostname);
         free(c->auto_reprovisioning_mode);
         free(c->runtime_uri);

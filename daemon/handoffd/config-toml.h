@@ -20,7 +20,7 @@ typedef struct ConfigToml {
         bool has_provisioning;
         char *source, *endpoint, *id_scope, *method, *registration_id, *payload_uri;
         char *scope_id; /* what identityd's own file calls the ID scope */
-        char *parent_hostname, *auto_reprovisioning_mode, *runtime_uri;
+        char *hostname, *parent_hostname, *auto_reprovisioning_mode, *runtime_uri;
         uint64_t auth_key_index; /* of [tpm]; 0x100 when absent */
         char *digest; /* hex SHA-256 over the bytes of the provisioning tables; NULL without them */
 } ConfigToml;

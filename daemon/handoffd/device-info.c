@@ -135,18 +135,22 @@ static int refuse_directory(const char *root, int r, Failure *reterr) {
 }
 
 static int refuse_entry(int dir, const char *root, Failure *reterr) {
-        struct stat st;
+        struct statx st;
 
-        if (fstatat(dir, NAME, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        if (statx(dir, NAME, AT_SYMLINK_NOFOLLOW, STATX_TYPE, &st) < 0)
                 return errno == ENOENT ? 0
                                        : failure_set_errno(reterr, FAILURE_STORAGE, errno,
                                                            "'%s%s/" NAME "' can't be looked at", root,
                                                            PATH_IDENTITYD);
-        return S_ISREG(st.st_mode)
-                       ? 0
-                       : failure_set(reterr, FAILURE_STORAGE, NULL,
-                                     "'%s%s/" NAME "' is %s, not a file, and is not replaced; remove it",
-                                     root, PATH_IDENTITYD, type_name(st.st_mode));
+        if (!S_ISREG(st.stx_mode))
+                return failure_set(reterr, FAILURE_STORAGE, NULL,
+                                   "'%s%s/" NAME "' is %s, not a file, and is not replaced; remove it", root,
+                                   PATH_IDENTITYD, type_name(st.stx_mode));
+        if (st.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+                return failure_set(reterr, FAILURE_STORAGE, "EBUSY",
+                                   "'%s%s/" NAME "' is a mount point and can't be replaced; unmount it",
+                                   root, PATH_IDENTITYD);
+        return 0;
 }
 
 int device_info_refusal(const char *root, Failure *reterr) {

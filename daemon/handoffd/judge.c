@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include "apply-rules.h"
 #include "paths.h"
 #include "url.h"
 
@@ -29,6 +30,7 @@ static const struct {
         [FINDING_PAYLOAD_IGNORED] = { OWNER_NOBODY, SUBJECT_APPLIED, 0 },
         [FINDING_CONFIG_PLACE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_DEVICE_PLACE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
+        [FINDING_APPLY_REFUSES] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_ENGINE_SILENT] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_DEVICE_MISSING] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
         [FINDING_DEVICE_OTHER] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
@@ -272,6 +274,8 @@ static void judge_places(Verdict *v, const Situation *s) {
         if (device_info_refusal(s->root, &failure) < 0)
                 add_failure(v, FINDING_DEVICE_PLACE, &failure);
         judge_apply_unit(v, s);
+        if (v->mends & MEND_APPLY && apply_rules_check(s, &failure) < 0)
+                add_failure(v, FINDING_APPLY_REFUSES, &failure);
         if (v->mends & MEND_APPLY && situation_look_at_engine(s, &failure) < 0)
                 add_failure(v, FINDING_ENGINE_SILENT, &failure);
 }

@@ -43,6 +43,7 @@ typedef enum FindingType {
         FINDING_PAYLOAD_IGNORED, /* IoT Edge 1.3 knows no payload */
         FINDING_CONFIG_PLACE,    /* what is at config.toml's place must not be replaced */
         FINDING_DEVICE_PLACE,    /* what is at device_info's place must not be replaced */
+        FINDING_APPLY_REFUSES,   /* `iotedge config apply` refuses something in config.toml or around it */
         FINDING_ENGINE_SILENT,   /* without the container engine `iotedge config apply` fails */
         /* the device */
         FINDING_DEVICE_MISSING, /* no device_info */

@@ -48,9 +48,9 @@ void situation_read_applied(Situation *s, const char *root) {
         s->applied_exists = false;
         if (path_under(&path, root, PATH_APPLIED) < 0 || read_file(path, APPLIED_MAX, &text, &size) < 0)
                 return;
-        s->applied_exists = true;
         if (config_toml_read(&s->applied, path, text, size, NULL) < 0)
                 return;
+        s->applied_exists = true;
         free(s->applied.id_scope);
         s->applied.id_scope = TAKE(s->applied.scope_id);
 }
@@ -210,6 +210,11 @@ static int refuse_path(const char *path, int flags, Failure *reterr) {
                                    "'%s' is %s and can't be replaced; allow it with 'chattr -%s %s'", path,
                                    st.stx_attributes & STATX_ATTR_IMMUTABLE ? "immutable" : "append-only",
                                    st.stx_attributes & STATX_ATTR_IMMUTABLE ? "i" : "a", path);
+        if (!(flags & W_OK) && st.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+                return failure_set(reterr, FAILURE_STORAGE, "EBUSY",
+                                   "'%s' is a mount point and can't be replaced; unmount it, and mount its "
+                                   "directory if need be",
+                                   path);
         if (flags & W_OK && faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) < 0)
                 return failure_set_errno(reterr, FAILURE_STORAGE, errno, "'%s' can't be written to", path);
         return 0;
@@ -224,6 +229,10 @@ int situation_look_at_config_place(const Situation *s, Failure *reterr) {
                 r = path_under(&file, s->root, PATH_CONFIG);
         if (r < 0)
                 return failure_set_errno(reterr, FAILURE_STORAGE, r, "'" PATH_CONFIG "' can't be looked at");
+        if (!exists(s->root, PATH_CONFIG_DIR))
+                return failure_set(reterr, FAILURE_RUNTIME_MISSING, "ENOENT",
+                                   "'%s', which the packages of IoT Edge install, does not exist",
+                                   directory);
         r = refuse_path(directory, W_OK, reterr);
         return r < 0 ? r : refuse_path(file, 0, reterr);
 }

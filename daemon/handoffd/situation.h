@@ -26,8 +26,8 @@ typedef struct Situation {
         char *base;      /* what a new config.toml begins with, when there is no config.toml */
         size_t base_size;
         ConfigToml base_toml;
-        Failure base_failure; /* of reading it */
-        bool applied_exists;
+        Failure base_failure;    /* of reading it */
+        bool applied_exists;     /* and is TOML */
         ConfigToml applied;      /* of the copy that `iotedge config apply` gave identityd */
         DeviceInfo device_info;  /* members NULL: none that is valid */
         bool device_info_hidden; /* from this user */

@@ -9,17 +9,14 @@ import subprocess
 
 import dbus_next
 import pytest
-from handoff import (members, APPLY, EDGED, IDENTITYD, OPERATORS, Caller, Gateway, backups, info_path, info_text,
-                     queued, record, record_path, snapshot, stopped_path, temporary_files)
+from handoff import (members, APPLY, EDGED, IDENTITYD, OPERATORS, SERVICES, SOCKETS, Caller, Gateway, backups, info_path,
+                     info_text, queued, record, record_path, snapshot, stopped_path, temporary_files)
 from harness import BUILD, wait_for
 
 SHARDS = 4
 # where to kill has nothing to do with what a sanitizer finds, nor with the lines that are run
 STEP = 5 * SHARDS if re.search("asan|coverage", str(BUILD)) else SHARDS
 KILLED = 77  # crash-at's exit status
-SOCKETS = ("aziot-identityd.socket", "aziot-tpmd.socket", "aziot-keyd.socket", "aziot-certd.socket",
-           "aziot-edged.mgmt.socket", "aziot-edged.workload.socket")
-SERVICES = (EDGED, IDENTITYD, "aziot-tpmd.service", "aziot-keyd.service", "aziot-certd.service")
 
 
 def crash_at(world, n):
@@ -78,27 +75,6 @@ def check_finished(gateway, caller, new):
         wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
 
 
-def as_installed(gateway, caller):
-    """A new gateway: only the sockets are there."""
-    w = gateway.world
-    caller.stop_helper()
-    for name in ("edged", "identityd", "tpmd"):
-        caller.job("StopUnit", f"aziot-{name}.service")
-    for socket in SOCKETS:
-        caller.job("StartUnit", socket)
-    gateway.restore()
-    return w
-
-
-def make_new(gateway, caller):
-    """Nothing was handed off yet; the operator has a config.toml without provisioning."""
-    w = gateway.world
-    for path in (record_path(w), info_path(w), *w.root.glob("etc/aziot/*/config.d/00-super.toml"),
-                 *info_path(w).parent.iterdir()):
-        path.unlink(missing_ok=True)
-    w.config_toml.write_text(OPERATORS)
-
-
 @pytest.mark.parametrize("scenario, shard", [(s, n) for s in ("move", "first") for n in range(SHARDS)])
 @pytest.mark.smoke
 def test_killed_at_every_call(new_world, record_property, scenario, shard):
@@ -111,14 +87,14 @@ def test_killed_at_every_call(new_world, record_property, scenario, shard):
     w = gateway.world
     points = []
     with Caller(w) as caller:
-        gateway.make_old(caller) if scenario == "move" else make_new(gateway, caller)
+        gateway.make_old(caller) if scenario == "move" else gateway.make_new()
         gateway.save()
         old = {"config": w.config_toml.read_text(), "info": text_of(info_path(w))}
         caller.apply(**gateway.assignment())
         new = {"config": w.config_toml.read_text(), "info": info_text(gateway.hub, gateway.device)}
         assert old["config"] != new["config"] and new["config"].startswith(OPERATORS)
         for n in range(shard + 1, 1000, STEP):
-            gateway.restore() if scenario == "move" else as_installed(gateway, caller)
+            gateway.restore() if scenario == "move" else gateway.restore_new(caller)
             point = killed_apply(gateway, caller, n)
             if point is None:
                 break

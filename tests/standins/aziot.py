@@ -20,7 +20,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, super_config, write_applied  # noqa: E402
+from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, applied_config, super_config, write_applied  # noqa: E402
 from identityd import Identityd, IdentitydFailed  # noqa: E402
 from systemd import Manager, Unit  # noqa: E402
 
@@ -81,18 +81,20 @@ class Gateway:
             self.world.log("apply", error=self.world.fault("apply"))
             raise ApplyFailed(self.world.fault("apply"))
         provisioning = super_config(self.world)
-        if self.world.configured("identityd"):
+        if applied_config(self.world) is not None:
             await self.ask_docker()
         if self.world.fault("apply-skips-files"):
             self.world.log("apply", scope=None)
         else:
             write_applied(self.world, provisioning)
             self.world.log("apply", scope=provisioning.get("scope_id"))
-        failed = []
+        failed, ends_after = [], self.world.fault("apply-ends-after")
         for verb, name in [*(("stop", f"{name}.service") for name in SERVICES),
                            *(("start", f"{name}.socket") for name in SOCKETS), ("start", "aziot-edged.service")]:
             if not await self.manager.run(verb, name):
                 failed.append(name)
+            if [verb, name] == ends_after:
+                raise ApplyFailed("killed while units were restarted", "timeout")
         self.world.log("applied", failed=failed)  # which it prints, and no more
 
     async def ask_docker(self):

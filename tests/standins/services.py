@@ -23,7 +23,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, super_config, write_applied  # noqa: E402
+from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, applied_config, super_config, write_applied  # noqa: E402
 
 RUN = pathlib.Path("/run/aziot")
 TPMD_API = "api-version=2020-09-01"
@@ -180,7 +180,7 @@ async def idle(_world):
 def apply(world):
     """Exit 0 although a unit failed, but not when the container runtime doesn't answer."""
     provisioning = super_config(world)
-    if world.configured("identityd"):
+    if applied_config(world) is not None:
         try:
             socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")
         except OSError as error:

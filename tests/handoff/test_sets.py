@@ -1,0 +1,129 @@
+"""Suite "handoff": `iotedge config apply` fails in each way that the fake knows. config.toml, device_info and the five
+applied copies are the old ones or the new ones then, and the units are as before."""
+import json
+
+import pytest
+from handoff import (APPLY, EDGED, SERVICES, SOCKETS, Caller, Gateway, info_path, info_text, queued, record_path, stopped_path,
+                     temporary_files)
+from harness import wait_for
+
+# faults of the fake → what the hand-off fails with
+WAYS = {
+    "refused": ({"apply": "told to fail"}, "apply-failed"),
+    "user missing": ({"apply-user-missing": "aziotid"}, "apply-failed"),
+    "no file": ({"apply-breaks": ["keyd", "missing"]}, "apply-failed"),
+    "half of the second": ({"apply-breaks": ["certd", "half"]}, "apply-failed"),
+    "two of five": ({"apply-breaks": ["certd", "whole"]}, "apply-failed"),
+    "identityd's missing": ({"apply-breaks": ["identityd", "missing"]}, "apply-failed"),
+    "half of identityd's": ({"apply-breaks": ["identityd", "half"]}, "apply-failed"),
+    "three of five": ({"apply-breaks": ["identityd", "whole"]}, "apply-failed"),
+    "half of the last": ({"apply-breaks": ["edged", "half"]}, "apply-failed"),
+    "killed while stopping": ({"apply-ends-after": ["stop", "aziot-keyd.service"]}, "apply-failed"),
+    "killed while starting": ({"apply-ends-after": ["start", "aziot-identityd.socket"]}, "apply-failed"),
+    "killed at the end": ({"apply-ends-after": ["start", EDGED]}, "apply-failed"),
+    "writes nothing": ({"apply-skips-files": True}, "apply-failed"),
+    "aziot-edged does not start": ({"units": {EDGED: {"start": "fail"}}}, "restart-failed"),
+    "aziot-edged ends at once": ({"units": {EDGED: {"start": "flap"}}}, "restart-failed"),
+    "killed by systemd": ({"units": {APPLY: {"start": "timeout"}}}, "apply-failed"),
+}
+
+
+def text_of(path):
+    return path.read_text() if path.exists() else None
+
+
+def record_of(world):
+    path = record_path(world)
+    return json.loads(path.read_text()) if path.exists() else {"handedOff": False}
+
+
+def files(world):
+    """Both files of ours, and the five copies with owner and mode."""
+    seen = []
+    wait_for("identityd, which writes in place", lambda: seen.append(text_of(info_path(world))) or seen[-1] != "")
+    copies = {path.parts[-3]: (path.read_text(), path.stat().st_mode, path.stat().st_uid, path.stat().st_gid)
+              for path in world.root.glob("etc/aziot/*/config.d/00-super.toml")}
+    return (text_of(world.config_toml), seen[-1]), copies
+
+
+def units(caller):
+    return {name: caller.unit(name) == "active" for name in (*SERVICES, *SOCKETS)}
+
+
+def settled(caller, name, runs):
+    wait_for(f"{name} to {'run' if runs else 'end'}", lambda: (caller.unit(name) == "active") == runs)
+
+
+def starts_of_edged(world, since):
+    events = world.standin_events()[since:]
+    return [e["event"] for e in events if e.get("unit") == EDGED and e["event"] in ("start", "stop")]
+
+
+@pytest.mark.parametrize("scenario", ["first", "first, key replaced", "move", "move, key replaced"])
+@pytest.mark.parametrize("part", range(2))
+def test_old_set_or_new_set(new_world, scenario, part):
+    """Each way once, and then an attempt that works. aziot-edged is not stopped or started twice by it."""
+    gateway = Gateway(new_world())
+    w, move, replaced = gateway.world, "move" in scenario, "replaced" in scenario
+    with Caller(w) as caller:
+        gateway.make_old(caller) if move else gateway.make_new()
+        gateway.save()
+        for way, (faults, kind) in list(WAYS.items())[part::2]:
+            gateway.restore() if move else gateway.restore_new(caller)
+            if move:
+                settled(caller, "aziot-identityd.service", True)
+            before, running, record = files(w), units(caller), record_of(w)
+            w.standin_faults(**faults)
+            found, sentence = caller.apply_refused(**gateway.assignment(keyChanged=replaced))
+            assert found == kind, (way, sentence)
+            w.standin_faults()
+            after = files(w)
+            if (move and replaced) or (not move and kind == "restart-failed"):  # there the new set stays
+                assert after[0][1] == info_text(gateway.hub, gateway.device) and gateway.id in after[0][0], way
+                assert kind == "restart-failed" or after[1] == before[1], way
+            else:
+                assert after == before, way
+                assert record_of(w) == record, way
+            assert not temporary_files(w) and not list(w.root.glob("etc/aziot/*/config.d/.*")), way
+            if kind != "restart-failed":
+                assert not stopped_path(w).exists(), way
+                for name, runs in running.items():
+                    settled(caller, name, runs)
+            seen = len(w.standin_events())
+            caller.stop_helper()
+            caller.apply(**gateway.assignment(keyChanged=replaced))
+            assert files(w)[0][1] == info_text(gateway.hub, gateway.device), way
+            assert len(files(w)[1]) == 5 and gateway.id in files(w)[1]["identityd"][0], way
+            if kind != "restart-failed":
+                assert starts_of_edged(w, seen) == (["stop", "start"] if move else ["start"]), way
+    assert not w.standin_events("registers-itself")
+
+
+def test_both_files_in_one_interruption(new_world):
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        seen, jobs = len(w.standin_events()), len(queued(w))
+        caller.apply(**gateway.assignment(keyChanged=True))
+        assert starts_of_edged(w, seen) == ["stop", "start"]
+        assert queued(w)[jobs:].count(("start", APPLY)) == 1
+
+
+def test_apply_that_was_cut_is_run_again(new_world):
+    """identityd's copy says the right thing already, and the one of aziot-edged is missing."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        w.standin_faults(units={APPLY: {"delay": 50}})
+        under_way = caller.begin_apply(**gateway.assignment())
+        wait_for("the apply", lambda: len(w.standin_events("start", unit=APPLY)) == 3)
+        caller.stop_helper()
+        caller.failure(under_way)
+        w.standin_faults()
+        wait_for("its end", lambda: len(w.standin_events("applied")) == 3)
+        copy = w.root / "etc/aziot/edged/config.d/00-super.toml"
+        copy.unlink()
+        caller.apply(**gateway.assignment())
+        assert copy.exists()
