@@ -98,8 +98,12 @@ static int print_host(FILE *f, char *host) {
                 (void) fputs(inet_ntoa(ipv4), f);
                 return 0;
         }
-        for (; *host; host++)
+        for (; *host; host++) {
+                /* The standard's forbidden domain code points; beyond ASCII the host needs IDNA. */
+                if (*host <= ' ' || *host >= 0x7f || strchr("#%/:<>?@[\\]^|", *host))
+                        return -EINVAL;
                 (void) fputc(tolower((unsigned char) *host), f);
+        }
         return 0;
 }
 
@@ -109,7 +113,7 @@ static int print_authority(FILE *f, char *text) {
         uint64_t port = HTTPS_PORT;
         int r;
 
-        if (!end || strcspn(text, "@%?#") != strlen(text))
+        if (!end || strpbrk(text, "@?#"))
                 return -EINVAL;
         if (colon) {
                 *colon = '\0';
