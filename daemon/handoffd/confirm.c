@@ -57,6 +57,10 @@ static size_t find_status(unsigned status) {
         return i;
 }
 
+static bool names_device(const IdentitydAnswer *answer) {
+        return answer->status == 200 && answer->hub[0] && answer->device_id[0];
+}
+
 static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
         const Assignment *a = &op->assignment;
         size_t i = find_status(answer->status);
@@ -66,7 +70,7 @@ static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
 
         (void) units_query(op->h->units, UNIT_IDENTITYD, &identityd, NULL);
         (void) snprintf(code, sizeof(code), answer->status == 0 ? "no answer" : "HTTP %u", answer->status);
-        if (answer->status == 200 && answer->hub[0] && answer->device_id[0])
+        if (names_device(answer))
                 (void) failure_set(&failure, FAILURE_HUB_UNREACHABLE, NULL,
                                    "IoT Edge runs as '%s' on '%s', but the hub has not accepted it yet",
                                    answer->device_id, answer->hub);
@@ -85,12 +89,26 @@ static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
         operation_fail(op, &failure);
 }
 
-static void confirm_again(Operation *op, const IdentitydAnswer *answer) {
+/* identityd answers after it has asked its hub, and does not ask again before its next start. Without a new
+ * prev_state the hub was out of reach, so only a restart helps. A restart without device_info would be
+ * another registration: then the wait is what limits their number. */
+static bool went_offline(const Operation *op, const IdentitydAnswer *answer) {
+        CLEANUP(device_info_deinit) DeviceInfo now = {};
+
+        return names_device(answer) && device_info_read(&now, root_of(op)) >= 0 && now.hub &&
+               streq(now.hub, answer->hub) && streq(now.device_id, answer->device_id);
+}
+
+static bool is_final(const Operation *op, const IdentitydAnswer *answer) {
         size_t i = find_status(answer->status);
+
+        return (i < ARRAY_SIZE(statuses) && statuses[i].final) || went_offline(op, answer);
+}
+
+static void confirm_again(Operation *op, const IdentitydAnswer *answer) {
         int r;
 
-        if (now_usec(CLOCK_MONOTONIC) > op->plan.deadline ||
-            (i < ARRAY_SIZE(statuses) && statuses[i].final)) {
+        if (now_usec(CLOCK_MONOTONIC) > op->plan.deadline || is_final(op, answer)) {
                 confirm_give_up(op, answer);
                 return;
         }
@@ -107,7 +125,7 @@ static void on_confirmed(void *userdata, const IdentitydAnswer *answer) {
         FileMark proof = prev_state_mark(root_of(op));
         Failure failure;
 
-        if (answer->status != 200 || !answer->hub[0] || !answer->device_id[0] ||
+        if (!names_device(answer) ||
             !(plan->need_new_proof ? file_mark_newer(&proof, &plan->proof_before) : proof.text[0] != '\0')) {
                 confirm_again(op, answer);
                 return;

@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 from bus import BusError
-from handoff import (members, APPLY, MANUAL, OPERATORS, Caller, backups, edge, info_path, info_text, ours,
-                     pass_the_confirm_timeout, prepared, queued, set_confirm_timeout, snapshot, write_config_toml)
+from handoff import (members, APPLY, IDENTITYD, MANUAL, OPERATORS, Caller, backups, edge, info_path, info_text, ours, prepared,
+                     queued, set_confirm_timeout, snapshot, stopped_path, write_config_toml)
 from harness import SCOPE, wait_for
 
 
@@ -267,19 +267,33 @@ def test_lost_hand_off_is_written_again_offline(new_world, what):
 
 
 def test_hub_out_of_reach(new_world):
-    w = new_world()
-    w.start_standins()
-    w.enroll(edge(w, iotHubHostName="hub-x.localhost:1"))
-    set_confirm_timeout(w, 1)
-    w.helpers_environment(**w.clock())
+    """identityd asks its hub when it starts, so each attempt ends with its answer, and the next one restarts it."""
+    w = prepared(new_world)
+    w.faults("drop-connection:hub")
+    set_confirm_timeout(w, 300)
     w.start_daemon()
-    seen = pass_the_confirm_timeout(w, 0)
     w.wait_for_failure("hub-unreachable")
+    jobs = len(queued(w))
+    w.wait("other attempts", lambda p: p["Attempts"] >= 3)
+    assert not stopped_path(w).exists()
+    w.faults()
+    w.wait_for_state("handed-off")
     assert w.registrations() == 1 and not w.standin_events("registers-itself")
-    pass_the_confirm_timeout(w, seen)
-    w.wait("another look", lambda p: p["Attempts"] >= 2)
-    assert w.registrations() == 1
-    assert not (w.root / "var/lib/dps-handoffd/stopped").exists()
+    assert set(queued(w)[jobs:]) == {("restart", IDENTITYD)}
+
+
+def test_hub_out_of_reach_of_an_iot_edge_that_registers(new_world):
+    """Without device_info each restart is another registration, so identityd is asked for all of the time."""
+    w = prepared(new_world, HandOff={"Identity": "register"})
+    w.faults("drop-connection:hub")
+    set_confirm_timeout(w, 300)
+    w.start_daemon()
+    wait_for("some answers", lambda: len(w.standin_events("asked", path="/identities/device")) >= 4)
+    assert w.bus.properties()["LastError"][0] == ""
+    assert len(w.standin_events("registers-itself")) == 1
+    w.kill_helper("dps-handoffd")
+    w.faults()
+    w.wait_for_state("handed-off")
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
@@ -301,7 +315,7 @@ def test_hub_with_an_error_of_its_own(new_world):
     """500 is to identityd as good as no network: it goes on with what it has, until it is started again."""
     w = prepared(new_world)
     w.faults("status:hub=500")
-    set_confirm_timeout(w, 2)
+    set_confirm_timeout(w, 300)
     w.start_daemon()
     w.wait_for_failure("hub-unreachable")
     edged = w.jobs().count(("restart", "aziot-edged.service"))
