@@ -16,6 +16,7 @@ typedef struct FailureInfo {
 } FailureInfo;
 
 #define TRANSIENT FAILURE_CLASS_TRANSIENT
+#define LOCAL     FAILURE_CLASS_LOCAL
 #define OPERATOR  FAILURE_CLASS_OPERATOR
 #define WARNING   FAILURE_CLASS_WARNING
 #define NETWORK   FAILURE_CURE_NETWORK
@@ -190,6 +191,12 @@ static const FailureInfo failures[] = {
                                         "Run 'dps-provision status' and 'dps-provision check' and mend the "
                                         "cause that they show. Then run 'dps-provision retry' as root to "
                                         "interrupt IoT Edge at once." },
+        [FAILURE_ENGINE_UNREACHABLE] = { "engine-unreachable", LOCAL, 0, ECONNREFUSED,
+                                         "31f8c22827854f2f8c4ed08c9d48a822",
+                                         "The container engine does not answer",
+                                         "Start the container engine (systemctl start docker), or correct "
+                                         "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon goes "
+                                         "on within 10 seconds after that." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",

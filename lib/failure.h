@@ -45,6 +45,7 @@ typedef enum FailureKind {
         FAILURE_STORAGE,
         FAILURE_REGISTRATION_BUDGET,
         FAILURE_DISRUPTION_BUDGET,
+        FAILURE_ENGINE_UNREACHABLE,
         /* warnings: they never stop the work */
         WARNING_EDGE_FLAG_MISSING,
         WARNING_ADOPTION_REFUSED,
@@ -61,6 +62,7 @@ typedef enum FailureKind {
 /* Which retry rule applies (retry.h). */
 typedef enum FailureClass {
         FAILURE_CLASS_TRANSIENT, /* goes away by itself */
+        FAILURE_CLASS_LOCAL,     /* the same, and a retry sends nothing out of this machine */
         FAILURE_CLASS_THROTTLED, /* root may end the wait early, except after a 429 */
         FAILURE_CLASS_OPERATOR,  /* somebody has to do something */
         FAILURE_CLASS_WARNING,

@@ -4,6 +4,7 @@
 
 #define OPERATOR_DAY_USEC (24 * 3600 * USEC_PER_SEC)
 #define JITTER_USEC       (2 * USEC_PER_SEC)
+#define LOCAL_MAX_USEC    (10 * USEC_PER_SEC)
 
 /* A throttled device can't know the number of the others, but it knows for how long it has been throttled.
  * The time since the first 429 is divided into windows. Each window is THROTTLED_GROWTH times as long as the
@@ -137,6 +138,9 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
                 return throttled_wait(retry, policy, retry_after_usec, random);
         if (class == FAILURE_CLASS_OPERATOR)
                 wait = operator_wait(retry, policy);
+        else if (class == FAILURE_CLASS_LOCAL)
+                wait = grown(policy->initial_usec, retry->transient_count++,
+                             min_usec(policy->max_usec, LOCAL_MAX_USEC));
         else
                 wait = grown(policy->initial_usec, retry->transient_count++, policy->max_usec);
         /* Retry-After is the minimum. The jitter comes on top, so that devices with the same Retry-After do

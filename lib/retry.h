@@ -2,10 +2,11 @@
  * Retry: how long to wait after a failure. Pure code: time and randomness are arguments, so the fleet
  * simulation runs the same rules.
  *
- * There are three backoff classes. Transient: exponential, with jitter over the upper half. Throttled: in
- * proportion to the time for which DPS has throttled this device, up to a cap of hours. Operator: capped at
- * half an hour on the first day, then growing to six hours, since DPS bills useless registrations as well.
- * An event that may cure the failure shortens a wait; a bucket limits such events.
+ * There are four backoff classes. Transient: exponential, with jitter over the upper half. Local: the same
+ * up to 10 seconds, since such a retry stays within this machine. Throttled: in proportion to the time for
+ * which DPS has throttled this device, up to a cap of hours. Operator: capped at half an hour on the first
+ * day, then growing to six hours, since DPS bills useless registrations as well. An event that may cure the
+ * failure shortens a wait; a bucket limits such events.
  */
 #pragma once
 

@@ -85,7 +85,7 @@ static void plan_steps(Operation *op) {
                             assignment_needs_registration(a, s->device_info.hub, s->device_info.device_id);
         became_other = became_another(op) && !plan->started;
         plan->restart_edged =
-                plan->run_apply || !s->edged.active || s->edged.failing ||
+                plan->run_apply || !s->edged.active || (s->edged.failing && !plan->started) ||
                 ((first || plan->write_device_info || became_other || (plan->begun && !plan->started)) &&
                  !plan->reprovision);
         /* identityd asks its hub only when it starts. */

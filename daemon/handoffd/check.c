@@ -1,6 +1,7 @@
 /* Check and Verify: what can be said without changing anything; and what Apply decides by. */
 #include <errno.h>
 
+#include "engine.h"
 #include "handoffd.h"
 
 int step_survey(Operation *op) {
@@ -89,6 +90,7 @@ static int set_device(Operation *op, const char *hub, const char *device_id) {
 
 static int step_decide(Operation *op) {
         const Situation *s = &op->situation;
+        Failure failure;
         int r;
 
         r = operation_judge(op);
@@ -97,6 +99,10 @@ static int step_decide(Operation *op) {
         if (r < 0)
                 return r;
         op->result = "ready";
+        /* The first hand-off does not need the engine before aziot-edged starts. */
+        if (engine_check(s, &failure) < 0)
+                operation_warn(op, failure.kind, "%s, and IoT Edge does not start without it",
+                               failure.sentence);
         if (!s->record.hub && !op->plan.run_apply && s->device.hub[0] && s->device.device_id[0] &&
             s->prev_state.text[0] && judge_identityd_provisioned(&op->wanted, s)) {
                 op->result = "already";

@@ -1,8 +1,12 @@
 /* Has it worked? identityd has to name a device, and its hub has to have accepted the token. */
 #include <errno.h>
+#include <stdlib.h>
 #include <strings.h>
+#include <sys/stat.h>
 
+#include "engine.h"
 #include "handoffd.h"
+#include "paths.h"
 
 #define CONFIRM_PAUSE (USEC_PER_SEC / 2)
 #define SETTLE_USEC   (10 * USEC_PER_SEC) /* twice the time after which its unit starts it again */
@@ -12,7 +16,12 @@ static const char *root_of(const Operation *op) {
         return op->h->options->root;
 }
 
+/* Without its container engine aziot-edged ends, and systemd starts it again. */
 static int edged_down(Operation *op, const UnitState *edged) {
+        int r = engine_check(&op->situation, &op->failure);
+
+        if (r < 0)
+                return r;
         return failure_set(&op->failure, FAILURE_RESTART_FAILED, edged->result,
                            "'%s' was started but does not run; see 'journalctl -u %s'", UNIT_EDGED,
                            UNIT_EDGED);
@@ -175,10 +184,27 @@ static int on_settle_timer(sd_event_source *source, uint64_t usec, void *userdat
         return 0;
 }
 
+/* aziot-edged writes this file when it has its identity and its engine, unless it says the same already. */
+static bool has_written_state(const Operation *op, const UnitState *edged) {
+        CLEANUP(freep) char *path = NULL;
+        struct stat st;
+        usec_t written;
+
+        if (path_under(&path, root_of(op), PATH_EDGED_HAD) < 0 || stat(path, &st) < 0)
+                return false;
+        written = (usec_t) st.st_mtim.tv_sec * USEC_PER_SEC + (usec_t) st.st_mtim.tv_nsec / 1000;
+        return written >= edged->active_enter_real_usec && written <= now_usec(CLOCK_REALTIME);
+}
+
+static bool has_stayed_up(const Operation *op, const UnitState *edged) {
+        return !edged->failing && (now_usec(CLOCK_MONOTONIC) >= edged->active_enter_usec + SETTLE_USEC ||
+                                   has_written_state(op, edged));
+}
+
 /* One that waits to be started again may have ended because there was no identity yet. It counts as up when
  * it has stayed so for a while. */
 int step_settle(Operation *op) {
-        usec_t now = now_usec(CLOCK_MONOTONIC), patience = op->h->options->confirm_timeout_usec;
+        usec_t patience = op->h->options->confirm_timeout_usec;
         Plan *plan = &op->plan;
         UnitState edged;
         int r;
@@ -188,13 +214,18 @@ int step_settle(Operation *op) {
                 return r;
         if (!edged.active)
                 return edged_down(op, &edged);
+        if (has_stayed_up(op, &edged))
+                return 0;
+        r = engine_check(&op->situation, &op->failure);
+        if (r < 0)
+                return r;
         if (edged.failing && !plan->unsteady) {
                 plan->unsteady = true;
                 set_patience(op, patience < SETTLE_MAX ? patience : SETTLE_MAX);
         }
-        if (!plan->unsteady || (!edged.failing && now >= edged.active_enter_usec + SETTLE_USEC))
+        if (!plan->unsteady)
                 return 0;
-        if (now > plan->deadline)
+        if (now_usec(CLOCK_MONOTONIC) > plan->deadline)
                 return edged_down(op, &edged);
         op->timer = sd_event_source_disable_unref(op->timer);
         r = sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, CONFIRM_PAUSE,

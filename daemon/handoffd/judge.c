@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "apply-rules.h"
+#include "engine.h"
 #include "paths.h"
 #include "url.h"
 
@@ -276,7 +277,8 @@ static void judge_places(Verdict *v, const Situation *s) {
         judge_apply_unit(v, s);
         if (v->mends & MEND_APPLY && apply_rules_check(s, &failure) < 0)
                 add_failure(v, FINDING_APPLY_REFUSES, &failure);
-        if (v->mends & MEND_APPLY && situation_look_at_engine(s, &failure) < 0)
+        /* `iotedge config apply` asks the engine before it changes anything, except the first time. */
+        if (v->mends & MEND_APPLY && s->applied_exists && engine_check(s, &failure) < 0)
                 add_failure(v, FINDING_ENGINE_SILENT, &failure);
 }
 

@@ -3,9 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "paths.h"
@@ -125,6 +123,7 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
                 { UNIT_APPLY, &s->apply },
         };
         UnitState snap = {};
+        static const char *const engines[] = { UNIT_DOCKER, UNIT_DOCKER_SOCKET, UNIT_MOBY, UNIT_CONTAINERD };
 
         for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
                 int r = units_query(units, all[i].unit, all[i].state, reterr);
@@ -134,6 +133,14 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
         }
         if (!s->edged.exists || !s->identityd.exists)
                 s->snap = units_query(units, UNIT_SNAP, &snap, NULL) >= 0 && snap.exists;
+        for (size_t i = 0; i < ARRAY_SIZE(engines) && !s->engine_installed; i++) {
+                UnitState engine;
+                int r = units_query(units, engines[i], &engine, reterr);
+
+                if (r < 0)
+                        return r;
+                s->engine_installed = engine.exists;
+        }
         s->units_known = true;
         return 0;
 }
@@ -165,38 +172,6 @@ bool situation_tables_ours(const Situation *s) {
 }
 
 /* --- places --- */
-
-static int connect_unix(const char *path) {
-        CLEANUP(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-        if (fd < 0)
-                return -errno;
-        if (strlen(path) >= sizeof(address.sun_path))
-                return -ENAMETOOLONG;
-        memcpy(address.sun_path, path, strlen(path) + 1);
-        return connect(fd, (const struct sockaddr *) &address, sizeof(address)) < 0 ? -errno : 0;
-}
-
-int situation_look_at_engine(const Situation *s, Failure *reterr) {
-        static const char scheme[] = "unix://";
-        const char *uri = situation_origin(s).toml->runtime_uri;
-        CLEANUP(freep) char *path = NULL;
-        int r;
-
-        if (!s->applied_exists || (uri && strncmp(uri, scheme, strlen(scheme)) != 0))
-                return 0;
-        r = path_under(&path, s->root, uri ? uri + strlen(scheme) : PATH_DOCKER);
-        if (r >= 0)
-                r = connect_unix(path);
-        if (r == -EAGAIN)
-                r = 0;
-        return r < 0 ? failure_set_errno(reterr, FAILURE_RUNTIME_MISSING, r,
-                                         "The container runtime at '%s' does not answer, and without it "
-                                         "'iotedge config apply' fails",
-                                         path ? path : PATH_DOCKER)
-                     : 0;
-}
 
 static int refuse_path(const char *path, int flags, Failure *reterr) {
         struct statx st;

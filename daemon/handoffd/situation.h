@@ -33,6 +33,7 @@ typedef struct Situation {
         bool device_info_hidden; /* from this user */
         FileMark prev_state;
         bool units_known, snap; /* snap: IoT Edge is installed as one */
+        bool engine_installed;  /* a unit of a container engine exists */
         UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
         IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
         bool device_asked;                    /* then identityd's identity is judged */
@@ -57,8 +58,6 @@ Origin situation_origin(const Situation *s);
 /* Did this helper write config.toml's provisioning? Compared by content, never by time. */
 bool situation_tables_ours(const Situation *s);
 
-/* Looked at when asked for, since connecting may start the container engine. 0, or a negative errno with the
- * failure. config.toml and its directory are not replaced when they are immutable or can't be written;
- * `iotedge config apply` asks the container engine before it changes anything, except the first time. */
+/* 0, or a negative errno with the failure: config.toml and its directory are not replaced when they are
+ * immutable or can't be written. */
 int situation_look_at_config_place(const Situation *s, Failure *reterr);
-int situation_look_at_engine(const Situation *s, Failure *reterr);

@@ -283,6 +283,10 @@ static int read_state(Units *u, const char *path, const char *unit, UnitState *s
         s->failing = strncmp(text, "auto-restart", strlen("auto-restart")) == 0; /* or …-queued */
         r = sd_bus_get_property_trivial(u->bus, SYSTEMD, path, SYSTEMD ".Unit",
                                         "ActiveEnterTimestampMonotonic", NULL, 't', &s->active_enter_usec);
+        if (r >= 0)
+                r = sd_bus_get_property_trivial(u->bus, SYSTEMD, path, SYSTEMD ".Unit",
+                                                "ActiveEnterTimestamp", NULL, 't',
+                                                &s->active_enter_real_usec);
         if (r >= 0 && s->exists && !s->masked && strstr(unit, ".service"))
                 r = read_text(u, path, SYSTEMD ".Service", "Result", s->result, sizeof(s->result));
         return r;

@@ -19,6 +19,10 @@
 #define UNIT_TPMD             "aziot-tpmd.service"
 #define UNIT_TPMD_SOCKET      "aziot-tpmd.socket"
 #define UNIT_APPLY            "dps-iotedge-apply.service"
+#define UNIT_DOCKER           "docker.service"
+#define UNIT_DOCKER_SOCKET    "docker.socket"
+#define UNIT_MOBY             "moby-engine.service"
+#define UNIT_CONTAINERD       "containerd.service"
 #define UNIT_SNAP             "snap.azure-iot-edge.aziot-edged.service"
 
 typedef struct Units Units;
@@ -27,7 +31,8 @@ typedef struct UnitState {
         bool exists, masked, active, failed;
         bool failing;               /* it has ended with an error and is about to be started again */
         uint64_t active_enter_usec; /* CLOCK_MONOTONIC, 0: never */
-        char result[32];            /* "success", "exit-code", … of a service; else "" */
+        uint64_t active_enter_real_usec;
+        char result[32]; /* "success", "exit-code", … of a service; else "" */
 } UnitState;
 
 typedef enum UnitVerb {

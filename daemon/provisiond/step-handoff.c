@@ -73,13 +73,14 @@ static bool has_warning(const Answer *a, FailureKind kind) {
         return false;
 }
 
-/* These two are about IoT Edge's files, which each call but Quiesce reads. */
+/* These are about what each call but Quiesce looks at. */
 static void add_warnings(Warnings *warnings, const Answer *a) {
-        static const FailureKind of_files[] = { WARNING_REPROVISIONS_ITSELF, WARNING_PAYLOAD_IGNORED };
+        static const FailureKind looked_at[] = { WARNING_REPROVISIONS_ITSELF, WARNING_PAYLOAD_IGNORED,
+                                                 FAILURE_ENGINE_UNREACHABLE, FAILURE_RUNTIME_MISSING };
 
-        for (size_t i = 0; i < ARRAY_SIZE(of_files); i++)
-                if (!has_warning(a, of_files[i]))
-                        warnings_remove(warnings, of_files[i]);
+        for (size_t i = 0; i < ARRAY_SIZE(looked_at); i++)
+                if (!has_warning(a, looked_at[i]))
+                        warnings_remove(warnings, looked_at[i]);
         for (size_t i = 0; i < a->warning_count; i++)
                 warnings_add(warnings, a->warnings[i].kind, "%s", a->warnings[i].sentence);
 }

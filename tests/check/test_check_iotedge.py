@@ -126,8 +126,8 @@ def test_the_container_runtime_is_dead(new_world, hub_ports):
     assert "iotedge-apply" not in check(w)[0]
     w.write_config(Provisioning={"IdScope": "0ne00OTHER"})
     bad, lines = check(w)
-    assert bad.pop("iotedge-apply") == ("fail", "runtime-missing"), lines
-    assert set(bad) == {"daemon", "enrollment"} and "container runtime" in line(lines, "iotedge-apply")["message"], lines
+    assert bad.pop("iotedge-apply") == ("fail", "engine-unreachable"), lines
+    assert set(bad) == {"daemon", "enrollment"} and "docker.sock" in line(lines, "iotedge-apply")["message"], lines
 
 
 def test_config_toml_that_may_be_replaced(fresh):
@@ -284,6 +284,7 @@ def test_a_unit_that_fails(new_world, hub_ports):
     w.start_gateway()
     starts = len(w.standin_events("edged-start"))
     w.standin_faults(units={"aziot-edged.service": {"start": "flap"}})
+    starts = len(w.standin_events("edged-start"))
     w.bus.systemd("RestartUnit", "aziot-edged.service")
     wait_for("the job", lambda: w.jobs()[-1] == ("restart", "aziot-edged.service") and
              len(w.standin_events("edged-start")) > starts)

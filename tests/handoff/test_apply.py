@@ -435,18 +435,6 @@ def test_failed_apply_puts_the_old_config_back(new_world):
     w.wait("the new name", lambda p: p["State"] == "handed-off" and p["RegistrationId"] == "renamed")
 
 
-def test_apply_without_the_container_runtime(new_world):
-    w = new_world()
-    w.start_gateway()
-    (w.root / "var/run/docker.sock").unlink()
-    w.write_config(Provisioning={"RegistrationId": "renamed"})
-    w.enroll(edge(w))
-    requests = len(w.requests(kind="register"))
-    p = w.wait_for_failure("runtime-missing")
-    assert "container runtime" in p["LastError"][2]
-    assert len(w.requests(kind="register")) == requests
-
-
 # --- who may call, and with what ---
 
 BAD = [{"registrationId": None}, {"registrationId": ""}, {"registrationId": "../x"}, {"registrationId": "x" * 129},

@@ -59,6 +59,7 @@ def test_outcomes(new_world, part):
             assert found == kind and words in sentence, (units, found, sentence)
             assert "journalctl -u" in sentence
             w.standin_faults()
+            wait_for("the next start by systemd", lambda: caller.unit(EDGED) != "activating")
             caller.stop_helper()  # what could not be started is started by the next one
             caller.apply(**gateway.assignment(keyChanged=True))
             all_run_again(w, caller)

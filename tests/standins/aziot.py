@@ -33,6 +33,7 @@ class Gateway:
         self.manager = manager
         self.identityd = Identityd(world, manager)
         self.docker = self.edged = None
+        self.without_engine = False
 
     def units(self):
         actions = {"aziot-identityd": (self.identityd.start, self.identityd.stop),
@@ -47,12 +48,13 @@ class Gateway:
             self.manager.add(Unit(f"{name}.socket", self.identityd.listen if listen else None,
                                   self.identityd.unlisten if listen else None,
                                   service=f"{name.split('.')[0]}.service"))
+        self.manager.add(Unit("docker.service", self.start_docker, self.stop_docker))
         self.manager.add(Unit("dps-iotedge-apply.service", self.apply, None, oneshot=True))
         self.manager.add(Unit("dps-provisiond.service", None, None))  # to be asked for: the tests start the daemon
 
     async def start_edged(self):
         """Logs the device as soon as identityd names it. Without an identity the real one exits and systemd restarts it;
-        this one asks again."""
+        this one asks again. Without the container engine it exits, after that."""
         if not self.world.configured("edged"):
             raise ApplyFailed("no configuration, exit status 153")
         self.world.log("edged-start")
@@ -74,6 +76,15 @@ class Gateway:
             if self.manager.units["aziot-edged.service"].state != "active":
                 return
         self.world.log("edged-device", hub=identity[0], device=identity[1])
+        try:
+            await self.ask_docker()
+        except ApplyFailed as error:
+            self.world.log("edged-without-engine", error=str(error))
+            self.without_engine = True
+            self.manager.died("aziot-edged.service", restart=5)
+            return
+        if self.without_engine:
+            self.world.note_identity_of_edged()
 
     async def apply(self):
         """`iotedge config apply`: exit 0 although a unit failed, but not when the runtime doesn't answer."""
@@ -109,6 +120,9 @@ class Gateway:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.docker = await asyncio.start_unix_server(lambda _, writer: writer.close(), str(path))
 
+    async def stop_docker(self):
+        self.docker.close()
+
 
 def make_directories(world):
     for path in ("/etc/aziot", "/var/lib/aziot/identityd", "/run/aziot"):
@@ -138,7 +152,7 @@ async def main():
     manager = Manager(world)
     gateway = Gateway(world, manager)
     gateway.units()
-    await gateway.start_docker()
+    await manager.run("start", "docker.service")
     if options.configured:
         write_applied(world, super_config(world))
     for name in SOCKETS:

@@ -43,6 +43,13 @@ class World:
         """As the real programs do: in place, so that a power cut may leave a part of it."""
         self.path(path).write_text(text)
 
+    def note_identity_of_edged(self):
+        """As aziot-edged does once it has its identity and its engine, and never takes back."""
+        path = self.path("/var/lib/aziot/edged/cache/provisioning_state")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch()
+
     def own(self, path, user):
         """Gives it to the user, where there is one and where we may."""
         try:

@@ -7,6 +7,7 @@ import time
 from dbus_next import Message, MessageType, Variant
 from dbus_next.aio import MessageBus
 
+CLOCK_REALTIME_COARSE = 5  # the clock of files' times, which is some milliseconds late
 NAME = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
 FAKE = "org.dps.FakeSystemd"  # what a test tells the fake
@@ -25,8 +26,10 @@ class Unit:
         self.oneshot = oneshot
         self.state = "inactive"
         self.restarting = False  # it has failed and waits for its RestartSec=
+        self.restarts = 0        # automatic ones, since its last start job
         self.result = "success"
         self.entered = 0
+        self.entered_real = 0
 
     @property
     def path(self):
@@ -88,6 +91,7 @@ class Manager:
         self.world.log("start", unit=unit.name)
         await self.delay(lambda: self.fault(unit.name).get("delay"))
         unit.restarting = False
+        unit.restarts = 0
         try:
             if how in ("timeout", "canceled", "dependency", "skipped"):
                 raise JobFailed("told to end so", how)
@@ -103,10 +107,11 @@ class Manager:
             raise JobFailed(str(error), result) from error
         unit.state, unit.result = ("inactive" if unit.oneshot else "active"), "success"
         unit.entered = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+        unit.entered_real = int(time.clock_gettime(CLOCK_REALTIME_COARSE) * 1e6)
         if how == "flap":
             unit.state, unit.result = "failed", "exit-code"
         elif how == "crash-loop":
-            unit.state, unit.result, unit.restarting = "failed", "exit-code", True
+            self.died(unit.name, restart=0.5)
 
     async def stop(self, unit):
         for name in unit.sockets:
@@ -149,12 +154,15 @@ class Manager:
         """A service ended by itself; Restart=on-failure."""
         unit = self.units[name]
         unit.state, unit.result, unit.restarting = "failed", "exit-code", True
+        entered = unit.entered
         self.world.log("died", unit=name)
 
         async def again():
             await asyncio.sleep(restart)
-            if unit.state == "failed" and unit.restarting:
+            if unit.state == "failed" and unit.restarting and unit.entered == entered:
+                restarts = unit.restarts + 1
                 await self.run("start", name)
+                unit.restarts = restarts
         self.spawn(again())
 
     # --- the bus ---
@@ -277,6 +285,8 @@ class Manager:
                   "SubState": Variant("s", "dead" if not there else "auto-restart" if unit.restarting else
                                       "running" if unit.state == "active" else unit.state),
                   "ActiveEnterTimestampMonotonic": Variant("t", unit.entered if unit else 0),
+                  "ActiveEnterTimestamp": Variant("t", unit.entered_real if unit else 0),
+                  "NRestarts": Variant("u", unit.restarts if unit else 0),
                   "Result": Variant("s", unit.result if unit else "success"),
                   "SupplementaryGroups": Variant("as", self.world.fault("groups") or ["tss"])}
         value = values.get(message.body[1])

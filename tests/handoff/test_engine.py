@@ -1,0 +1,82 @@
+"""Suite "handoff": a container engine that does not answer. aziot-edged ends without one, and systemd starts it again.
+
+The fake aziot-edged does so as the real one: 5 seconds after each end.
+"""
+import time
+
+import pytest
+from handoff import EDGED, edge, prepared, queued, set_confirm_timeout
+from harness import wait_for
+from power import kinds
+
+ENGINE_TO_HANDED_OFF = 15  # seconds
+
+
+def restarts_by_systemd(world):
+    return [e for e in world.standin_events("died") if e["unit"] == EDGED]
+
+
+def run_engine(world, runs=True):
+    verb = "start" if runs else "stop"
+    seen = len(world.jobs())
+    world.bus.systemd(f"{verb.title()}Unit", "docker.service")
+    wait_for(f"the {verb} of the engine", lambda: (verb, "docker.service") in world.jobs()[seen:])
+
+
+def remove_engine(world):
+    run_engine(world, False)
+    world.standin_faults(units={"docker.service": {"load": "not-found"}})
+    (world.root / "var/run/docker.sock").unlink()
+
+
+def test_engine_that_comes_late(new_world):
+    """A fresh gateway. Everything else goes on meanwhile, and no request is repeated."""
+    w = prepared(new_world, Retry={"InitialSec": 5, "MaxSec": 600})
+    set_confirm_timeout(w, 300)
+    run_engine(w, False)
+    w.start_daemon()
+    p = w.wait_for_failure("engine-unreachable")
+    assert p["State"] == "assigned" and "engine-unreachable" in kinds(p)
+    jobs, requests = len(queued(w)), len(w.requests())
+    died = len(restarts_by_systemd(w))
+    w.wait("other attempts", lambda p: p["Attempts"] >= 3)
+    wait_for("starts by systemd", lambda: len(restarts_by_systemd(w)) >= died + 2)
+    assert w.bus.properties()["State"] == "assigned"
+    assert queued(w)[jobs:] == [], "systemd starts aziot-edged again"
+    assert len(w.requests()) == requests
+
+    run_engine(w)
+    jobs += 1
+    began = time.monotonic()
+    p = w.wait_for_state("handed-off")
+    assert time.monotonic() - began < ENGINE_TO_HANDED_OFF
+    assert w.registrations() == 1 and not w.standin_events("registers-itself")
+    assert queued(w)[jobs:] == [] and kinds(p) == []
+
+
+def test_engine_that_is_installed_late(new_world):
+    w = prepared(new_world)
+    remove_engine(w)
+    w.start_daemon()
+    p = w.wait_for_failure("runtime-missing")
+    assert p["State"] == "assigned" and "engine" in p["LastError"][2]
+    assert w.registrations() == 1
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["stopped", "removed"])
+def test_later_hand_off_without_the_engine(new_world, installed):
+    """`iotedge config apply` would fail: known before DPS is asked and before a unit is stopped."""
+    w = new_world(Retry={"InitialSec": 5, "MaxSec": 600})
+    w.start_gateway()
+    run_engine(w, False) if installed else remove_engine(w)
+    jobs, requests = len(queued(w)), len(w.requests())
+    w.write_config(Provisioning={"RegistrationId": "renamed"})
+    w.enroll(edge(w))
+    w.wait_for_failure("engine-unreachable" if installed else "runtime-missing")
+    assert len(queued(w)) == jobs and len(w.requests()) == requests
+    if not installed:
+        return
+    run_engine(w)
+    began = time.monotonic()
+    w.wait("the new name", lambda p: p["State"] == "handed-off" and p["RegistrationId"] == "renamed")
+    assert time.monotonic() - began < ENGINE_TO_HANDED_OFF
