@@ -176,18 +176,17 @@ static int put_back(Operation *op, StoreFile *file, const char *path) {
                      : 0;
 }
 
+/* In the opposite order: a power cut leaves no old config.toml with a new device_info. */
 static int put_back_old_set(Operation *op) {
         Plan *plan = &op->plan;
-        int r = 0, s;
+        int r;
 
-        if (is_placed(&plan->config_file))
+        r = put_back(op, &plan->info_file, PATH_IDENTITYD "/device_info");
+        if (r >= 0 && is_placed(&plan->config_file))
                 r = config_check_unchanged(op, plan->written, strlen(plan->written));
         if (r >= 0)
                 r = put_back(op, &plan->config_file, PATH_CONFIG);
-        s = put_back(op, &plan->info_file, PATH_IDENTITYD "/device_info");
-        if (r < 0 || s < 0)
-                return r < 0 ? r : s;
-        return handoff_record_save(&plan->record, root_of(op), &op->failure);
+        return r < 0 ? r : handoff_record_save(&plan->record, root_of(op), &op->failure);
 }
 
 static int keep_new_set(Operation *op) {

@@ -28,18 +28,20 @@ def runs(caller, unit):
 
 
 def killed_apply(gateway, caller, n):
-    """Apply, killed at its n-th call; the name of that call, or None when there are fewer."""
+    """Apply, killed at its n-th call; the name of that call, or None when there are fewer. It may have been about to
+    fail."""
     w = gateway.world
     helper = caller.start_helper(*crash_at(w, n))
     reply = caller.outcome("Apply", "a{sv}b", members(**gateway.assignment()), False)
     done = reply.message_type == dbus_next.MessageType.METHOD_RETURN
+    ended = done or reply.error_name.endswith("apply_failed")
     try:
-        assert helper.process.wait(1 if done else 10) == KILLED
+        assert helper.process.wait(1 if ended else 10) == KILLED
     except subprocess.TimeoutExpired:
-        assert done
+        assert ended
         caller.stop_helper()
         return None
-    assert done or reply.error_name == "org.freedesktop.DBus.Error.NoReply", reply.body
+    assert ended or reply.error_name == "org.freedesktop.DBus.Error.NoReply", reply.body
     return (w.dir / "calls").read_text().splitlines()[-1]  # done: by the next helper, this one had just begun
 
 
@@ -75,10 +77,11 @@ def check_finished(gateway, caller, new):
         wait_for(f"{unit} to run", lambda u=unit: runs(caller, u))
 
 
-@pytest.mark.parametrize("scenario, shard", [(s, n) for s in ("move", "first") for n in range(SHARDS)])
+@pytest.mark.parametrize("scenario, shard", [(s, n) for s in ("move", "first", "undo") for n in range(SHARDS)])
 @pytest.mark.smoke
 def test_killed_at_every_call(new_world, record_property, scenario, shard):
-    """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity.
+    """IoT Edge runs and moves to another hub under another registration ID, or gets its first identity, or is to move and
+    `iotedge config apply` fails in the middle, so that the old files are put back.
 
     Takes half a minute, and a minute with the release build, most of it processor time: each call has a separate run,
     below a tracer.
@@ -87,17 +90,20 @@ def test_killed_at_every_call(new_world, record_property, scenario, shard):
     w = gateway.world
     points = []
     with Caller(w) as caller:
-        gateway.make_old(caller) if scenario == "move" else gateway.make_new()
+        gateway.make_new() if scenario == "first" else gateway.make_old(caller)
         gateway.save()
         old = {"config": w.config_toml.read_text(), "info": text_of(info_path(w))}
         caller.apply(**gateway.assignment())
         new = {"config": w.config_toml.read_text(), "info": info_text(gateway.hub, gateway.device)}
         assert old["config"] != new["config"] and new["config"].startswith(OPERATORS)
         for n in range(shard + 1, 1000, STEP):
-            gateway.restore() if scenario == "move" else gateway.restore_new(caller)
+            gateway.restore_new(caller) if scenario == "first" else gateway.restore()
+            if scenario == "undo":
+                w.standin_faults(**{"apply-breaks": ["identityd", "whole"]})
             point = killed_apply(gateway, caller, n)
             if point is None:
                 break
+            w.standin_faults()
             check_wholeness(gateway, old, new)
             check_finished(gateway, caller, new)
             points.append(point)
