@@ -86,7 +86,7 @@ static bool edge_runs(const Input *in) {
 }
 
 static bool tpm_unread(const Input *in) {
-        return in->facts->unread;
+        return in->facts->unread != FAILURE_NONE;
 }
 
 static bool key_questioned(const Input *in) {
@@ -403,17 +403,22 @@ static void remember(Machine *m, const Facts *f, EventType type) {
                 m->pending = pending_of(type);
 }
 
-static void back_off(Machine *m, const Event *event, const RetryPolicy *policy, uint64_t random,
-                     Action *action) {
+/* A gateway that works without its TPM looks at it ever less often, up to hours. */
+static void back_off(Machine *m, const Facts *f, const Event *event, const RetryPolicy *policy,
+                     uint64_t random, Action *action) {
         const bool failed = event->type == EVENT_FAILED;
-        const FailureKind kind = failed ? event->failure->kind : m->failure;
+        const FailureKind kind = failed ? event->failure->kind : f->unread;
         const usec_t asked = failed ? event->failure->retry_after_usec : 0;
+        RetryPolicy p = *policy;
+
+        if (f->unread != FAILURE_NONE && m->step == STEP_IDENTITY)
+                p.max_usec = policy->operator_long_max_usec;
 
         /* The helper names the second, and no other device competes for it. */
         if (kind == FAILURE_DISRUPTION_BUDGET && asked > 0)
                 wait_for(m, kind, asked, action);
         else
-                wait_for(m, kind, retry_next(&m->retry, policy, failure_class(kind), asked, random), action);
+                wait_for(m, kind, retry_next(&m->retry, &p, failure_class(kind), asked, random), action);
 }
 
 static void act(Machine *m, const Input *in, const Row *row, const RetryPolicy *policy, uint64_t random,
@@ -446,7 +451,7 @@ static void act(Machine *m, const Input *in, const Row *row, const RetryPolicy *
                 break;
         case HOW_BACK_OFF:
                 go(m, next, action);
-                back_off(m, event, policy, random, action);
+                back_off(m, f, event, policy, random, action);
                 break;
         case HOW_HOLD_BACK:
                 go(m, next, action);

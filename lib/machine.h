@@ -55,7 +55,7 @@ typedef struct Facts {
         /* as seen in this attempt */
         bool key_in_place;   /* the hub key's handle holds our adopted key */
         bool key_questioned; /* it holds another HMAC key, which AdoptHubKey can compare with ours */
-        bool unread;         /* the last look at the TPM of a handed-off gateway failed */
+        FailureKind unread;  /* of the last look at the TPM of a handed-off gateway; FAILURE_NONE: none */
         bool live;           /* identityd is provisioned and IoT Edge's units are up */
         bool look_is_old;    /* IoT Edge may have changed since PREPARE looked at it */
         bool quiesced;       /* identityd and aziot-tpmd are stopped until Apply or Resume */

@@ -14,7 +14,7 @@ typedef struct FactsInput {
         bool configured, no_edge, adopts;
         uint32_t hub_key_handle;
         /* the TPM at its last reading */
-        bool unread; /* the last look at the TPM of a handed-off gateway failed */
+        FailureKind unread; /* see Facts */
         bool hmac_at_handle;
         const Bytes *name_at_handle;
         /* the attempt */

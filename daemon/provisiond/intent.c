@@ -14,7 +14,7 @@ void daemon_facts(const Daemon *d, Facts *ret) {
                                    .no_edge = d->config->target == TARGET_NONE,
                                    .adopts = daemon_adopts(d),
                                    .hub_key_handle = d->config->hub_key_handle,
-                                   .unread = d->warnings.identity != FAILURE_NONE,
+                                   .unread = d->warnings.identity,
                                    .hmac_at_handle = d->tpm.handle == HANDLE_HMAC,
                                    .name_at_handle = &d->tpm.handle_name,
                                    .fresh = a->fresh,

@@ -84,7 +84,7 @@ void model_facts(const Move *move, Facts *ret) {
                                    .no_edge = w.no_edge,
                                    .adopts = w.adopts,
                                    .hub_key_handle = 1,
-                                   .unread = w.unread,
+                                   .unread = w.unread ? FAILURE_TPM_BUSY : FAILURE_NONE,
                                    .hmac_at_handle = w.handle != MODEL_EMPTY,
                                    .name_at_handle = &name,
                                    .fresh = w.fresh,

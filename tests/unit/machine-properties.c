@@ -149,7 +149,7 @@ static bool rests(const Fed *f) {
         case STATE_ASSIGNED:
                 return !f->facts->configured;
         default:
-                return !f->facts->unread;
+                return f->facts->unread == FAILURE_NONE;
         }
 }
 

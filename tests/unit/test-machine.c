@@ -341,7 +341,7 @@ static void an_unreadable_tpm_leaves_a_gateway_handed_off(void **state) {
                         Gateway g = gateway_at(STATE_HANDED_OFF, (Step) step);
                         usec_t last = 0;
 
-                        g.facts.unread = true;
+                        g.facts.unread = FAILURE_TPM_BUSY;
                         g.facts.key_questioned = step == STEP_ADOPT;
                         g.facts.key_in_place = step != STEP_ADOPT;
                         g.facts.no_edge = no_edge;
@@ -358,13 +358,38 @@ static void an_unreadable_tpm_leaves_a_gateway_handed_off(void **state) {
                                 assert_true(machine_backing_off(&g.machine) && a.delay_usec > last);
                                 last = a.delay_usec;
                         }
-                        g.facts.unread = g.facts.key_questioned = false;
+                        g.facts.unread = FAILURE_NONE;
+                        g.facts.key_questioned = false;
                         (void) done(&g);
                         if (!no_edge)
                                 (void) done(&g);
                         assert_at(g, STATE_HANDED_OFF, STEP_IDLE);
                         assert_int_equal(g.machine.retry.attempts, 0);
                 }
+}
+
+/* From seconds to hours, also when VERIFY has failed in between with a failure of another class. */
+static void a_tpm_that_is_gone_is_looked_at_ever_less_often(void **state) {
+        Gateway g = gateway_at(STATE_HANDED_OFF, STEP_IDENTITY);
+        usec_t last = 0;
+
+        g.facts.unread = FAILURE_TPM_MISSING;
+        g.facts.key_in_place = true;
+        for (int i = 0; i < 30; i++) {
+                Action a;
+
+                g.machine.step = STEP_IDENTITY;
+                a = failed(&g, FAILURE_TPM_MISSING);
+                assert_int_equal(a.step, STEP_VERIFY);
+                if (i == 20)
+                        assert_int_equal(failed(&g, FAILURE_CONFIG_CONFLICT).step, STEP_VERIFY);
+                a = done(&g);
+                assert_at(g, STATE_HANDED_OFF, STEP_IDENTITY);
+                assert_int_equal(g.machine.failure, FAILURE_TPM_MISSING);
+                assert_true(a.delay_usec >= last / 2);
+                last = a.delay_usec;
+        }
+        assert_true(last >= policy.operator_long_max_usec / 2);
 }
 
 static void no_target_means_no_handoff(void **state) {
@@ -447,6 +472,7 @@ int main(void) {
                 cmocka_unit_test(already_provisioned_costs_no_registration),
                 cmocka_unit_test(handed_off_verifies_at_start),
                 cmocka_unit_test(an_unreadable_tpm_leaves_a_gateway_handed_off),
+                cmocka_unit_test(a_tpm_that_is_gone_is_looked_at_ever_less_often),
                 cmocka_unit_test(no_target_means_no_handoff),
                 cmocka_unit_test(register_mode_skips_the_key),
                 cmocka_unit_test(dps_has_to_answer_before_iot_edge_registers_anew),
