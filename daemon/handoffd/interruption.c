@@ -85,6 +85,8 @@ int step_confirm_interruption(Operation *op) {
 static int step_allow(Operation *op) {
         Handoffd *h = op->h;
 
+        if (h->budgets.disruptions.count == 0)
+                return 0;
         log_notice("Root allows interruptions of aziot-edged at once");
         h->budgets.disruptions = (Disruptions){};
         return budgets_save(&h->budgets, h->options->root, &op->failure);

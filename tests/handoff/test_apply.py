@@ -377,6 +377,7 @@ def test_register_to_another_hub(new_world):
     w.wait("the other hub", lambda p: p["State"] == "handed-off" and p["AssignedHub"] == hub)
     assert not w.standin_events("told-to-reprovision") and w.registrations() == 4
     assert w.jobs().count(("restart", "aziot-edged.service")) == restarts + 1
+    w.bus.call("Allow", name="org.dps.HandOff1")
     w.bus.call("Reprovision")
     wait_for("a registration of identityd's", lambda: w.standin_events("told-to-reprovision"))
     w.wait_for_state("handed-off")
@@ -518,7 +519,7 @@ def test_other_users_are_refused(new_world, name, method, arguments):
 def test_second_apply_is_told_to_wait(new_world):
     w = prepared(new_world)
     w.standin_faults(units={APPLY: {"delay": 50}})
-    with Caller(w) as first, Caller(w) as second:
+    with Caller(w) as first, Caller(w, allows=False) as second:
         under_way = first.begin_apply(handOver="register")
         wait_for("the apply", lambda: w.standin_events("start", unit=APPLY))
         assert second.apply_refused(handOver="register")[0] == "Busy"

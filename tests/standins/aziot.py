@@ -33,7 +33,6 @@ class Gateway:
         self.manager = manager
         self.identityd = Identityd(world, manager)
         self.docker = self.edged = None
-        self.without_engine = False
 
     def units(self):
         actions = {"aziot-identityd": (self.identityd.start, self.identityd.stop),
@@ -80,11 +79,9 @@ class Gateway:
             await self.ask_docker()
         except ApplyFailed as error:
             self.world.log("edged-without-engine", error=str(error))
-            self.without_engine = True
             self.manager.died("aziot-edged.service", restart=5)
             return
-        if self.without_engine:
-            self.world.note_identity_of_edged()
+        self.world.note_identity_of_edged()
 
     async def apply(self):
         """`iotedge config apply`: exit 0 although a unit failed, but not when the runtime doesn't answer."""
@@ -142,6 +139,7 @@ async def main():
     parser.add_argument("--tcti", default="swtpm")
     parser.add_argument("--hub-ca")
     parser.add_argument("--passed", help="file with the seconds by which the clock of tokens is ahead")
+    parser.add_argument("--uptime", help="file with the seconds by which the clock of systemd is ahead")
     parser.set_defaults(token_sec=30)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--configured", action="store_true", help="apply config.toml and start everything first")

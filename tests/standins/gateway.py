@@ -22,6 +22,12 @@ class World:
         self.hub_ca = options.hub_ca
         self.token_sec = options.token_sec
         self.passed_path = options.passed and pathlib.Path(options.passed)
+        self.uptime_path = options.uptime and pathlib.Path(options.uptime)
+
+    def uptime(self):
+        """CLOCK_MONOTONIC of the system, in seconds."""
+        passed = self.uptime_path.read_text() if self.uptime_path and self.uptime_path.exists() else 0
+        return time.clock_gettime(time.CLOCK_MONOTONIC) + int(passed)
 
     def now(self):
         return time.time() + (int(self.passed_path.read_text()) if self.passed_path else 0)
@@ -31,7 +37,7 @@ class World:
 
     def log(self, event, **fields):
         with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": round(time.monotonic(), 6), **fields}) + "\n")
+            file.write(json.dumps({"event": event, "time": round(self.uptime(), 6), **fields}) + "\n")
 
     def fault(self, name):
         try:

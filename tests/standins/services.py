@@ -34,7 +34,8 @@ def new_world():
     return World(argparse.Namespace(root="/", log="/var/log/standins.jsonl", faults="/etc/standin-faults.json",
                                     tcti=os.environ.get("STANDIN_TCTI", "device:/dev/tpmrm0"),
                                     hub_ca=os.environ.get("STANDIN_HUB_CA"),
-                                    token_sec=int(os.environ.get("STANDIN_TOKEN_SEC", "30")), passed=None))
+                                    token_sec=int(os.environ.get("STANDIN_TOKEN_SEC", "30")), passed=None,
+                                    uptime=None))
 
 
 def passed_sockets():
@@ -165,6 +166,7 @@ async def edged(world):
     if status != 200:
         world.log("edged-without-device", error=reply.get("message"))
         sys.exit(1)
+    world.note_identity_of_edged()
     world.log("edged-device", hub=reply["spec"]["hubName"], device=reply["spec"]["deviceId"])
 
 

@@ -106,7 +106,7 @@ class Manager:
             self.world.log("failed", unit=unit.name, error=str(error))
             raise JobFailed(str(error), result) from error
         unit.state, unit.result = ("inactive" if unit.oneshot else "active"), "success"
-        unit.entered = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+        unit.entered = int(self.world.uptime() * 1e6)
         unit.entered_real = int(time.clock_gettime(CLOCK_REALTIME_COARSE) * 1e6)
         if how == "flap":
             unit.state, unit.result = "failed", "exit-code"
