@@ -25,7 +25,7 @@ struct CheckEdge {
         bool files_read, installed;
 };
 
-/* A value that was refused, or that this user can't see, is not known; its default is not what was meant. */
+/* A value that was refused, or that this user can't read, is not known, and its default is not meant. */
 static int make_wanted(Check *c, Wanted *ret) {
         Provisioning *p = &ret->provisioning;
         int r;
@@ -46,7 +46,7 @@ static int make_wanted(Check *c, Wanted *ret) {
         return 0;
 }
 
-/* Once more when more of the situation is known. */
+/* Called again when more of the situation is known. */
 static const Verdict *judge_edge(Check *c) {
         CheckEdge *e = c->edge;
 
@@ -65,7 +65,7 @@ static void tell_failure(Check *c, CheckResult result, const Failure *failure) {
                 check_bad(c, result, failure->kind, failure->remedy, "%s", failure->sentence);
 }
 
-/* The daemon has it from the same judge. */
+/* The daemon's warnings come from the same judge, so their messages are equal. */
 static bool daemon_tells(const Check *c, const Failure *failure) {
         for (size_t i = 0; c->daemon_runs && i < c->status.warning_count; i++)
                 if (streq(c->status.warnings[i].sentence, failure->sentence))
@@ -73,8 +73,8 @@ static bool daemon_tells(const Check *c, const Failure *failure) {
         return false;
 }
 
-/* The first refusal is the one that the hand-off reports. Everything harmless is told. Returns whether there
- * was something. */
+/* Prints the first finding that an operator has to mend, as the hand-off reports it, else all harmless
+ * findings. Returns whether there was one. */
 static bool tell_findings(Check *c, const Verdict *v, FindingSubject subject) {
         const Finding *first = NULL;
         bool told = false;
@@ -258,7 +258,7 @@ static bool only_root_sees(Check *c) {
         return true;
 }
 
-/* A gateway that is handed off has lost it. */
+/* A gateway that was handed off has lost its config.toml, or the provisioning in it. */
 static bool tell_lost_config(Check *c, const Verdict *v) {
         bool missing = verdict_find(v, FINDING_CONFIG_MISSING);
 
@@ -341,7 +341,7 @@ static int ask(Check *c, IdentitydAnswer *ret) {
         return r;
 }
 
-/* Before the hand-off identityd has an identity or not, as it likes. */
+/* Before the hand-off a missing identity is harmless. */
 static void tell_identity(Check *c) {
         const Verdict *v = judge_edge(c);
         const Finding *silent = verdict_find(v, FINDING_IDENTITYD_SILENT),

@@ -205,7 +205,7 @@ int store_commit(StoreFile *f) {
         return sync_directory(f);
 }
 
-/* For a file system that can't exchange two names. */
+/* For a file system that can't exchange two names: the old file gets a second name instead. */
 static int keep_by_link(StoreFile *f) {
         char kept[sizeof(f->temporary)];
 

@@ -23,7 +23,7 @@ typedef enum StoreState {
         STORE_PLACED,    /* there is no temporary file */
 } StoreState;
 
-/* A file whose new content lies beside its place. Zero is a valid empty value. */
+/* A file with new content, written beside its place. Zeroed, it is empty. */
 typedef struct StoreFile {
         StoreState state;
         int dir_fd; /* owned */
@@ -37,10 +37,10 @@ int store_prepare_at(StoreFile *ret, int dir_fd, const char *name, const void *d
 
 int store_commit(StoreFile *f);   /* puts the new content into its place */
 int store_exchange(StoreFile *f); /* the same, and keeps the old file, if there is one */
-int store_put_back(StoreFile *f); /* what store_exchange() replaced, or no file; the same inode */
+int store_put_back(StoreFile *f); /* undoes store_exchange(): the old file, the same inode, or no file */
 void store_discard(StoreFile *f); /* removes the temporary file; the place stays as it is */
 
-/* Temporary files of this name that a power cut left. */
+/* Removes temporary files of this name that a power cut left. */
 void store_remove_leftovers(int dir_fd, const char *name);
 
 /* Prepares and commits. */

@@ -16,8 +16,7 @@ static bool is_slash(char c) {
         return c == '/' || c == '\\';
 }
 
-/* Without what the standard's parser removes first: tabs and newlines, and blanks and controls at both ends.
- */
+/* The standard's parser removes these first: tabs and newlines, and blanks and controls at both ends. */
 static char *strip(const char *text) {
         size_t length = strlen(text), n = 0;
         char *copy = strdup(text);
@@ -107,7 +106,7 @@ static int print_host(FILE *f, char *host) {
         return 0;
 }
 
-/* "host[:port]", which is changed. */
+/* text: "host[:port]"; it is modified. */
 static int print_authority(FILE *f, char *text) {
         char *end = text[0] == '[' ? strchr(text, ']') : text, *colon = end ? strchr(end, ':') : NULL;
         uint64_t port = HTTPS_PORT;
@@ -202,14 +201,14 @@ int url_from_path(char **ret, const char *path) {
         return 0;
 }
 
-/* How many bytes a dot has at the beginning of the text: 1, 3 as "%2e", or 0 for something else. */
+/* The length of a dot at the beginning of the text: 1 for ".", 3 for "%2e", 0 for anything else. */
 static size_t dot_length(const char *text, size_t length) {
         if (length >= 1 && text[0] == '.')
                 return 1;
         return length >= 3 && strncasecmp(text, "%2e", 3) == 0 ? 3 : 0;
 }
 
-/* 1 for ".", 2 for "..", 0 for something else. */
+/* 1 for ".", 2 for "..", 0 for anything else. */
 static int count_dots(const char *segment, size_t length) {
         size_t first = dot_length(segment, length), second = dot_length(segment + first, length - first);
 
@@ -244,7 +243,7 @@ static void resolve_dots(char *path) {
         *out = '\0';
 }
 
-/* In place. -EINVAL for a NUL, which no path has. */
+/* In place. -EINVAL: the result would contain a NUL, which no path has. */
 static int percent_decode(char *text) {
         char *out = text;
 

@@ -13,7 +13,7 @@
  * no port 443. -EINVAL: not an https URL, or one with more than a host and a port. */
 int url_canonical_endpoint(char **ret, const char *text);
 
-/* Text that is no endpoint equals the same text only. */
+/* True when both URLs mean the same endpoint. Text that is no endpoint equals the same text only. */
 bool url_same_endpoint(const char *a, const char *b);
 
 /* True for an absolute path that a URL keeps as it is: no segment is empty, "." or "..". */
@@ -23,5 +23,5 @@ bool url_path_valid(const char *path);
  * contains is encoded, as are '%' and '\'. */
 int url_from_path(char **ret, const char *path);
 
-/* Do both file URLs name the same file? Text that is no file URL equals the same text only. */
+/* True when both file URLs name the same file. Text that is no file URL equals the same text only. */
 bool url_same_file(const char *a, const char *b);

@@ -35,6 +35,11 @@ static inline bool str_equal(const char *a, const char *b) {
         return a && b ? streq(a, b) : a == b;
 }
 
+/* NULL equals nothing, not even NULL. */
+static inline bool str_set_and_equal(const char *a, const char *b) {
+        return a && b && streq(a, b);
+}
+
 void freep(void *pointer);        /* for CLEANUP(freep) on any malloc()ed pointer */
 void secret_freep(char **string); /* wipes up to the terminating NUL, then frees */
 void closep(const int *fd);       /* closes when >= 0, keeps errno */

@@ -54,7 +54,7 @@ static int read_at(int dir, AppliedCopy *ret) {
         return 0;
 }
 
-static int refuse(const char *root, size_t i, int r, const char *what, Failure *reterr) {
+static int fail_copy(const char *root, size_t i, int r, const char *what, Failure *reterr) {
         return failure_set_errno(reterr, FAILURE_STORAGE, r,
                                  "'%s" PATH_CONFIG_DIR "/%s/config.d/" NAME "' %s", root, services[i], what);
 }
@@ -76,7 +76,7 @@ int applied_read(Applied *ret, const char *root, Failure *reterr) {
                         r = read_at(dir, &applied.copies[i]);
                 }
                 if (r < 0)
-                        return refuse(root, i, r, "can't be read", reterr);
+                        return fail_copy(root, i, r, "can't be read", reterr);
         }
         *ret = applied;
         applied = (Applied){};
@@ -120,7 +120,7 @@ static int write_at(int dir, const AppliedCopy *copy) {
         r = store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
         if (r != -ENOSPC)
                 return r;
-        /* The new file takes the room that the old one had. */
+        /* The disk is full: the file in the place leaves its space to the copy. */
         r = remove_at(dir);
         return r < 0 ? r : store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
 }
@@ -146,7 +146,7 @@ int applied_put_back(const Applied *before, const char *root, Failure *reterr) {
                 int r = put_back(&before->copies[i], root, i);
 
                 if (r < 0 && first == 0)
-                        first = refuse(root, i, r, "can't be put back", reterr);
+                        first = fail_copy(root, i, r, "can't be put back", reterr);
         }
         return first;
 }

@@ -1,7 +1,7 @@
 /*
- * Applied: the five files that `iotedge config apply` makes of config.toml, one for each service: as they
- * were before, and how to put them back. It removes and writes each in place, so when it fails some may be
- * new, some old, one missing or half written.
+ * Applied: the files that `iotedge config apply` makes from config.toml, one for each of five services, as
+ * they were before a hand-off. They can be put back. `iotedge config apply` removes and writes each file in
+ * place. When it fails, some files may be new, some old, and one missing or half written.
  */
 #pragma once
 
@@ -11,7 +11,7 @@
 #define APPLIED_COUNT 5
 
 typedef struct AppliedCopy {
-        char *text; /* NULL: there was none */
+        char *text; /* NULL: there was no file */
         size_t size;
         StoreAttributes attributes;
 } AppliedCopy;
@@ -25,8 +25,8 @@ typedef struct Applied {
 int applied_read(Applied *ret, const char *root, Failure *reterr);
 void applied_deinit(Applied *applied);
 
-/* Is every file that was there before still there, with something in it? */
+/* True when every file that existed before still exists and is not empty. */
 bool applied_whole(const Applied *before, const char *root);
 
-/* Writes or removes those that differ. */
+/* Writes or removes the files that differ. */
 int applied_put_back(const Applied *before, const char *root, Failure *reterr);

@@ -1,24 +1,11 @@
-/* The files of a hand-off: recorded, put into their places, and put back when `iotedge config apply` fails.
- * The old set or the new set is what remains, never a mixture. */
+/* The files of a hand-off: recorded, put into their places, and put back when a later step fails. The old
+ * set or the new set remains, never a mixture. */
 #include <assert.h>
 #include <stdlib.h>
 
 #include "handoffd.h"
 #include "log.h"
 #include "paths.h"
-
-static const char *root_of(const Operation *op) {
-        return op->h->options->root;
-}
-
-static bool same(const char *a, const char *b) {
-        return a && b && streq(a, b);
-}
-
-static int storage_failure(Operation *op, int r, const char *path) {
-        return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s%s' can't be written", root_of(op),
-                                 path);
-}
 
 /* --- the record --- */
 
@@ -27,7 +14,7 @@ static int record_config(Operation *op) {
         const Situation *s = &op->situation;
         Record *rec = &op->situation.record;
         const char *text = op->plan.written;
-        bool ours = same(s->toml.digest, rec->digest) || same(s->toml.digest, rec->previous_digest);
+        bool ours = situation_tables_ours(s);
         int r;
 
         assert(text); /* step_prepare() has edited it */
@@ -39,7 +26,7 @@ static int record_config(Operation *op) {
                 r = string_replace(&rec->digest, config.digest);
         if (r >= 0)
                 r = string_replace(&rec->registration_id, op->registration_id);
-        return r < 0 ? storage_failure(op, r, PATH_RECORD) : 0;
+        return r < 0 ? operation_fail_write(op, r, PATH_RECORD) : 0;
 }
 
 static int record_device(Operation *op) {
@@ -54,7 +41,7 @@ static int record_device(Operation *op) {
                 r = string_replace(&rec->hub, op->assignment.hub);
         if (r >= 0)
                 r = string_replace(&rec->device_id, op->assignment.device_id);
-        return r < 0 ? storage_failure(op, r, PATH_RECORD) : 0;
+        return r < 0 ? operation_fail_write(op, r, PATH_RECORD) : 0;
 }
 
 static int record_proof(Operation *op) {
@@ -65,12 +52,12 @@ static int record_proof(Operation *op) {
         r = string_replace(&rec->pending, op->plan.pending);
         if (r >= 0)
                 r = string_replace(&rec->pending_proof, op->plan.proof_before.text);
-        return r < 0 ? storage_failure(op, r, PATH_RECORD) : 0;
+        return r < 0 ? operation_fail_write(op, r, PATH_RECORD) : 0;
 }
 
-/* Recorded before it is done: whichever of old and new a power cut leaves is known to be ours, and `iotedge
- * config apply` is run again when it did not end well. From here on until the hub has accepted it, only a
- * prev_state that is newer than this counts: also for another instance of this process. */
+/* Saves the record before the files change. After a power cut the next instance then knows both the old and
+ * the new files as ours, and runs `iotedge config apply` again unless that has succeeded. Until the hub has
+ * accepted IoT Edge, only a prev_state newer than the recorded one counts. */
 int step_record_pending(Operation *op) {
         const Plan *plan = &op->plan;
         Record *rec = &op->situation.record;
@@ -79,7 +66,7 @@ int step_record_pending(Operation *op) {
 
         if (!proof && !plan->write_config && !plan->write_device_info && !plan->run_apply)
                 return 0;
-        r = handoff_record_load(&op->plan.record, root_of(op), &op->failure);
+        r = handoff_record_load(&op->plan.record, operation_root(op), &op->failure);
         if (r >= 0 && proof)
                 r = record_proof(op);
         if (r >= 0 && plan->write_config)
@@ -89,7 +76,7 @@ int step_record_pending(Operation *op) {
         if (r < 0)
                 return r;
         rec->applying = plan->run_apply;
-        return handoff_record_save(rec, root_of(op), &op->failure);
+        return handoff_record_save(rec, operation_root(op), &op->failure);
 }
 
 /* --- into their places --- */
@@ -98,20 +85,20 @@ static int place(Operation *op, StoreFile *file, const char *path) {
         int r = store_exchange(file);
 
         op->changed = true;
-        return r < 0 ? storage_failure(op, r, path) : 0;
+        return r < 0 ? operation_fail_write(op, r, path) : 0;
 }
 
-/* identityd has ended, and writes no more. */
+/* identityd was stopped, so this prev_state is its last one as the old device. */
 static int renew_proof(Operation *op) {
-        const FileMark now = prev_state_mark(root_of(op));
+        const FileMark now = prev_state_mark(operation_root(op));
         Record *rec = &op->situation.record;
 
         if (streq(now.text, op->plan.proof_before.text))
                 return 0;
         op->plan.proof_before = now;
         if (string_replace(&rec->pending_proof, now.text) < 0)
-                return storage_failure(op, -ENOMEM, PATH_RECORD);
-        return handoff_record_save(rec, root_of(op), &op->failure);
+                return operation_fail_write(op, -ENOMEM, PATH_RECORD);
+        return handoff_record_save(rec, operation_root(op), &op->failure);
 }
 
 int step_place_files(Operation *op) {
@@ -126,7 +113,7 @@ int step_place_files(Operation *op) {
         if (r >= 0 && plan->write_config)
                 r = place(op, &plan->config_file, PATH_CONFIG);
         if (r >= 0 && plan->write_config)
-                log_notice("The provisioning in '%s%s' was written", root_of(op), PATH_CONFIG);
+                log_notice("The provisioning in '%s%s' was written", operation_root(op), PATH_CONFIG);
         if (r >= 0 && plan->write_device_info)
                 r = place(op, &plan->info_file, PATH_IDENTITYD "/device_info");
         return r;
@@ -150,7 +137,7 @@ static bool must_undo(const Operation *op) {
                (plan->applying || is_placed(&plan->config_file) || is_placed(&plan->info_file));
 }
 
-/* What was started since the files were changed may have read them. */
+/* Units that were started since the files were changed may have read them. */
 int step_stop_newer(Operation *op) {
         UnitJob jobs[STOPPED_MAX];
         size_t n = must_undo(op) ? running_stop_newer_jobs(&op->plan.running, op->h->units, jobs) : 0;
@@ -158,13 +145,14 @@ int step_stop_newer(Operation *op) {
         return n > 0 ? operation_jobs(op, jobs, n) : 0;
 }
 
-/* The key that the applied provisioning signs with was replaced, so the old identity can't come back. IoT
- * Edge runs as the new device, by device_info, whatever provisioning is applied. */
+/* The old identity can't come back when the key was replaced and the applied provisioning signs with that
+ * key. IoT Edge runs as the new device, by device_info, whatever provisioning is applied. */
 bool operation_keeps_new_set(const Operation *op) {
         const ConfigToml *applied = &op->situation.applied;
         const Plan *plan = &op->plan;
 
-        return op->assignment.key.changed && same(applied->source, "dps") && same(applied->method, "tpm") &&
+        return op->assignment.key.changed && str_set_and_equal(applied->source, "dps") &&
+               str_set_and_equal(applied->method, "tpm") &&
                (!plan->write_device_info || is_placed(&plan->info_file));
 }
 
@@ -172,7 +160,7 @@ static int put_back(Operation *op, StoreFile *file, const char *path) {
         int r = store_put_back(file);
 
         return r < 0 ? failure_set_errno(&op->failure, FAILURE_STORAGE, r,
-                                         "The previous '%s%s' can't be put back", root_of(op), path)
+                                         "The previous '%s%s' can't be put back", operation_root(op), path)
                      : 0;
 }
 
@@ -186,12 +174,12 @@ static int put_back_old_set(Operation *op) {
                 r = config_check_unchanged(op, plan->written, strlen(plan->written));
         if (r >= 0)
                 r = put_back(op, &plan->config_file, PATH_CONFIG);
-        return r < 0 ? r : handoff_record_save(&plan->record, root_of(op), &op->failure);
+        return r < 0 ? r : handoff_record_save(&plan->record, operation_root(op), &op->failure);
 }
 
 static int keep_new_set(Operation *op) {
         op->situation.record.applying = false;
-        return handoff_record_save(&op->situation.record, root_of(op), &op->failure);
+        return handoff_record_save(&op->situation.record, operation_root(op), &op->failure);
 }
 
 int step_put_back_files(Operation *op) {
@@ -201,7 +189,7 @@ int step_put_back_files(Operation *op) {
 
         if (!must_undo(op))
                 return 0;
-        r = op->plan.applying ? applied_put_back(&op->plan.applied, root_of(op), &op->failure) : 0;
+        r = op->plan.applying ? applied_put_back(&op->plan.applied, operation_root(op), &op->failure) : 0;
         if (r >= 0)
                 r = keep ? keep_new_set(op) : put_back_old_set(op);
         if (r < 0) {

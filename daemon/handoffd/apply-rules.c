@@ -26,7 +26,7 @@ static const char *const type_names[] = {
         [RULE_MODE] = "\"Dynamic\", \"AlwaysOnStartup\" or \"OnErrorOnly\"",
 };
 
-/* Of config.toml. A rule with a release holds for this release and later ones. */
+/* Keys of config.toml. A rule with a release holds for this release and later ones. */
 static const struct {
         const char *path, *name;
         RuleType type;
@@ -87,7 +87,7 @@ static const struct {
           "Write the address of the container engine in quotes." },
 };
 
-/* To whom `iotedge config apply` gives its files. */
+/* The owners of the files that `iotedge config apply` writes. */
 static const char *const users[] = { "aziotks", "aziotcs", "aziotid", "aziottpm", "iotedge" };
 
 /* --- the release --- */
@@ -96,7 +96,7 @@ static bool parse_release(const char *text, unsigned release[static 3]) {
         return sscanf(text, "%u.%u.%u", &release[0], &release[1], &release[2]) == 3;
 }
 
-/* dpkg's list tells it without running anything. False: not installed by dpkg. */
+/* Reads dpkg's list of packages. False: dpkg did not install IoT Edge. */
 static bool find_release(const char *root, unsigned release[static 3]) {
         CLEANUP(freep) char *path = NULL, *line = NULL;
         bool ours = false, found = false;
@@ -161,7 +161,7 @@ static bool value_accepted(const TomlValue *value, size_t rule) {
         }
 }
 
-static int refuse(Failure *reterr, int r, const char *remedy) {
+static int with_hint(Failure *reterr, int r, const char *remedy) {
         if (reterr)
                 reterr->remedy = remedy;
         return r;
@@ -177,12 +177,13 @@ static int check_values(const Toml *toml, const Origin *from, const char *root, 
                 if (!value || !holds_for(rules[i].release, known ? release : NULL) ||
                     value_accepted(value, i))
                         continue;
-                return refuse(reterr,
-                              failure_set(reterr, FAILURE_CONFIG_CONFLICT, rules[i].name,
-                                          "'iotedge config apply' refuses '%s%s', line %u: '%s' is not %s",
-                                          root, from->path, value->line, rules[i].name,
-                                          rules[i].min > 0 ? "70 or more" : type_names[rules[i].type]),
-                              rules[i].remedy);
+                return with_hint(
+                        reterr,
+                        failure_set(reterr, FAILURE_CONFIG_CONFLICT, rules[i].name,
+                                    "'iotedge config apply' refuses '%s%s', line %u: '%s' is not %s", root,
+                                    from->path, value->line, rules[i].name,
+                                    rules[i].min > 0 ? "70 or more" : type_names[rules[i].type]),
+                        rules[i].remedy);
         }
         return 0;
 }
@@ -195,8 +196,8 @@ static bool modules_exist(const Situation *s) {
         return s->edged.active && path_under(&path, s->root, PATH_EDGED_HAD) >= 0 && access(path, F_OK) == 0;
 }
 
-/* Modules know the host name by their certificates. Whether there are some only the container engine can
- * say; an aziot-edged that runs with its identity has started edgeAgent. */
+/* The host name is in the certificates of modules. Only the container engine knows the modules; an
+ * aziot-edged that runs with its identity has started edgeAgent. */
 static int check_hostname(const Toml *toml, const Situation *s, Failure *reterr) {
         const TomlValue *value = toml_get(toml, "hostname");
         const char *applied = s->applied.hostname;
@@ -209,7 +210,7 @@ static int check_hostname(const Toml *toml, const Situation *s, Failure *reterr)
                 return 0;
         if (!applied || streq(applied, wanted) || !modules_exist(s))
                 return 0;
-        return refuse(
+        return with_hint(
                 reterr,
                 failure_set(reterr, FAILURE_CONFIG_CONFLICT, "hostname",
                             "'iotedge config apply' refuses to change the host name from '%s' to '%s' while "
@@ -232,7 +233,7 @@ static bool user_exists(const char *root, const char *name) {
                 return true;
         f = fopen(path, "re");
         if (!f)
-                return true; /* a directory in a test */
+                return true; /* the root of a test */
         while ((entry = fgetpwent(f)))
                 if (streq(entry->pw_name, name))
                         break;
@@ -243,12 +244,13 @@ static bool user_exists(const char *root, const char *name) {
 static int check_users(const char *root, Failure *reterr) {
         for (size_t i = 0; i < ARRAY_SIZE(users); i++)
                 if (!user_exists(root, users[i]))
-                        return refuse(reterr,
-                                      failure_set(reterr, FAILURE_RUNTIME_MISSING, users[i],
-                                                  "The user '%s' of IoT Edge does not exist, and without it "
-                                                  "'iotedge config apply' fails",
-                                                  users[i]),
-                                      "Install the packages aziot-edge and aziot-identity-service again.");
+                        return with_hint(
+                                reterr,
+                                failure_set(reterr, FAILURE_RUNTIME_MISSING, users[i],
+                                            "The user '%s' of IoT Edge does not exist, and without it "
+                                            "'iotedge config apply' fails",
+                                            users[i]),
+                                "Install the packages aziot-edge and aziot-identity-service again.");
         return 0;
 }
 
@@ -260,7 +262,7 @@ int apply_rules_check(const Situation *s, Failure *reterr) {
         int r;
 
         if (toml_parse(&toml, from.text, from.size, &line, &why) < 0)
-                return 0; /* refused with its line by those who read it */
+                return 0; /* reading config.toml has failed before, with the line */
         r = check_users(s->root, reterr);
         if (r >= 0)
                 r = check_values(&toml, &from, s->root, reterr);

@@ -1,6 +1,6 @@
 /*
- * ApplyRules: what `iotedge config apply` refuses although it is TOML, one table. It refuses before it
- * changes anything, but a hand-off has stopped IoT Edge by then, so the hand-off looks first.
+ * ApplyRules: a table of what `iotedge config apply` refuses although it is TOML. By the time it refuses, a
+ * hand-off may have stopped IoT Edge, so the hand-off checks these rules first.
  */
 #pragma once
 

@@ -7,19 +7,6 @@
 #include "log.h"
 #include "paths.h"
 
-static const char *root_of(const Operation *op) {
-        return op->h->options->root;
-}
-
-static bool same(const char *a, const char *b) {
-        return a && b && streq(a, b);
-}
-
-static int storage_failure(Operation *op, int r, const char *path) {
-        return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s%s' can't be written", root_of(op),
-                                 path);
-}
-
 static int name_pending(Operation *op) {
         const Assignment *a = &op->assignment;
         CLEANUP(freep) char *name = NULL;
@@ -28,7 +15,7 @@ static int name_pending(Operation *op) {
             asprintf(&op->plan.pending, "%s %s %s", a->hub, a->device_id, name[0] ? name : "-") >= 0)
                 return 0;
         op->plan.pending = NULL;
-        return storage_failure(op, -ENOMEM, PATH_RECORD);
+        return operation_fail_write(op, -ENOMEM, PATH_RECORD);
 }
 
 /* What was begun before, by an attempt that failed or a process that ended; not, when IoT Edge has not even
@@ -38,8 +25,8 @@ static void resume_pending(Operation *op, bool same_identity) {
         Plan *plan = &op->plan;
 
         plan->proof_before = op->situation.prev_state;
-        plan->begun = same(rec->pending, plan->pending) && (same_identity || !plan->adopt);
-        plan->started = plan->begun && same(rec->started, plan->pending);
+        plan->begun = str_set_and_equal(rec->pending, plan->pending) && (same_identity || !plan->adopt);
+        plan->started = plan->begun && str_set_and_equal(rec->started, plan->pending);
         if (plan->begun)
                 (void) snprintf(plan->proof_before.text, sizeof(plan->proof_before.text), "%s",
                                 rec->pending_proof ? rec->pending_proof : "");
@@ -63,7 +50,7 @@ static bool became_another(const Operation *op) {
         const DeviceInfo *now = &op->situation.device_info;
 
         return rec->handed_off && rec->hub && now->hub &&
-               !(same(rec->hub, now->hub) && same(rec->device_id, now->device_id));
+               !(str_set_and_equal(rec->hub, now->hub) && str_set_and_equal(rec->device_id, now->device_id));
 }
 
 static void plan_steps(Operation *op) {
@@ -121,8 +108,8 @@ static bool interrupts_edged(const Plan *plan) {
         return plan->write_device_info || plan->run_apply || plan->restart_edged || plan->reprovision;
 }
 
-/* Comes once in each Apply, after everything else that can refuse, and before the first job that stops or
- * restarts aziot-edged. */
+/* Comes once in each Apply: after every other check, and before the first job that stops or restarts
+ * aziot-edged. */
 static int step_permit_interruption(Operation *op) {
         return interrupts_edged(&op->plan) ? operation_permit_interruption(op) : 0;
 }
@@ -137,8 +124,8 @@ static void add_stop(Operation *op, UnitJob *jobs, size_t *n, const UnitState *s
 }
 
 /* identityd would write its old device_info back, and tpmd looks for the key only at its start. Sockets go
- * first, or a client would start the service again. `iotedge config apply` stops all units itself, so they
- * are on the list as well. */
+ * first, or a client would start the service again. `iotedge config apply` stops all units itself, so the
+ * list of stopped units contains all that run now. */
 static int step_stop(Operation *op) {
         const Situation *s = &op->situation;
         Plan *plan = &op->plan;
@@ -165,7 +152,7 @@ static int step_stop(Operation *op) {
                 add_stop(op, jobs, &n, &s->tpmd, UNIT_TPMD);
         }
         if (stopped_any(&op->h->stopped)) {
-                r = stopped_save(&op->h->stopped, root_of(op), &op->failure);
+                r = stopped_save(&op->h->stopped, operation_root(op), &op->failure);
                 if (r < 0)
                         return r;
         }
@@ -186,8 +173,9 @@ static int step_apply(Operation *op) {
         return operation_jobs(op, &job, 1);
 }
 
-/* IoT Edge ignores what it does not know; the same bytes applied again would change nothing. */
-static bool ignores_payload(Operation *op, const ConfigToml *applied) {
+/* IoT Edge 1.3 ignores the payload, and applying the same bytes again would not change that. The record
+ * keeps their digest, so that they are not applied again. */
+static bool note_ignored_payload(Operation *op, const ConfigToml *applied) {
         Record *rec = &op->situation.record;
         Failure warning;
 
@@ -206,23 +194,22 @@ static int step_check_applied(Operation *op) {
         Record *rec = &op->situation.record;
         Plan *plan = &op->plan;
 
-        /* An aziot-edged that ran before still has to start with the new configuration.
-         */
+        /* An aziot-edged that ran before still has to start with the new configuration. */
         plan->settled = !plan->run_apply || !op->situation.edged.active || operation_keeps_new_set(op);
         if (!plan->run_apply)
                 return 0;
-        situation_read_applied(&now, root_of(op));
-        if (applied_whole(&plan->applied, root_of(op)) &&
+        situation_read_applied(&now, operation_root(op));
+        if (applied_whole(&plan->applied, operation_root(op)) &&
             (config_toml_matches(&now.applied, &op->wanted.provisioning) ||
-             ignores_payload(op, &now.applied))) {
+             note_ignored_payload(op, &now.applied))) {
                 rec->applying = false;
-                return handoff_record_save(rec, root_of(op), &op->failure);
+                return handoff_record_save(rec, operation_root(op), &op->failure);
         }
         plan->settled = false;
         return failure_set(&op->failure, FAILURE_APPLY_FAILED, NULL,
                            "'%s' ended well, but '%s%s' does not say what config.toml says; see "
                            "'journalctl -u %s'",
-                           UNIT_APPLY, root_of(op), PATH_APPLIED, UNIT_APPLY);
+                           UNIT_APPLY, operation_root(op), PATH_APPLIED, UNIT_APPLY);
 }
 
 /* All of IoT Edge's sockets: where one does not listen, nobody starts its service. systemd refuses to start
@@ -266,12 +253,12 @@ static int step_restart_edged(Operation *op) {
                 return r;
         if (plan->applying && edged.active &&
             edged.active_enter_usec != op->situation.edged.active_enter_usec)
-                return 0; /* `config apply` has just done it */
+                return 0; /* `iotedge config apply` has started it */
         op->changed = true;
         return operation_jobs(op, &job, 1);
 }
 
-/* Only now: what ends in between has it started by the next instance. */
+/* Clear this last. If this process dies earlier, the next instance starts aziot-edged. */
 static int step_edged_started(Operation *op) {
         op->plan.settled = true;
         operation_discard_files(op);
@@ -293,12 +280,12 @@ static int step_restart_identityd(Operation *op) {
 static int step_record_started(Operation *op) {
         Record *rec = &op->situation.record;
 
-        if (!same(rec->pending, op->plan.pending) || same(rec->started, op->plan.pending) ||
-            op->plan.reprovision)
+        if (!str_set_and_equal(rec->pending, op->plan.pending) ||
+            str_set_and_equal(rec->started, op->plan.pending) || op->plan.reprovision)
                 return 0;
         if (string_replace(&rec->started, op->plan.pending) < 0)
-                return storage_failure(op, -ENOMEM, PATH_RECORD);
-        return handoff_record_save(rec, root_of(op), &op->failure);
+                return operation_fail_write(op, -ENOMEM, PATH_RECORD);
+        return handoff_record_save(rec, operation_root(op), &op->failure);
 }
 
 /* --- IoT Edge's own registration --- */
@@ -332,7 +319,7 @@ static void on_reprovisioned(void *userdata, const IdentitydAnswer *answer) {
 static int tell_to_reprovision(Operation *op) {
         int r;
 
-        op->plan.proof_before = prev_state_mark(root_of(op));
+        op->plan.proof_before = prev_state_mark(operation_root(op));
         r = identityd_ask(op->h->identityd, IDENTITYD_REPROVISION, on_reprovisioned, op);
         return r < 0 ? failure_set_errno(&op->failure, FAILURE_APPLY_FAILED, r, "identityd can't be asked")
                      : FLOW_WAIT;
@@ -368,15 +355,15 @@ static int step_reprovision(Operation *op) {
 static int step_record_success(Operation *op) {
         Situation *s = &op->situation;
         Record *rec = &s->record;
-        bool known = rec->handed_off && same(rec->hub, op->plan.hub) &&
-                     same(rec->device_id, op->plan.device_id) && !rec->previous_hub &&
+        bool known = rec->handed_off && str_set_and_equal(rec->hub, op->plan.hub) &&
+                     str_set_and_equal(rec->device_id, op->plan.device_id) && !rec->previous_hub &&
                      !rec->previous_digest && !rec->pending && !op->changed;
         CLEANUP(freep) char *name = NULL;
         int r = 0;
 
         if (known)
                 return 0;
-        if (!op->plan.write_config) /* what already said the right thing is ours from now on */
+        if (!op->plan.write_config) /* an operator wrote the tables that we want: they count as ours now */
                 r = string_replace(&rec->digest, s->toml.digest);
         if (r >= 0)
                 r = string_replace(&rec->hub, op->plan.hub);
@@ -395,8 +382,8 @@ static int step_record_success(Operation *op) {
         free(TAKE(rec->pending_proof));
         free(TAKE(rec->started));
         rec->handed_off = true;
-        return r < 0 ? storage_failure(op, r, PATH_RECORD)
-                     : handoff_record_save(rec, root_of(op), &op->failure);
+        return r < 0 ? operation_fail_write(op, r, PATH_RECORD)
+                     : handoff_record_save(rec, operation_root(op), &op->failure);
 }
 
 const FlowStep apply_steps[] = {

@@ -1,4 +1,4 @@
-/* Check and Verify: what can be said without changing anything; and what Apply decides by. */
+/* Check and Verify, which change nothing, and the judgement that Apply begins with. */
 #include <errno.h>
 
 #include "engine.h"
@@ -39,7 +39,7 @@ int step_ask_device(Operation *op) {
                      : FLOW_WAIT;
 }
 
-static int want(Operation *op, const char *registration_id, const Assignment *assignment) {
+static int set_wanted(Operation *op, const char *registration_id, const Assignment *assignment) {
         wanted_deinit(&op->wanted);
         return wanted_make(&op->wanted, op->situation.config, registration_id, assignment) < 0
                        ? failure_set_errno(&op->failure, FAILURE_STORAGE, -ENOMEM, "%s can't be answered",
@@ -47,7 +47,7 @@ static int want(Operation *op, const char *registration_id, const Assignment *as
                        : 0;
 }
 
-static void tell_warnings(Operation *op) {
+static void add_warnings(Operation *op) {
         for (size_t i = 0; i < op->verdict.count; i++) {
                 const Finding *f = &op->verdict.findings[i];
 
@@ -65,11 +65,11 @@ int operation_judge(Operation *op) {
         if (s->config->target == TARGET_NONE)
                 return failure_set(&op->failure, FAILURE_CONFIG, NULL,
                                    "Target=none is set, so IoT Edge is left alone");
-        r = want(op, op->registration_id, op->assignment.hub ? &op->assignment : NULL);
+        r = set_wanted(op, op->registration_id, op->assignment.hub ? &op->assignment : NULL);
         if (r < 0)
                 return r;
         judge(&op->verdict, &op->wanted, s);
-        tell_warnings(op);
+        add_warnings(op);
         plan->write_config = v->mends & MEND_CONFIG;
         plan->run_apply = v->mends & MEND_APPLY;
         plan->adopt = s->config->identity == IDENTITY_ADOPT && !verdict_find(v, FINDING_REPROVISIONS_ITSELF);
@@ -111,7 +111,7 @@ static int step_decide(Operation *op) {
         return 0;
 }
 
-const FlowStep check_steps[] = { step_survey, step_ask_device, step_decide, step_try, NULL };
+const FlowStep check_steps[] = { step_survey, step_ask_device, step_decide, step_try_writes, NULL };
 
 static int step_verify(Operation *op) {
         const Assignment *a = &op->assignment;
@@ -121,11 +121,11 @@ static int step_verify(Operation *op) {
 
         r = situation_read_files(s, op->h->options->root, &op->h->options->config, &op->failure);
         if (r >= 0)
-                r = want(op, a->target.registration_id, a);
+                r = set_wanted(op, a->target.registration_id, a);
         if (r < 0)
                 return r;
         judge(&op->verdict, &op->wanted, s);
-        tell_warnings(op);
+        add_warnings(op);
         if (verdict_find(&op->verdict, FINDING_DEVICE_MOVED)) {
                 op->result = "moved";
                 return set_device(op, s->device_info.hub, s->device_info.device_id);

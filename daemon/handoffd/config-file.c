@@ -12,15 +12,11 @@
 #define BACKUP      NAME ".before-dps-provisiond-"
 #define BACKUPS_MAX 5 /* the first one, which is the operator's own, and the newest */
 
-static const char *root_of(const Operation *op) {
-        return op->h->options->root;
-}
-
 int config_directory_open(Operation *op) {
         CLEANUP(freep) char *path = NULL;
         int fd, r;
 
-        r = path_under(&path, root_of(op), PATH_CONFIG_DIR);
+        r = path_under(&path, operation_root(op), PATH_CONFIG_DIR);
         if (r >= 0) {
                 fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
                 if (fd >= 0)
@@ -32,17 +28,12 @@ int config_directory_open(Operation *op) {
                                    "'%s" PATH_CONFIG_DIR
                                    "', which the packages of IoT Edge install, does not "
                                    "exist",
-                                   root_of(op));
+                                   operation_root(op));
         return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s" PATH_CONFIG_DIR "' can't be opened",
-                                 root_of(op));
+                                 operation_root(op));
 }
 
 /* --- writing it --- */
-
-static int storage_failure(Operation *op, int r, const char *path) {
-        return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s%s' can't be written", root_of(op),
-                                 path);
-}
 
 void config_remove_leftovers(int dir) {
         store_remove_leftovers(dir, NAME);
@@ -54,16 +45,16 @@ int config_prepare(Operation *op, int dir, const char *text, StoreFile *ret) {
 
         attributes.like = op->situation.text ? NAME : NULL;
         r = store_prepare_at(ret, dir, NAME, text, strlen(text), &attributes);
-        return r < 0 ? storage_failure(op, r, PATH_CONFIG) : 0;
+        return r < 0 ? operation_fail_write(op, r, PATH_CONFIG) : 0;
 }
 
-/* Is the file what was read, or written, before? An editor's work of the meantime must not get lost. */
+/* Fails when the file has changed since it was read or written: an editor's changes must not get lost. */
 int config_check_unchanged(Operation *op, const char *text, size_t size) {
         CLEANUP(freep) char *path = NULL, *now = NULL;
         size_t now_size = 0;
         int r;
 
-        r = path_under(&path, root_of(op), PATH_CONFIG);
+        r = path_under(&path, operation_root(op), PATH_CONFIG);
         if (r >= 0)
                 r = read_file(path, CONFIG_TOML_MAX, &now, &now_size);
         if (r < 0 && r != -ENOENT)
@@ -85,7 +76,7 @@ int operation_write_config(Operation *op, const char *text) {
         if (r < 0)
                 return r;
         r = store_commit(&file);
-        return r < 0 ? storage_failure(op, r, PATH_CONFIG) : 0;
+        return r < 0 ? operation_fail_write(op, r, PATH_CONFIG) : 0;
 }
 
 /* --- what it was before --- */
@@ -139,8 +130,8 @@ static bool backup_is(const char *root, uint64_t number, const char *text, size_
                memcmp(kept, text, size) == 0;
 }
 
-/* One for each change, also when a power cut comes between this and the change. The backup is the file
- * itself by a second name, which needs no space. */
+/* Each change has one backup, also when a power cut comes between the backup and the change. The backup is
+ * a second name of the same file, which needs no space. */
 int step_keep_backup(Operation *op) {
         const Situation *s = &op->situation;
         CLEANUP(closep) int dir = -1;
@@ -156,13 +147,14 @@ int step_keep_backup(Operation *op) {
                 return dir;
         backups_read(&backups, dir, false);
         newest = backups.count > 0 ? backups.numbers[backups.count - 1] : 0;
-        if (newest > 0 && backup_is(root_of(op), newest, s->text, s->text_size))
+        if (newest > 0 && backup_is(operation_root(op), newest, s->text, s->text_size))
                 return 0;
         (void) snprintf(name, sizeof(name), BACKUP "%llu", (unsigned long long) newest + 1);
         r = linkat(dir, NAME, dir, name, 0) < 0 || fsync(dir) < 0 ? -errno : 0;
         if (r < 0)
                 return failure_set_errno(&op->failure, FAILURE_STORAGE, r,
-                                         "'%s" PATH_CONFIG_DIR "/%s' can't be written", root_of(op), name);
+                                         "'%s" PATH_CONFIG_DIR "/%s' can't be written", operation_root(op),
+                                         name);
         backups_read(&backups, dir, true);
         return 0;
 }

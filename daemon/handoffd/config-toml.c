@@ -161,7 +161,8 @@ bool config_toml_matches(const ConfigToml *c, const Provisioning *wanted) {
                (wanted->payload_unknown || matches_payload(c, wanted));
 }
 
-/* The values are ours and checked: letters, digits and -._:/[]% and what else a file URL may have. */
+/* The values are ours and checked: they consist of letters, digits, -._:/[]% and what a file URL may
+ * contain. */
 static void put_string(Output *o, const char *value) {
         put_text(o, "\"");
         for (; *value; value++) {

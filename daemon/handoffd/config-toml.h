@@ -8,8 +8,8 @@
 
 #define CONFIG_TOML_MAX ((size_t) 1024 * 1024)
 
-/* What we write, in the form that IoT Edge gives it. payload_uri may be NULL: no payload. In a comparison a
- * member that is NULL, or payload_unknown, is not known and equals everything. */
+/* What we write, URLs in canonical form. payload_uri NULL: no payload. In a comparison any other member that
+ * is NULL is not known and equals everything, and so does the payload when payload_unknown is set. */
 typedef struct Provisioning {
         const char *endpoint, *id_scope, *registration_id, *payload_uri;
         bool payload_unknown;

@@ -12,10 +12,6 @@
 #define SETTLE_USEC   (10 * USEC_PER_SEC) /* twice the time after which its unit starts it again */
 #define SETTLE_MAX    (60 * USEC_PER_SEC)
 
-static const char *root_of(const Operation *op) {
-        return op->h->options->root;
-}
-
 /* Without its container engine aziot-edged ends, and systemd starts it again. */
 static int edged_down(Operation *op, const UnitState *edged) {
         int r = engine_check(&op->situation, &op->failure);
@@ -104,7 +100,7 @@ static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
 static bool went_offline(const Operation *op, const IdentitydAnswer *answer) {
         CLEANUP(device_info_deinit) DeviceInfo now = {};
 
-        return names_device(answer) && device_info_read(&now, root_of(op)) >= 0 && now.hub &&
+        return names_device(answer) && device_info_read(&now, operation_root(op)) >= 0 && now.hub &&
                streq(now.hub, answer->hub) && streq(now.device_id, answer->device_id);
 }
 
@@ -131,7 +127,7 @@ static void confirm_again(Operation *op, const IdentitydAnswer *answer) {
 static void on_confirmed(void *userdata, const IdentitydAnswer *answer) {
         Operation *op = userdata;
         Plan *plan = &op->plan;
-        FileMark proof = prev_state_mark(root_of(op));
+        FileMark proof = prev_state_mark(operation_root(op));
         Failure failure;
 
         if (!names_device(answer) ||
@@ -190,7 +186,7 @@ static bool has_written_state(const Operation *op, const UnitState *edged) {
         struct stat st;
         usec_t written;
 
-        if (path_under(&path, root_of(op), PATH_EDGED_HAD) < 0 || stat(path, &st) < 0)
+        if (path_under(&path, operation_root(op), PATH_EDGED_HAD) < 0 || stat(path, &st) < 0)
                 return false;
         written = (usec_t) st.st_mtim.tv_sec * USEC_PER_SEC + (usec_t) st.st_mtim.tv_nsec / 1000;
         return written >= edged->active_enter_real_usec && written <= now_usec(CLOCK_REALTIME);

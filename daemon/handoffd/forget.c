@@ -12,30 +12,27 @@ typedef struct Ours {
         bool any, tables, device, applied;
 } Ours;
 
-static bool same(const char *a, const char *b) {
-        return a && b && streq(a, b);
-}
-
 static bool same_id(const char *a, const char *b) {
         return a && b && strcasecmp(a, b) == 0;
 }
 
 static bool recorded_device(const Record *rec, const DeviceInfo *info) {
-        return (same(info->hub, rec->hub) && same(info->device_id, rec->device_id)) ||
-               (same(info->hub, rec->previous_hub) && same(info->device_id, rec->previous_device_id));
+        return (str_set_and_equal(info->hub, rec->hub) &&
+                str_set_and_equal(info->device_id, rec->device_id)) ||
+               (str_set_and_equal(info->hub, rec->previous_hub) &&
+                str_set_and_equal(info->device_id, rec->previous_device_id));
 }
 
 /* A device that IoT Edge got by itself with our provisioning is ours as well. */
 static Ours what_is_ours(const Operation *op) {
         const Situation *s = &op->situation;
         const Record *rec = &s->record;
-        Ours ours = { .tables = same(s->toml.digest, rec->digest) ||
-                                same(s->toml.digest, rec->previous_digest) };
+        Ours ours = { .tables = situation_tables_ours(s) };
 
         ours.device = s->device_info.hub && (recorded_device(rec, &s->device_info) ||
                                              (ours.tables && (rec->hub || op->forget_provisioning)));
         ours.tables = ours.tables && op->forget_provisioning;
-        ours.applied = op->forget_provisioning && same(s->applied.source, "dps") &&
+        ours.applied = op->forget_provisioning && str_set_and_equal(s->applied.source, "dps") &&
                        (same_id(s->applied.registration_id, rec->registration_id) ||
                         (ours.tables && same_id(s->applied.registration_id, s->toml.registration_id)));
         ours.any = ours.device || ours.tables || ours.applied;

@@ -36,12 +36,12 @@ typedef struct Plan {
         bool restart_edged, restart_identityd, reprovision;
         bool begun, started;              /* by an earlier attempt; IoT Edge was restarted for it */
         char *written;                    /* what config.toml will say, when write_config */
-        StoreFile config_file, info_file; /* the new ones, and the old ones until the new set is applied */
-        Applied applied;                  /* as they were, when run_apply */
+        StoreFile config_file, info_file; /* the new files; once placed, the old ones */
+        Applied applied;                  /* as before, when run_apply */
         Running running;                  /* the units before the first was stopped */
-        Record record;                    /* as it was */
+        Record record;                    /* as before */
         bool applying;                    /* `iotedge config apply` was begun */
-        bool settled;                     /* the new set is complete, and stays */
+        bool settled;                     /* the new files stay, whatever fails later */
         bool unsteady;
         char *pending; /* of the record: what IoT Edge becomes */
 
@@ -121,6 +121,8 @@ void operation_run(Operation *op);                          /* frees it at the e
 void operation_fail(Operation *op, const Failure *failure); /* and runs on: the recovery */
 void operation_warn(Operation *op, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
 int operation_jobs(Operation *op, const UnitJob *jobs, size_t count); /* FLOW_WAIT */
+const char *operation_root(const Operation *op);                      /* what the paths are below */
+int operation_fail_write(Operation *op, int r, const char *path);     /* fills op->failure, returns r */
 
 /* Starts again what was stopped, now or when the operation under way has ended. */
 void handoffd_resume(Handoffd *h, const char *why);
@@ -161,14 +163,14 @@ int config_check_unchanged(Operation *op, const char *text, size_t size);
 int operation_write_config(Operation *op, const char *text);
 int step_keep_backup(Operation *op);
 
-/* prepare.c: everything of ours that can fail, before a unit is stopped */
-int step_try(Operation *op);     /* writes what Apply would write, and removes it */
-int step_prepare(Operation *op); /* leaves it beside its place */
+/* prepare.c: the writes that can fail, before a unit is stopped */
+int step_try_writes(Operation *op); /* writes what Apply would write, and removes it */
+int step_prepare(Operation *op);    /* leaves the new files beside their places */
 
-/* apply-files.c: the files of a hand-off, in place and back */
+/* apply-files.c: the files of a hand-off, into their places and back */
 int step_record_pending(Operation *op);
 int step_place_files(Operation *op);
-void operation_discard_files(Operation *op);       /* the old ones, or new ones that are not in place */
+void operation_discard_files(Operation *op);       /* the old files, or new ones that are not in place */
 bool operation_keeps_new_set(const Operation *op); /* when `iotedge config apply` fails */
 int step_stop_newer(Operation *op);                /* in the recovery */
 int step_put_back_files(Operation *op);            /* in the recovery */

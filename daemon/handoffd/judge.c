@@ -133,7 +133,7 @@ static void judge_runtime(Verdict *v, const Situation *s) {
                                    s->edged.exists ? UNIT_IDENTITYD : UNIT_EDGED);
 }
 
-/* An operator's only when something has to be applied. */
+/* A missing unit prevents a hand-off only when something has to be applied. */
 static void judge_apply_unit(Verdict *v, const Situation *s) {
         if (!s->units_known || (s->apply.exists && !s->apply.masked))
                 return;

@@ -3,19 +3,19 @@
  * findings.
  *
  * Check, Verify and Apply of the hand-off helper and `dps-provision check` decide by this list and by
- * nothing else. Whether a file can be written is tried before the first unit is stopped; that is no finding.
+ * nothing else. Whether a file can be written is no finding: the helper tries that (prepare.c).
  */
 #pragma once
 
 #include "assignment.h"
 #include "situation.h"
 
-/* What our configuration and the assignment ask for, in the form that IoT Edge gives it. What is not known
- * contradicts nothing: a member of the provisioning that is NULL, and no device. */
+/* What our configuration and the assignment ask for, URLs in canonical form. A comparison skips what is not
+ * known: members of the provisioning (see there), and the device. */
 typedef struct Wanted {
         Provisioning provisioning;
         char *endpoint, *payload_uri; /* what the provisioning borrows */
-        const char *hub, *device_id;  /* borrowed; NULL: no device */
+        const char *hub, *device_id;  /* borrowed; NULL: not known */
         const Config *config;         /* borrowed */
 } Wanted;
 
@@ -34,15 +34,14 @@ typedef enum FindingType {
         FINDING_CONFIG_UNPROVISIONED,
         FINDING_CONFIG_OUTDATED, /* another provisioning, which we may replace */
         FINDING_CONFIG_FOREIGN,  /* another provisioning, which we may not replace */
-        FINDING_CONFIG_REPLACED, /* we may replace a provisioning that is not ours: ReplaceProvisioning=yes
-                                  */
+        FINDING_CONFIG_REPLACED, /* not ours, and we may replace it: ReplaceProvisioning=yes */
         FINDING_BASE_REPLACED,   /* the base has a provisioning, which ours replaces */
         FINDING_REPROVISIONS_ITSELF,
         /* what `iotedge config apply` made of it */
         FINDING_APPLIED_OUTDATED,
         FINDING_PAYLOAD_IGNORED, /* IoT Edge 1.3 knows no payload */
-        FINDING_CONFIG_PLACE,    /* what is at config.toml's place must not be replaced */
-        FINDING_DEVICE_PLACE,    /* what is at device_info's place must not be replaced */
+        FINDING_CONFIG_PLACE,    /* config.toml can't be replaced: immutable, a mount point, … */
+        FINDING_DEVICE_PLACE,    /* device_info can't be replaced: a link, a mount point, … */
         FINDING_APPLY_REFUSES,   /* `iotedge config apply` refuses something in config.toml or around it */
         FINDING_ENGINE_SILENT,   /* without the container engine `iotedge config apply` fails */
         /* the device */
@@ -56,11 +55,11 @@ typedef enum FindingType {
         _FINDING_TYPE_MAX,
 } FindingType;
 
-/* Who does something about it. */
+/* Who mends it. */
 typedef enum FindingOwner {
         OWNER_US,       /* Apply mends it */
         OWNER_OPERATOR, /* nothing is handed off until an operator has mended it */
-        OWNER_NOBODY,   /* harmless; with a kind of the class of warnings, it is told */
+        OWNER_NOBODY,   /* harmless; a warning when its kind is one */
 } FindingOwner;
 
 typedef enum FindingSubject {
@@ -90,10 +89,10 @@ typedef struct Finding {
 typedef struct Verdict {
         Finding findings[FINDINGS_MAX]; /* in the order of the steps of a hand-off */
         size_t count;
-        unsigned mends; /* mask of Mend: all of it */
+        unsigned mends; /* mask of Mend: those of all findings */
 } Verdict;
 
-/* The situation looks at the places of files and at the container engine when a mend needs them. */
+/* Looks at the places of files, and connects to the container engine, when a mend needs them. */
 void judge(Verdict *ret, const Wanted *wanted, Situation *situation);
 
 const Finding *verdict_find(const Verdict *verdict, FindingType type); /* NULL: none */
@@ -104,8 +103,8 @@ const Finding *verdict_refusal(const Verdict *verdict);
 /* What a gateway that was handed off has lost; NULL: nothing. */
 const Finding *verdict_loss(const Verdict *verdict);
 
-/* Does the copy that `iotedge config apply` made lack the wanted payload, and nothing else? */
+/* True when the copy that `iotedge config apply` made lacks the wanted payload and nothing else. */
 bool judge_payload_ignored(const Wanted *wanted, const ConfigToml *applied, Failure *reterr);
 
-/* Has identityd said that it uses the wanted provisioning? */
+/* True when identityd has answered that it uses the wanted provisioning. */
 bool judge_identityd_provisioned(const Wanted *wanted, const Situation *situation);

@@ -71,8 +71,8 @@ static void operation_end(Operation *op) {
 
         if (op->failed)
                 log_warning("%s failed: %s", op->name, op->failure.sentence);
-        /* A directory that was made after this process had started is read-only to it, by ProtectSystem=.
-         * The next instance sees what there is now. */
+        /* ProtectSystem= makes a directory that was made after the start of this process read-only to it.
+         * The next instance can write there. */
         if (op->failed && op->failure.kind == FAILURE_STORAGE && streq(op->failure.code, "EROFS"))
                 h->outdated = true;
         operation_discard_files(op);
@@ -121,6 +121,15 @@ void operation_fail(Operation *op, const Failure *failure) {
                 begin_recovery(op);
         }
         operation_run(op);
+}
+
+const char *operation_root(const Operation *op) {
+        return op->h->options->root;
+}
+
+int operation_fail_write(Operation *op, int r, const char *path) {
+        return failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s%s' can't be written",
+                                 operation_root(op), path);
 }
 
 void operation_warn(Operation *op, FailureKind kind, const char *format, ...) {

@@ -1,6 +1,5 @@
-/* Everything of ours that can fail is done before a unit is stopped: both new files are written beside their
- * places. Only a write shows whether a write succeeds, not permission bits and free blocks.
- * So Check writes as well, and removes the files. */
+/* Both new files are written beside their places before a unit is stopped. Permission bits and free blocks
+ * don't show whether a write succeeds; only a write does. So Check writes as well, and removes the files. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -9,15 +8,11 @@
 #include "handoffd.h"
 #include "paths.h"
 
-/* What `iotedge config apply` writes itself: five files of a few blocks. */
+/* For the five files of a few blocks that `iotedge config apply` writes. */
 #define APPLIED_SPACE ((size_t) 32 * 1024)
 
-/* Of the helper's own: record.json and the list of stopped units. */
+/* For the helper's record, its budgets and its list of stopped units. */
 #define STATE_SPACE ((size_t) 8 * 1024)
-
-static const char *root_of(const Operation *op) {
-        return op->h->options->root;
-}
 
 static int try_space(Operation *op, int dir, const char *name, size_t size, const char *path) {
         const StoreAttributes attributes = { .mode = 0600, .uid = (uid_t) -1, .gid = (gid_t) -1 };
@@ -25,9 +20,7 @@ static int try_space(Operation *op, int dir, const char *name, size_t size, cons
         CLEANUP(freep) char *zeros = calloc(1, size);
         int r = zeros ? store_prepare_at(&file, dir, name, zeros, size, &attributes) : -ENOMEM;
 
-        return r < 0 ? failure_set_errno(&op->failure, FAILURE_STORAGE, r, "'%s%s' can't be written",
-                                         root_of(op), path)
-                     : 0;
+        return r < 0 ? operation_fail_write(op, r, path) : 0;
 }
 
 static int try_state(Operation *op) {
@@ -35,10 +28,9 @@ static int try_state(Operation *op) {
         CLEANUP(closep) int dir = -1;
         int r;
 
-        r = path_under(&path, root_of(op), PATH_STATE);
+        r = path_under(&path, operation_root(op), PATH_STATE);
         if (r < 0)
-                return failure_set_errno(&op->failure, FAILURE_STORAGE, r,
-                                         "'" PATH_RECORD "' can't be written");
+                return operation_fail_write(op, r, PATH_RECORD);
         dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (dir < 0)
                 return failure_set_errno(&op->failure, FAILURE_STORAGE, errno, "'%s' can't be opened", path);
@@ -58,7 +50,7 @@ static int prepare_config(Operation *op, int dir) {
 static int prepare_apply(Operation *op, int dir) {
         int r;
 
-        r = applied_read(&op->plan.applied, root_of(op), &op->failure);
+        r = applied_read(&op->plan.applied, operation_root(op), &op->failure);
         return r < 0 ? r : try_space(op, dir, "00-super.toml", APPLIED_SPACE, PATH_CONFIG_DIR);
 }
 
@@ -70,11 +62,11 @@ static int prepare(Operation *op, const char *hub, const char *device_id, bool d
         if (dir < 0)
                 return dir;
         config_remove_leftovers(dir);
-        device_info_remove_leftovers(root_of(op));
+        device_info_remove_leftovers(operation_root(op));
         if (plan->write_config)
                 r = prepare_config(op, dir);
         if (r >= 0 && device_info)
-                r = device_info_prepare(&plan->info_file, root_of(op), hub, device_id, &op->failure);
+                r = device_info_prepare(&plan->info_file, operation_root(op), hub, device_id, &op->failure);
         if (r >= 0 && plan->run_apply)
                 r = prepare_apply(op, dir);
         return r;
@@ -86,8 +78,9 @@ int step_prepare(Operation *op) {
         return prepare(op, a->hub, a->device_id, op->plan.write_device_info);
 }
 
-/* The names are not known yet; these are as long as names can be. */
-int step_try(Operation *op) {
+/* Hub and device are not known yet, so their names are as long as names can be. The prepared files are
+ * discarded with the operation. */
+int step_try_writes(Operation *op) {
         char hub[256], device_id[129];
         int r;
 
@@ -97,5 +90,5 @@ int step_try(Operation *op) {
         memset(device_id, 'x', sizeof(device_id) - 1);
         hub[sizeof(hub) - 1] = device_id[sizeof(device_id) - 1] = '\0';
         r = try_state(op);
-        return r < 0 ? r : prepare(op, hub, device_id, op->plan.adopt); /* which goes with the operation */
+        return r < 0 ? r : prepare(op, hub, device_id, op->plan.adopt);
 }

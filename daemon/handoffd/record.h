@@ -11,7 +11,7 @@
 typedef struct Record {
         char *registration_id;
         char *digest, *previous_digest; /* of config.toml's provisioning tables, config-toml.h */
-        char *ignored_digest;           /* of those that were applied, and whose payload IoT Edge ignored */
+        char *ignored_digest;           /* of applied tables whose payload IoT Edge ignored */
         char *hub, *device_id, *previous_hub, *previous_device_id; /* device_info */
         char *key_name;                                            /* of the adopted key, for people */
         bool handed_off;                                           /* IoT Edge was seen to work with it */
@@ -19,7 +19,7 @@ typedef struct Record {
         /* What IoT Edge is to become, until its hub has accepted that: hub, device and key, and identityd's
          * prev_state before. started: the same, once IoT Edge was restarted for it. */
         char *pending, *pending_proof, *started;
-        bool applying; /* `iotedge config apply` was begun, and is not known to have ended well */
+        bool applying; /* `iotedge config apply` was begun, and has not succeeded as far as we know */
 } Record;
 
 /* 0 with an empty record when there is none. One that can't be understood is a FAILURE_STORAGE. */

@@ -163,12 +163,9 @@ void situation_deinit(Situation *s) {
         *s = (Situation){};
 }
 
-static bool equal(const char *a, const char *b) {
-        return a && b && streq(a, b);
-}
-
 bool situation_tables_ours(const Situation *s) {
-        return equal(s->toml.digest, s->record.digest) || equal(s->toml.digest, s->record.previous_digest);
+        return str_set_and_equal(s->toml.digest, s->record.digest) ||
+               str_set_and_equal(s->toml.digest, s->record.previous_digest);
 }
 
 /* --- places --- */

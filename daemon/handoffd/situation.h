@@ -27,7 +27,7 @@ typedef struct Situation {
         size_t base_size;
         ConfigToml base_toml;
         Failure base_failure;    /* of reading it */
-        bool applied_exists;     /* and is TOML */
+        bool applied_exists;     /* the applied copy exists and is TOML */
         ConfigToml applied;      /* of the copy that `iotedge config apply` gave identityd */
         DeviceInfo device_info;  /* members NULL: none that is valid */
         bool device_info_hidden; /* from this user */
@@ -58,6 +58,6 @@ Origin situation_origin(const Situation *s);
 /* Did this helper write config.toml's provisioning? Compared by content, never by time. */
 bool situation_tables_ours(const Situation *s);
 
-/* 0, or a negative errno with the failure: config.toml and its directory are not replaced when they are
- * immutable or can't be written. */
+/* Fails when config.toml can't be replaced: its directory is missing or can't be written to, or the file is
+ * immutable or a mount point. */
 int situation_look_at_config_place(const Situation *s, Failure *reterr);

@@ -28,11 +28,11 @@ size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOP
 
 /* Since when each of these units is active. */
 typedef struct Running {
-        uint64_t entered_usec[STOPPED_MAX]; /* UINT64_MAX: it is not */
+        uint64_t entered_usec[STOPPED_MAX]; /* UINT64_MAX: it is not active */
 } Running;
 
 int running_read(Running *ret, Units *all, Failure *reterr);
 void stopped_add_running(Stopped *s, const Running *running);
 
-/* The jobs that stop what was started since, and what did not run before; returns their number. */
+/* The jobs that stop the units that were started since running_read(); returns their number. */
 size_t running_stop_newer_jobs(const Running *before, Units *all, UnitJob jobs[static STOPPED_MAX]);

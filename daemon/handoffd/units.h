@@ -29,10 +29,10 @@ typedef struct Units Units;
 
 typedef struct UnitState {
         bool exists, masked, active, failed;
-        bool failing;               /* it has ended with an error and is about to be started again */
-        uint64_t active_enter_usec; /* CLOCK_MONOTONIC, 0: never */
-        uint64_t active_enter_real_usec;
-        char result[32]; /* "success", "exit-code", … of a service; else "" */
+        bool failing;                    /* it has ended with an error and is about to be started again */
+        uint64_t active_enter_usec;      /* CLOCK_MONOTONIC, 0: never */
+        uint64_t active_enter_real_usec; /* the same, CLOCK_REALTIME */
+        char result[32];                 /* "success", "exit-code", … of a service; else "" */
 } UnitState;
 
 typedef enum UnitVerb {
