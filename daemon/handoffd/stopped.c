@@ -142,12 +142,17 @@ void stopped_add_running(Stopped *s, const Running *running) {
 }
 
 size_t running_stop_newer_jobs(const Running *before, Units *all, UnitJob jobs[static STOPPED_MAX]) {
+        bool newer = false;
         UnitState state;
         size_t n = 0;
 
-        for (size_t i = 0; i < STOPPED_MAX; i++)
-                if (units_query(all, stop_order[i], &state, NULL) >= 0 && state.active &&
-                    entered(&state) != before->entered_usec[find(stop_order[i])])
-                        jobs[n++] = (UnitJob){ UNIT_STOP, stop_order[i] };
-        return n;
+        for (size_t i = 0; i < STOPPED_MAX; i++) {
+                bool known = units_query(all, stop_order[i], &state, NULL) >= 0;
+
+                if (known && state.active && entered(&state) == before->entered_usec[find(stop_order[i])])
+                        continue;
+                newer = newer || (known && state.active);
+                jobs[n++] = (UnitJob){ UNIT_STOP, stop_order[i] };
+        }
+        return newer ? n : 0;
 }

@@ -34,5 +34,6 @@ typedef struct Running {
 int running_read(Running *ret, Units *all, Failure *reterr);
 void stopped_add_running(Stopped *s, const Running *running);
 
-/* The jobs that stop the units that were started since running_read(); returns their number. */
+/* If a unit was started since running_read(): the jobs that stop all units except those that kept running,
+ * since a socket may be about to start its service. Returns their number. */
 size_t running_stop_newer_jobs(const Running *before, Units *all, UnitJob jobs[static STOPPED_MAX]);
