@@ -101,9 +101,9 @@ DaemonDown client_why_down(sd_bus *bus);
 /* Calls a method without arguments; returns EXIT_OK or, having told why, EXIT_FAILED. */
 int client_call(sd_bus *bus, const char *method);
 
-/* As root, with IoT Edge: the hand-off helper may interrupt IoT Edge at once. Without that helper, or with
- * an older one, there is nothing to allow. */
-void client_allow_interruptions(sd_bus *bus);
+/* Fills the disruption budget of the hand-off helper, when root calls this and IoT Edge is the target. An
+ * older helper, or none, has no such budget. */
+void client_allow_disruption(sd_bus *bus);
 
 /* The daemon notices by itself that a file with the ID scope ("" for none) has changed. 1: it has, 0: not in
  * time, or it has another scope from elsewhere; -errno: nobody is there. */

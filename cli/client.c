@@ -306,15 +306,15 @@ static int allow(sd_bus *bus, sd_bus_error *error) {
         return r < 0 ? r : sd_bus_call(bus, call, ALLOW_TIMEOUT_USEC, error, NULL);
 }
 
-/* Without IoT Edge there is no helper. One that works on another call answers later, but before the next
- * attempt. An older one that still runs ends after its reply, and the next call starts the installed one. */
+/* Without IoT Edge there is no helper. A busy helper answers later, but before the next attempt. An older
+ * helper that still runs ends after its reply, and the next call starts the installed one. */
 static bool is_harmless(const sd_bus_error *error) {
         return sd_bus_error_has_name(error, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
                sd_bus_error_has_name(error, SD_BUS_ERROR_NAME_HAS_NO_OWNER) ||
                sd_bus_error_has_name(error, SD_BUS_ERROR_UNKNOWN_METHOD) || is_silence(error);
 }
 
-void client_allow_interruptions(sd_bus *bus) {
+void client_allow_disruption(sd_bus *bus) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL, again = SD_BUS_ERROR_NULL;
         CLEANUP(config_freep) Config *config = NULL;
         const sd_bus_error *last = &error;
@@ -330,10 +330,9 @@ void client_allow_interruptions(sd_bus *bus) {
                 r = allow(bus, &again);
         }
         if (r < 0 && !is_harmless(last))
-                (void) fprintf(
-                        stderr,
-                        "dps-provision: The hand-off helper did not reset its disruption budget: %s\n",
-                        last->message ? last->message : strerror(-r));
+                (void) fprintf(stderr,
+                               "dps-provision: The hand-off helper did not fill its disruption budget: %s\n",
+                               last->message ? last->message : strerror(-r));
 }
 
 static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *reterr) {

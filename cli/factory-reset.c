@@ -165,7 +165,7 @@ static int forget(const Options *o, sd_bus *bus) {
         const char *note;
         int r;
 
-        client_allow_interruptions(bus);
+        client_allow_disruption(bus);
         r = client_new_call(bus, &call, "FactoryReset");
         if (r >= 0)
                 r = sd_bus_message_append(call, "b", (int) o->iotedge_config);
@@ -181,7 +181,7 @@ static int forget(const Options *o, sd_bus *bus) {
                         stderr);
                 return EXIT_FAILED;
         }
-        client_allow_interruptions(bus); /* the next owner begins with a full budget */
+        client_allow_disruption(bus); /* the next owner begins with a full budget */
         r = sd_bus_message_enter_container(reply, 'a', "s");
         while (r >= 0 && (r = sd_bus_message_read(reply, "s", &note)) > 0) {
                 CLEANUP(freep) char *shown = strdup(note);

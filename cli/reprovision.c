@@ -116,7 +116,7 @@ int verb_reprovision(int argc, char *argv[]) {
         /* before the call, so that no change is missed */
         if (o.wait && client_watch(bus, &changed) < 0)
                 return EXIT_FAILED;
-        client_allow_interruptions(bus);
+        client_allow_disruption(bus);
         r = client_call(bus, "Reprovision");
         if (r != EXIT_OK)
                 return r;
@@ -144,7 +144,7 @@ int verb_retry(int argc, char *argv[]) {
                 return r;
         if (client_open(&bus) < 0)
                 return EXIT_FAILED;
-        client_allow_interruptions(bus);
+        client_allow_disruption(bus);
         r = client_call(bus, "Retry");
         if (r == EXIT_OK)
                 (void) puts("It tries again now; 'dps-provision status --watch' shows how it goes on.");

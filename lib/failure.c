@@ -187,16 +187,16 @@ static const FailureInfo failures[] = {
                                           "root to register at once." },
         [FAILURE_DISRUPTION_BUDGET] = { "disruption-budget", FAILURE_CLASS_THROTTLED, 0, EBUSY,
                                         "31f8c22827854f2f8c4ed08c9d48a821",
-                                        "IoT Edge has been interrupted too often",
+                                        "IoT Edge has been disrupted too often",
                                         "Run 'dps-provision status' and 'dps-provision check' and mend the "
                                         "cause that they show. Then run 'dps-provision retry' as root to "
-                                        "interrupt IoT Edge at once." },
+                                        "allow another disruption at once." },
         [FAILURE_ENGINE_UNREACHABLE] = { "engine-unreachable", LOCAL, 0, ECONNREFUSED,
                                          "31f8c22827854f2f8c4ed08c9d48a822",
                                          "The container engine does not answer",
                                          "Start the container engine (systemctl start docker), or correct "
-                                         "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon goes "
-                                         "on within 10 seconds after that." },
+                                         "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon "
+                                         "tries again within 10 seconds." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",
@@ -237,11 +237,9 @@ static const FailureInfo failures[] = {
         [WARNING_PAYLOAD_IGNORED] = { "payload-ignored", WARNING, 0, EINVAL,
                                       "31f8c22827854f2f8c4ed08c9d48a847",
                                       "This release of IoT Edge ignores Payload=",
-                                      "Nothing has to be done while IoT Edge keeps the identity: the daemon "
-                                      "sends the payload. A registration of IoT Edge's own lacks it. "
-                                      "Upgrade "
-                                      "to IoT Edge 1.4 or later and run 'iotedge config apply', or remove "
-                                      "Payload=." },
+                                      "Upgrade to IoT Edge 1.4 or later and run 'iotedge config apply', or "
+                                      "remove Payload=. Until then the daemon sends the payload, but a "
+                                      "self-registration of IoT Edge lacks it." },
 };
 static_assert(ARRAY_SIZE(failures) == _FAILURE_KIND_MAX, "every kind of failure has a row");
 

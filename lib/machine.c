@@ -77,7 +77,7 @@ static bool throttled(const Input *in) {
         return in->facts->throttled_usec > 0;
 }
 
-static bool disruption_held_back(const Input *in) {
+static bool disruption_must_wait(const Input *in) {
         return in->facts->disruption_usec > 0;
 }
 
@@ -174,9 +174,8 @@ static bool key_is_dead(const Input *in) {
                in->machine->retry.attempts == 0;
 }
 
-/* Without a key IoT Edge would register itself as soon as it is resumed: that would be a second
- * registration. So IoT Edge stays quiesced until it has the next key. It has nothing to sign with before
- * that. */
+/* A resumed IoT Edge without a key would register itself, which would be a second registration. So IoT Edge
+ * stays quiesced until it has the next key. */
 static bool key_is_dead_while_held(const Input *in) {
         return key_is_dead(in) && in->facts->keyless && may_hold_on(in) && may_register(in);
 }
@@ -317,8 +316,8 @@ TABLE Row rows[] = {
 
         /* what the assignment still needs */
         { HO, AFTER, ANY, IF(always), NEXT_REST, HOW_NOW },
-        /* Apply would be refused. Once the key is replaced, IoT Edge could not go on as the old device. */
-        { ANY, AFTER, ANY, IF(disruption_held_back), STEP_IDENTITY, HOW_SPARE_EDGE },
+        /* Apply would fail, and with the key replaced IoT Edge could not continue as the old device. */
+        { ANY, AFTER, ANY, IF(disruption_must_wait), STEP_IDENTITY, HOW_SPARE_EDGE },
         { ANY, AFTER, ANY, IF(needs_import), STEP_IMPORT, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_quiesce), STEP_QUIESCE, HOW_NOW },
         { ANY, AFTER, ANY, IF(needs_adoption), STEP_ADOPT, HOW_NOW },
@@ -403,7 +402,7 @@ static void remember(Machine *m, const Facts *f, EventType type) {
                 m->pending = pending_of(type);
 }
 
-/* A gateway that works without its TPM looks at it ever less often, up to hours. */
+/* A gateway that works without its TPM reads it less and less often, up to OperatorLongMaxSec=. */
 static void back_off(Machine *m, const Facts *f, const Event *event, const RetryPolicy *policy,
                      uint64_t random, Action *action) {
         const bool failed = event->type == EVENT_FAILED;
@@ -414,7 +413,7 @@ static void back_off(Machine *m, const Facts *f, const Event *event, const Retry
         if (f->unread != FAILURE_NONE && m->step == STEP_IDENTITY)
                 p.max_usec = policy->operator_long_max_usec;
 
-        /* The helper names the second, and no other device competes for it. */
+        /* The helper names the exact time, and no other device waits for it, so there is no jitter. */
         if (kind == FAILURE_DISRUPTION_BUDGET && asked > 0)
                 wait_for(m, kind, asked, action);
         else

@@ -193,7 +193,8 @@ static int check_values(const Toml *toml, const Origin *from, const char *root, 
 static bool modules_exist(const Situation *s) {
         CLEANUP(freep) char *path = NULL;
 
-        return s->edged.active && path_under(&path, s->root, PATH_EDGED_HAD) >= 0 && access(path, F_OK) == 0;
+        return s->edged.active && path_under(&path, s->root, PATH_EDGED_STATE) >= 0 &&
+               access(path, F_OK) == 0;
 }
 
 /* The host name is in the certificates of modules. Only the container engine knows the modules; an

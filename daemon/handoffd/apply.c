@@ -102,16 +102,16 @@ static int step_plan(Operation *op) {
         return 0;
 }
 
-/* --- the interruption --- */
+/* --- the disruption --- */
 
-static bool interrupts_edged(const Plan *plan) {
+static bool disrupts_edged(const Plan *plan) {
         return plan->write_device_info || plan->run_apply || plan->restart_edged || plan->reprovision;
 }
 
 /* Comes once in each Apply: after every other check, and before the first job that stops or restarts
  * aziot-edged. */
-static int step_permit_interruption(Operation *op) {
-        return interrupts_edged(&op->plan) ? operation_permit_interruption(op) : 0;
+static int step_permit_disruption(Operation *op) {
+        return disrupts_edged(&op->plan) ? operation_permit_disruption(op) : 0;
 }
 
 /* --- the identity --- */
@@ -391,7 +391,7 @@ const FlowStep apply_steps[] = {
         step_ask_device,
         step_plan,
         step_prepare,
-        step_permit_interruption,
+        step_permit_disruption,
         step_record_pending,
         step_keep_backup,
         step_stop,
@@ -411,7 +411,7 @@ const FlowStep apply_steps[] = {
         step_compare,
         step_edge_agent,
         step_record_success,
-        step_confirm_interruption,
+        step_confirm_disruption,
         NULL,
 };
 

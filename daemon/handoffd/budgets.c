@@ -36,17 +36,17 @@ static Moment moment_of(json_object *object) {
         return m;
 }
 
-static void read_members(Budgets *l, json_object *json) {
+static void read_members(Budgets *b, json_object *json) {
         json_object *value;
 
         if (json_object_object_get_ex(json, "disruptions", &value))
-                l->disruptions =
-                        (Disruptions){ .count = (uint32_t) number_of(value, "count", UINT32_MAX),
-                                       .confirmed = flag_of(value, "confirmed"),
-                                       .wait_usec = number_of(value, "waitUSec", DISRUPTION_CLEAR_USEC),
-                                       .since = moment_of(value) };
+                b->disruptions =
+                        (DisruptionBudget){ .count = (uint32_t) number_of(value, "count", UINT32_MAX),
+                                            .confirmed = flag_of(value, "confirmed"),
+                                            .wait_usec = number_of(value, "waitUSec", DISRUPTION_CLEAR_USEC),
+                                            .since = moment_of(value) };
         if (json_object_object_get_ex(json, "holds", &value))
-                l->holds = (HoldBudget){ .used_usec = number_of(value, "usedUSec", HOLD_BUDGET_USEC),
+                b->holds = (HoldBudget){ .used_usec = number_of(value, "usedUSec", HOLD_BUDGET_USEC),
                                          .pause_usec = number_of(value, "pauseUSec", HOLD_PAUSE_USEC),
                                          .cut = flag_of(value, "cut"),
                                          .since = moment_of(value) };
@@ -92,7 +92,7 @@ static int add_moment(json_object *object, const Moment *m) {
         return r < 0 ? r : add_number(object, "realTimeUSec", m->realtime_usec);
 }
 
-static int add_disruptions(json_object *json, const Disruptions *d) {
+static int add_disruptions(json_object *json, const DisruptionBudget *d) {
         json_object *object = json_object_new_object();
         int r = dps_json_add(json, "disruptions", object);
 
@@ -118,16 +118,16 @@ static int add_holds(json_object *json, const HoldBudget *b) {
         return r < 0 ? r : add_moment(object, &b->since);
 }
 
-int budgets_save(const Budgets *l, const char *root, Failure *reterr) {
+int budgets_save(const Budgets *b, const char *root, Failure *reterr) {
         CLEANUP(freep) char *path = NULL;
         json_object *json = json_object_new_object();
         const char *text;
         int r = json ? 0 : -ENOMEM;
 
         if (r >= 0)
-                r = add_disruptions(json, &l->disruptions);
+                r = add_disruptions(json, &b->disruptions);
         if (r >= 0)
-                r = add_holds(json, &l->holds);
+                r = add_holds(json, &b->holds);
         if (r >= 0)
                 r = path_under(&path, root, PATH_BUDGETS);
         if (r >= 0) {

@@ -12,7 +12,7 @@
 #define SETTLE_USEC   (10 * USEC_PER_SEC) /* twice the time after which its unit starts it again */
 #define SETTLE_MAX    (60 * USEC_PER_SEC)
 
-/* Without its container engine aziot-edged ends, and systemd starts it again. */
+/* aziot-edged ends without the container engine, and systemd starts it again. */
 static int edged_down(Operation *op, const UnitState *edged) {
         int r = engine_check(&op->situation, &op->failure);
 
@@ -94,9 +94,9 @@ static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
         operation_fail(op, &failure);
 }
 
-/* identityd answers after it has asked its hub, and does not ask again before its next start. Without a new
- * prev_state the hub was out of reach, so only a restart helps. A restart without device_info would be
- * another registration: then the wait is what limits their number. */
+/* identityd asks its hub before it answers, and not again before its next start. If there is no new
+ * prev_state by then, the hub was out of reach, and only a restart helps. Without device_info a restart
+ * would be another registration, so then Apply goes on asking until its deadline. */
 static bool went_offline(const Operation *op, const IdentitydAnswer *answer) {
         CLEANUP(device_info_deinit) DeviceInfo now = {};
 
@@ -180,13 +180,14 @@ static int on_settle_timer(sd_event_source *source, uint64_t usec, void *userdat
         return 0;
 }
 
-/* aziot-edged writes this file when it has its identity and its engine, unless it says the same already. */
+/* aziot-edged writes this file when it has its identity and its engine, unless the content stays the same.
+ */
 static bool has_written_state(const Operation *op, const UnitState *edged) {
         CLEANUP(freep) char *path = NULL;
         struct stat st;
         usec_t written;
 
-        if (path_under(&path, operation_root(op), PATH_EDGED_HAD) < 0 || stat(path, &st) < 0)
+        if (path_under(&path, operation_root(op), PATH_EDGED_STATE) < 0 || stat(path, &st) < 0)
                 return false;
         written = (usec_t) st.st_mtim.tv_sec * USEC_PER_SEC + (usec_t) st.st_mtim.tv_nsec / 1000;
         return written >= edged->active_enter_real_usec && written <= now_usec(CLOCK_REALTIME);
@@ -197,8 +198,8 @@ static bool has_stayed_up(const Operation *op, const UnitState *edged) {
                                    has_written_state(op, edged));
 }
 
-/* One that waits to be started again may have ended because there was no identity yet. It counts as up when
- * it has stayed so for a while. */
+/* An aziot-edged that waits to be started again may have ended because there was no identity yet. It counts
+ * as up when it has run for SETTLE_USEC, or has written its state. */
 int step_settle(Operation *op) {
         usec_t patience = op->h->options->confirm_timeout_usec;
         Plan *plan = &op->plan;

@@ -1,44 +1,110 @@
-#include "disruption.h"
+/* Disruptions: an aziot-edged that works is stopped or restarted, within disruption-budget.h. */
+#include <errno.h>
+#include <unistd.h>
 
-#define HOUR_USEC (3600 * USEC_PER_SEC)
+#include "handoffd.h"
+#include "log.h"
+#include "paths.h"
 
-/* After the n-th disruption. */
-static usec_t wait_after(uint32_t count) {
-        static const usec_t waits[] = { 0, HOUR_USEC, 6 * HOUR_USEC, 24 * HOUR_USEC };
+/* aziot-edged writes this file when it has got its identity. Without the file it runs no modules. */
+static bool had_identity(const char *root) {
+        CLEANUP(freep) char *path = NULL;
 
-        return waits[count < ARRAY_SIZE(waits) ? count : ARRAY_SIZE(waits) - 1];
+        return path_under(&path, root, PATH_EDGED_STATE) < 0 || access(path, F_OK) == 0;
 }
 
-usec_t disruptions_wait(const Disruptions *d, const Moment *now) {
-        const usec_t whole = wait_after(d->count), wait = d->wait_usec < whole ? d->wait_usec : whole,
-                     elapsed = moment_elapsed(&d->since, now, whole / 4, whole / 2);
+/* 1: aziot-edged works, and has been running for *ret_running. 0: it is down, or waits to be started again,
+ * or never had its identity, so stopping it costs nothing. */
+static int edged_works(Operation *op, usec_t *ret_running) {
+        const usec_t now = now_usec(CLOCK_MONOTONIC);
+        UnitState edged;
+        int r;
 
-        return elapsed < wait ? wait - elapsed : 0;
+        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
+        if (r < 0)
+                return r;
+        if (!edged.active || edged.failing || !had_identity(op->h->options->root))
+                return 0;
+        *ret_running = edged.active_enter_usec > 0 && edged.active_enter_usec < now
+                               ? now - edged.active_enter_usec
+                               : 0;
+        return 1;
 }
 
-void disruptions_run_down(Disruptions *d, const Moment *now) {
-        d->wait_usec = disruptions_wait(d, now);
-        d->since = *now;
+int operation_disruption_wait(Operation *op, usec_t *ret) {
+        DisruptionBudget *d = &op->h->budgets.disruptions;
+        usec_t running;
+        Moment now;
+        int r;
+
+        r = edged_works(op, &running);
+        if (r > 0) {
+                (void) disruption_budget_note_running(d, running); /* saved with the next disruption */
+                moment_now(&now);
+                *ret = disruption_budget_wait(d, &now);
+        } else if (r == 0)
+                *ret = 0;
+        return r;
 }
 
-void disruptions_count(Disruptions *d, const Moment *now) {
-        if (d->count < UINT32_MAX)
-                d->count++;
-        d->confirmed = false;
-        d->wait_usec = wait_after(d->count);
-        d->since = *now;
+/* The answer does not depend on anything that the caller says. */
+int operation_permit_disruption(Operation *op) {
+        Handoffd *h = op->h;
+        usec_t wait;
+        Moment now;
+        int r;
+
+        if (op->disruption_permitted)
+                return 0;
+        r = operation_disruption_wait(op, &wait);
+        if (r < 0)
+                return r;
+        if (wait > 0)
+                return budgets_refuse(&op->failure, wait, "Another disruption of IoT Edge");
+        op->disruption_permitted = true;
+        if (r == 0)
+                return 0;
+        moment_now(&now);
+        disruption_budget_charge(&h->budgets.disruptions, &now);
+        log_info("Stopping aziot-edged: disruption %u since its budget was full",
+                 h->budgets.disruptions.count);
+        return budgets_save(&h->budgets, h->options->root, &op->failure);
 }
 
-bool disruptions_confirm(Disruptions *d) {
-        const bool changes = d->count > 0 && !d->confirmed;
+/* The hub has accepted IoT Edge. If the write fails, the stricter value stays on disk. */
+int step_confirm_disruption(Operation *op) {
+        Handoffd *h = op->h;
+        Failure ignored;
 
-        d->confirmed = d->count > 0;
-        return changes;
+        if (disruption_budget_confirm(&h->budgets.disruptions) &&
+            budgets_save(&h->budgets, h->options->root, &ignored) < 0)
+                log_warning("%s", ignored.sentence);
+        return 0;
 }
 
-bool disruptions_note_running(Disruptions *d, usec_t running_usec) {
-        if (!d->confirmed || running_usec < DISRUPTION_CLEAR_USEC)
-                return false;
-        *d = (Disruptions){};
-        return true;
+static int step_allow(Operation *op) {
+        Handoffd *h = op->h;
+
+        if (h->budgets.disruptions.count == 0)
+                return 0;
+        log_notice("The disruption budget of IoT Edge is full again: root called Allow()");
+        h->budgets.disruptions = (DisruptionBudget){};
+        return budgets_save(&h->budgets, h->options->root, &op->failure);
+}
+
+const FlowStep allow_steps[] = { step_allow, NULL };
+
+/* After a reboot only the time since the last saved moment counts, so each boot begins with a new one. */
+void handoffd_load_budgets(Handoffd *h) {
+        DisruptionBudget *d = &h->budgets.disruptions;
+        Failure ignored;
+        Moment now;
+
+        budgets_load(&h->budgets, h->options->root);
+        moment_now(&now);
+        if (d->wait_usec == 0 || moment_same_boot(&d->since, &now))
+                return;
+        disruption_budget_run_down(d, &now);
+        if (budgets_save(&h->budgets, h->options->root, &ignored) < 0)
+                log_warning("%s", ignored.sentence);
 }

@@ -41,6 +41,6 @@ int engine_check(const Situation *s, Failure *reterr) {
                                          "The container engine at '%s' does not answer",
                                          path ? path : PATH_DOCKER);
         return failure_set(reterr, FAILURE_RUNTIME_MISSING, "engine",
-                           "No container engine is installed: there is neither a unit of one nor '%s'",
+                           "No container engine is installed: neither a unit of an engine nor '%s' exists",
                            path ? path : PATH_DOCKER);
 }

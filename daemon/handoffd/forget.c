@@ -68,7 +68,7 @@ static int step_forget_stop(Operation *op) {
         size_t n = 0;
         int r;
 
-        r = op->plan.forget ? operation_permit_interruption(op) : 0;
+        r = op->plan.forget ? operation_permit_disruption(op) : 0;
         if (r < 0)
                 return r;
         for (size_t i = 0; i < ARRAY_SIZE(all) && op->plan.forget; i++)

@@ -59,8 +59,8 @@ struct Operation {
         const char *name;
         const FlowStep *steps, *steps_begun, *recovery; /* the next one; the list it began with */
         bool failed, changed;
-        bool permitted;              /* to interrupt aziot-edged */
-        usec_t disruption_wait_usec; /* of Check: how long the next disruption is held back */
+        bool disruption_permitted;
+        usec_t disruption_wait_usec; /* of Check: until the next disruption is allowed */
         usec_t deadline;             /* of all of it, CLOCK_MONOTONIC */
         Failure failure;
         char *registration_id;
@@ -80,7 +80,7 @@ struct Operation {
         sd_event_source *timer;
 };
 
-/* hold.c: stopped stays as it is until a Resume or an Apply. */
+/* hold.c: what Quiesce stopped stays stopped until Resume, Apply or the end of the hold. */
 typedef struct Hold {
         usec_t began_usec; /* CLOCK_BOOTTIME; 0: none */
         bool quiesced;
@@ -137,13 +137,14 @@ int step_survey(Operation *op);        /* files and units */
 int step_ask_device(Operation *op);    /* identityd, if it runs */
 int step_start_stopped(Operation *op); /* everything in h->stopped */
 
-/* interruption.c. Is aziot-edged allowed to be stopped or restarted now? Counts the interruption, on disk
- * and once per operation; to be called before the first such job. FAILURE_DISRUPTION_BUDGET. */
-int operation_permit_interruption(Operation *op);
-/* How long that would be refused, 0 when aziot-edged has nothing to lose. */
+/* disruption.c. To be called before the first job that stops or restarts aziot-edged. Charges the disruption
+ * budget, on disk and once per operation, when aziot-edged works. FAILURE_DISRUPTION_BUDGET: not allowed
+ * yet. */
+int operation_permit_disruption(Operation *op);
+/* The time until that is allowed; 0: now, or aziot-edged does not work. */
 int operation_disruption_wait(Operation *op, usec_t *ret);
-int step_confirm_interruption(Operation *op); /* the hub has accepted IoT Edge */
-void interruption_start(Handoffd *h);
+int step_confirm_disruption(Operation *op); /* the hub has accepted IoT Edge */
+void handoffd_load_budgets(Handoffd *h);    /* at the start */
 
 /* check.c: judges the situation, refuses what an operator has to mend, and fills op->plan. */
 int operation_judge(Operation *op);

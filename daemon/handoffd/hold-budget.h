@@ -2,10 +2,10 @@
  * HoldBudget: for how long this helper may hold IoT Edge (Quiesce). Pure code: the time is an argument.
  *
  * A bucket of 6 hours gains 15 minutes an hour, also during a hold. A hold begins only when the bucket has
- * the 30 minutes that it may last; they are taken at its beginning, and what it did not use is given back at
- * its end. So in any 24 hours IoT Edge is held for at most the 6 hours that the bucket had at their
- * beginning and the 6 hours that it gained, 12 hours in all: a hold that began earlier has taken its time
- * out of the bucket already. A hold that lasted its 30 minutes is followed by 60 seconds without one.
+ * the 30 minutes that the hold may last. They are taken at the beginning of the hold, and what the hold did
+ * not use is given back at its end. So in any 24 hours IoT Edge is held for at most the 6 hours that were in
+ * the bucket and the 6 hours that it gained, 12 hours in all: a hold that began earlier has taken its time
+ * out of the bucket already. A hold that lasted 30 minutes is followed by 60 seconds without a hold.
  */
 #pragma once
 
@@ -19,8 +19,8 @@
 /* Plain value; zeroed, it is a full bucket. */
 typedef struct HoldBudget {
         usec_t used_usec;  /* at `since` */
-        usec_t pause_usec; /* at `since`: no hold for so long */
-        bool cut;          /* the last hold lasted too long, and IoT Edge does not run again yet */
+        usec_t pause_usec; /* at `since`: until the next hold may begin */
+        bool cut;          /* the last hold lasted HOLD_MAX_USEC, and IoT Edge does not run again yet */
         Moment since;
 } HoldBudget;
 

@@ -1,4 +1,4 @@
-/* Quiesce and Resume: identityd and aziot-tpmd are held, within the bounds of hold-budget.h. */
+/* Quiesce, and the hold that it begins: identityd and tpmd stay stopped, within hold-budget.h. */
 #include <errno.h>
 
 #include "handoffd.h"
@@ -10,7 +10,7 @@
 static void save_budgets(const Handoffd *h) {
         Failure ignored;
 
-        /* The disk then has the stricter value: a hold is counted in whole at its beginning. */
+        /* If the write fails, the stricter value stays on disk: a hold begins with a full charge. */
         if (budgets_save(&h->budgets, h->options->root, &ignored) < 0)
                 log_warning("%s", ignored.sentence);
 }
@@ -46,26 +46,26 @@ void hold_resumed(Handoffd *h) {
                 save_budgets(h);
 }
 
-/* --- who holds it, and for how long --- */
+/* --- the caller and the time --- */
 
-/* sd-bus comes back to a track without names again and again, before any message, so it goes. */
+/* sd-bus calls this again before each message while the track has no names, so the track is freed. */
 static int on_caller_gone(sd_bus_track *track, void *userdata) {
         Handoffd *h = userdata;
 
         h->hold.caller = sd_bus_track_unref(h->hold.caller);
-        handoffd_resume(h, "who asked for it has left the bus");
+        handoffd_resume(h, "the caller of Quiesce has left the bus");
         return 1;
 }
 
 static int on_expired(sd_event_source *source, uint64_t usec, void *userdata) {
         Handoffd *h = userdata;
 
-        handoffd_resume(h, held_usec(&h->hold) < HOLD_MAX_USEC ? "nobody has renewed the request"
-                                                               : "it has been held for 30 minutes");
+        handoffd_resume(h, held_usec(&h->hold) < HOLD_MAX_USEC ? "Quiesce was not renewed in time"
+                                                               : "IoT Edge was held for 30 minutes");
         return 0;
 }
 
-/* Counts a new hold, on disk before a unit is stopped; a renewal changes nothing about its end. */
+/* Charges a new hold, on disk, before a unit is stopped. A renewal does not move the last end of a hold. */
 static int begin_hold(Operation *op) {
         Handoffd *h = op->h;
         usec_t wait;
@@ -112,7 +112,7 @@ static int step_hold(Operation *op) {
 
         r = begin_hold(op);
         if (r >= 0) {
-                /* what could not be started before is to stand still now */
+                /* Units that could not be started again before stay stopped during this hold. */
                 h->again = sd_event_source_disable_unref(h->again);
                 r = watch_hold(op);
         }
@@ -159,7 +159,7 @@ static int step_quiesced(Operation *op) {
         return 0;
 }
 
-/* A renewal that fails takes nothing back: who asked for it goes by what was promised before. */
+/* A renewal that fails does not end the hold, because the caller relies on the last one that succeeded. */
 static int step_let_go(Operation *op) {
         const Hold *hold = &op->h->hold;
 

@@ -6,7 +6,7 @@
 
 #include "project.h"
 
-/* The unit passes the boot ID, because ProcSubset=pid hides the kernel's file from libsystemd. */
+/* The unit passes the boot ID, because ProcSubset=pid hides the kernel's file from this program. */
 static void read_boot_id(Moment *m) {
         const char *id = getenv("DPS_BOOT_ID");
         char text[SD_ID128_STRING_MAX] = "";

@@ -18,7 +18,7 @@ void moment_now(Moment *ret);
 
 bool moment_same_boot(const Moment *a, const Moment *b);
 
-/* How much time has passed between the two. Across a reboot: the local clock's answer, 0 when one of its two
- * readings is older than this program or when it went backwards, but at least `least`, at most `most`, and
- * never less than the time since the boot. */
+/* The time between the two. Across a reboot it is the difference of the local clock's readings (0 when one
+ * is older than this program, or when the clock went backwards), bounded by `least` and `most`, and at least
+ * the time since the boot. */
 usec_t moment_elapsed(const Moment *since, const Moment *now, usec_t least, usec_t most);

@@ -198,7 +198,7 @@ int step_start_stopped(Operation *op) {
 
 const FlowStep resume_steps[] = { step_start_stopped, NULL };
 
-/* Nobody asked: Quiesce's caller is gone, its time is over, or this process takes over from one that died.
+/* Without a call: Quiesce's caller is gone, its time is over, or this process takes over from one that died.
  */
 void handoffd_resume(Handoffd *h, const char *why) {
         Operation *op;
@@ -213,7 +213,7 @@ void handoffd_resume(Handoffd *h, const char *why) {
 }
 
 static int on_again(sd_event_source *source, uint64_t usec, void *userdata) {
-        handoffd_resume(userdata, "it could not be done before");
+        handoffd_resume(userdata, "the last attempt failed");
         return 0;
 }
 
@@ -234,7 +234,7 @@ void handoffd_next(Handoffd *h) {
                 return;
         if (h->resume_due) {
                 h->resume_due = false;
-                handoffd_resume(h, "it was due while something else was under way");
+                handoffd_resume(h, "the hold ended during another call");
                 return;
         }
         while (h->queued > 0 && !h->operation) {
@@ -279,7 +279,7 @@ int handoffd_start(sd_bus *bus, sd_event *event, void *userdata) {
                 r = identityd_new(&h->identityd, event, h->options->root);
         if (r < 0)
                 return r;
-        interruption_start(h);
+        handoffd_load_budgets(h);
         stopped_load(&h->stopped, h->options->root);
         if (stopped_any(&h->stopped))
                 handoffd_resume(h, "the helper had ended before it could do so");

@@ -182,7 +182,7 @@ static void report_budget(Daemon *d) {
         if (disruptions)
                 (void) failure_set(&d->failure, FAILURE_DISRUPTION_BUDGET, NULL,
                                    "'%s' on '%s' is not handed over before %s, because IoT Edge was "
-                                   "interrupted too often",
+                                   "disrupted too often",
                                    d->record.intended.device_id, d->record.intended.hub, until);
         else
                 (void) failure_set(

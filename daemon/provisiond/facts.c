@@ -8,7 +8,7 @@ static bool has_to_ask_dps(const Record *record, const FactsInput *in) {
                assignment_needs_registration(&record->intended, in->snapshot->hub, in->snapshot->device_id);
 }
 
-/* Apply would stop aziot-edged, to let it come up as another device. */
+/* Apply would stop aziot-edged, so that it starts as another device. */
 static bool has_to_change_device(const Record *record, const FactsInput *in) {
         const Assignment *a = &record->intended;
 

@@ -23,7 +23,7 @@ typedef struct FactsInput {
         const Snapshot *snapshot;
         /* limits */
         usec_t throttled_until_usec;
-        usec_t disruption_until_usec; /* a working aziot-edged may not be stopped or restarted */
+        usec_t disruption_until_usec; /* until then no disruption is allowed */
         bool unbudgeted;              /* the next registration is counted, but not held back */
 } FactsInput;
 

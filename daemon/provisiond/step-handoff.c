@@ -73,7 +73,7 @@ static bool has_warning(const Answer *a, FailureKind kind) {
         return false;
 }
 
-/* These are about what each call but Quiesce looks at. */
+/* Check, Apply and Verify look at these each time, so a warning that they don't repeat is over. */
 static void add_warnings(Warnings *warnings, const Answer *a) {
         static const FailureKind looked_at[] = { WARNING_REPROVISIONS_ITSELF, WARNING_PAYLOAD_IGNORED,
                                                  FAILURE_ENGINE_UNREACHABLE, FAILURE_RUNTIME_MISSING };

@@ -42,7 +42,7 @@ class Move(Since):
     def is_resumed(self):
         return self.starts() > 0 and not stopped_path(self.world).exists()
 
-    def assert_one_interruption(self):
+    def assert_one_disruption(self):
         """Quiesce has stopped identityd and aziot-tpmd, Apply has started them, and only Apply has stopped the modules."""
         assert [self.stops(unit) for unit in (IDENTITYD, TPMD, EDGED)] == [1, 1, 1]
         assert [self.starts(unit) for unit in (IDENTITYD, EDGED)] == [1, 1]
@@ -140,7 +140,7 @@ def test_a_poll_that_failed_in_a_move(new_world, fault):
     move.moved()
     assert len(move.requests(kind="register")) == 1 and move.billed() == (1, 0)
     assert_polled_again(move.polls(), fault)
-    move.assert_one_interruption()
+    move.assert_one_disruption()
 
 
 @pytest.mark.parametrize("fault", ["503", "dropped"])
@@ -253,7 +253,7 @@ def test_a_tpm_that_failed_once_in_a_move(new_world, fault):
     move.moved()
     ours = [r for r in move.requests() if r["kind"] in ("register", "confirm", "poll")]
     assert len(ours) == 3 and move.billed() == (1, 0)
-    move.assert_one_interruption()
+    move.assert_one_disruption()
 
 
 def test_a_clock_that_is_behind_lets_iot_edge_run(new_world):

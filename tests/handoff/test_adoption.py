@@ -295,7 +295,7 @@ def test_quiesce_while_a_start_is_to_be_tried_again(new_world):
             caller.introspect(caller.name)
         assert not any(runs(caller, unit) for unit in UNITS)
         w.let_pass(15)
-        helper.wait_for_line("nobody has renewed the request")  # a start in between would have ended its time
+        helper.wait_for_line("was not renewed in time")  # a start in between would have ended its time
         all_run(w, caller)
 
 
@@ -424,7 +424,7 @@ def test_quiesce_ends_after_five_minutes(new_world):
             assert not any(runs(caller, unit) for unit in UNITS)
             caller.ask("Quiesce", "u", 3)
         w.let_pass(305)
-        helper.wait_for_line("nobody has renewed the request")
+        helper.wait_for_line("was not renewed in time")
         all_run(w, caller)
 
 

@@ -99,7 +99,7 @@ def test_old_set_or_new_set(new_world, scenario, part):
     assert not w.standin_events("registers-itself")
 
 
-def test_both_files_in_one_interruption(new_world):
+def test_both_files_in_one_disruption(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:

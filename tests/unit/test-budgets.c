@@ -29,17 +29,17 @@ static Moment at(const char *boot_id, usec_t usec) {
 /* --- disruptions --- */
 
 /* Takes every disruption that is allowed until the end; returns how many those are. */
-static unsigned take_all(Disruptions *d, usec_t begin, usec_t end, usec_t times[], size_t size) {
+static unsigned take_all(DisruptionBudget *d, usec_t begin, usec_t end, usec_t times[], size_t size) {
         unsigned n = 0;
 
         for (usec_t usec = begin; usec < end;) {
                 const Moment now = at("a", usec);
-                const usec_t wait = disruptions_wait(d, &now);
+                const usec_t wait = disruption_budget_wait(d, &now);
 
                 if (wait == 0) {
                         assert_true(n < size);
                         times[n++] = usec;
-                        disruptions_count(d, &now);
+                        disruption_budget_charge(d, &now);
                 }
                 usec += wait > 0 ? wait : 1;
         }
@@ -48,7 +48,7 @@ static unsigned take_all(Disruptions *d, usec_t begin, usec_t end, usec_t times[
 
 static void the_gaps_grow_to_a_day(void **state) {
         static const unsigned hours[] = { 0, 1, 7, 31, 55, 79, 103, 127, 151 };
-        Disruptions d = {};
+        DisruptionBudget d = {};
         usec_t times[20];
 
         assert_int_equal(take_all(&d, 0, WEEK, times, ARRAY_SIZE(times)), ARRAY_SIZE(hours));
@@ -57,44 +57,44 @@ static void the_gaps_grow_to_a_day(void **state) {
 }
 
 static void a_day_of_running_fills_it_when_the_hub_has_accepted(void **state) {
-        Disruptions d = {};
+        DisruptionBudget d = {};
         usec_t times[20];
 
         (void) take_all(&d, 0, 8 * HOUR, times, ARRAY_SIZE(times));
         assert_int_equal(d.count, 3);
-        assert_false(disruptions_note_running(&d, 2 * DAY));
-        assert_true(disruptions_confirm(&d));
-        assert_false(disruptions_confirm(&d));
-        assert_false(disruptions_note_running(&d, DAY - 1));
-        assert_true(disruptions_note_running(&d, DAY));
-        assert_int_equal(disruptions_wait(&d, &(Moment){}), 0);
+        assert_false(disruption_budget_note_running(&d, 2 * DAY));
+        assert_true(disruption_budget_confirm(&d));
+        assert_false(disruption_budget_confirm(&d));
+        assert_false(disruption_budget_note_running(&d, DAY - 1));
+        assert_true(disruption_budget_note_running(&d, DAY));
+        assert_int_equal(disruption_budget_wait(&d, &(Moment){}), 0);
         (void) take_all(&d, 40 * HOUR, 41 * HOUR, times, ARRAY_SIZE(times));
         assert_int_equal(d.count, 1);
-        assert_false(disruptions_note_running(&d, DAY)); /* the next one has to be accepted as well */
-        d = (Disruptions){};
-        assert_false(disruptions_confirm(&d));
+        assert_false(disruption_budget_note_running(&d, DAY)); /* the next one has to be accepted as well */
+        d = (DisruptionBudget){};
+        assert_false(disruption_budget_confirm(&d));
 }
 
 static void the_wait_runs_down_within_a_boot(void **state) {
-        Disruptions d = {};
+        DisruptionBudget d = {};
         Moment now = at("a", 0);
 
-        disruptions_count(&d, &now);
+        disruption_budget_charge(&d, &now);
         now = at("a", 20 * MINUTE);
         now.realtime_usec = 0; /* whatever the local clock says */
-        assert_int_equal(disruptions_wait(&d, &now), 40 * MINUTE);
-        disruptions_run_down(&d, &now);
-        disruptions_run_down(&d, &now);
+        assert_int_equal(disruption_budget_wait(&d, &now), 40 * MINUTE);
+        disruption_budget_run_down(&d, &now);
+        disruption_budget_run_down(&d, &now);
         now.boottime_usec += 39 * MINUTE;
         now.realtime_usec = UINT64_MAX;
-        assert_int_equal(disruptions_wait(&d, &now), MINUTE);
+        assert_int_equal(disruption_budget_wait(&d, &now), MINUTE);
 }
 
-static Disruptions spent(unsigned count, const Moment *now) {
-        Disruptions d = {};
+static DisruptionBudget spent(unsigned count, const Moment *now) {
+        DisruptionBudget d = {};
 
         for (unsigned i = 0; i < count; i++)
-                disruptions_count(&d, now);
+                disruption_budget_charge(&d, now);
         return d;
 }
 
@@ -112,13 +112,13 @@ static void a_leaping_clock_takes_half_of_the_wait_at_most(void **state) {
                 for (size_t i = 0; i < ARRAY_SIZE(times); i++)
                         for (size_t j = 0; j < ARRAY_SIZE(times); j++) {
                                 Moment before = at("a", 0), after = at("b", 0);
-                                Disruptions d;
+                                DisruptionBudget d;
                                 usec_t wait;
 
                                 before.realtime_usec = times[i];
                                 after.realtime_usec = times[j];
                                 d = spent(count, &before);
-                                wait = disruptions_wait(&d, &after);
+                                wait = disruption_budget_wait(&d, &after);
                                 assert_in_range(wait, whole[count - 1] / 2, whole[count - 1] / 4 * 3);
                         }
         }
@@ -126,27 +126,27 @@ static void a_leaping_clock_takes_half_of_the_wait_at_most(void **state) {
 
 static void four_reboots_end_any_wait(void **state) {
         Moment now = at("a", 0);
-        Disruptions d;
+        DisruptionBudget d;
 
         now.realtime_usec = 0;
         d = spent(5, &now);
         for (int i = 0; i < 4; i++) {
-                assert_true(disruptions_wait(&d, &now) > 0);
+                assert_true(disruption_budget_wait(&d, &now) > 0);
                 (void) snprintf(now.boot_id, sizeof(now.boot_id), "%d", i);
-                disruptions_run_down(&d, &now);
+                disruption_budget_run_down(&d, &now);
         }
-        assert_int_equal(disruptions_wait(&d, &now), 0);
+        assert_int_equal(disruption_budget_wait(&d, &now), 0);
 }
 
 static void the_uptime_counts_whatever_the_clock_says(void **state) {
         Moment before = at("a", 0), after = at("b", 23 * HOUR);
-        Disruptions d;
+        DisruptionBudget d;
 
         before.realtime_usec = after.realtime_usec = 0;
         d = spent(3, &before);
-        assert_true(disruptions_wait(&d, &after) < HOUR);
+        assert_true(disruption_budget_wait(&d, &after) < HOUR);
         after.boottime_usec += HOUR;
-        assert_int_equal(disruptions_wait(&d, &after), 0);
+        assert_int_equal(disruption_budget_wait(&d, &after), 0);
 }
 
 static void a_reboot_is_seen_without_its_id(void **state) {
@@ -232,7 +232,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 }
 
 static void the_file_keeps_everything(void **state) {
-        char root[] = "/tmp/test-disruption-XXXXXX";
+        char root[] = "/tmp/test-budgets-XXXXXX";
         CLEANUP(freep) char *path = NULL, *directory = NULL;
         const Moment now = at("0123456789abcdef0123456789abcdef", 5);
         const Budgets before = {

@@ -1,4 +1,4 @@
-"""Suite "handoff": how often the helper interrupts a working IoT Edge, and for how long it holds it.
+"""Suite "handoff": how often the helper disrupts a working IoT Edge, and for how long it holds IoT Edge.
 
 Disruptions and holds are counted at the fake systemd. Time passes for the helper and for systemd when a test says so.
 """
@@ -67,7 +67,7 @@ def be_another(gateway):
 
 
 def outcome(caller, under_way):
-    """What has become of a call: the kind of its failure or "", and the seconds until it may be repeated."""
+    """The result of a call: the kind of its failure or "", and the seconds until the call may be repeated."""
     try:
         caller.end(under_way)
         return "", 0
@@ -75,7 +75,7 @@ def outcome(caller, under_way):
         return error.kind, error.retry_after
 
 
-def interrupt(gateway, caller):
+def disrupt(gateway, caller):
     """An Apply that has to stop aziot-edged."""
     be_another(gateway)
     return outcome(caller, caller.begin_apply(**gateway.assignment(keyChanged=True)))
@@ -89,25 +89,25 @@ def test_disruptions_become_rare(new_world):
     with Caller(w, allows=False) as caller:
         for gap in (HOUR, 6 * HOUR):
             count = Counter(w)
-            assert interrupt(gateway, caller) == ("", 0) and count.stops() == 1
-            kind, retry_after = interrupt(gateway, caller)
+            assert disrupt(gateway, caller) == ("", 0) and count.stops() == 1
+            kind, retry_after = disrupt(gateway, caller)
             assert kind == "disruption-budget" and gap - 60 < retry_after <= gap and count.stops() == 1
             w.let_pass(gap - 60)
-            kind, retry_after = interrupt(gateway, caller)
+            kind, retry_after = disrupt(gateway, caller)
             assert kind == "disruption-budget" and 0 < retry_after <= 60 and count.stops() == 1
             w.let_pass(61)
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
         w.let_pass(DAY - 60)
-        assert interrupt(gateway, caller)[0] == "disruption-budget"
+        assert disrupt(gateway, caller)[0] == "disruption-budget"
         w.let_pass(120)  # the hub has accepted it, and it has run for a day
-        assert interrupt(gateway, caller) == ("", 0) and budgets(w)["disruptions"]["count"] == 1
+        assert disrupt(gateway, caller) == ("", 0) and budgets(w)["disruptions"]["count"] == 1
 
 
 def test_a_refused_apply_changes_nothing(new_world):
     gateway = working_gateway(new_world)
     w = gateway.world
     with Caller(w, allows=False) as caller:
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
         be_another(gateway)
         count, before = Counter(w), (w.config_toml.read_bytes(), record(w), info_path(w).read_bytes())
         assert caller.apply_refused(**gateway.assignment(keyChanged=True))[0] == "disruption-budget"
@@ -122,7 +122,7 @@ def test_what_costs_nothing(new_world, how):
     gateway = working_gateway(new_world)
     w = gateway.world
     with Caller(w, allows=False) as caller:
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
         for _ in range(4):
             if how == "is down":
                 caller.job("StopUnit", EDGED)
@@ -133,13 +133,13 @@ def test_what_costs_nothing(new_world, how):
             else:
                 provisioning_state(w).unlink(missing_ok=True)
             assert caller.ask("Check", "us", VERSION, gateway.id)["disruptionWaitUSec"] == 0
-            assert interrupt(gateway, caller) == ("", 0)
+            assert disrupt(gateway, caller) == ("", 0)
             if how == "never had an identity":
                 wait_for("its identity", provisioning_state(w).exists)
             assert budgets(w)["disruptions"]["count"] == 1
 
 
-def test_a_retry_that_stops_nothing_is_not_held_back(new_world):
+def test_a_retry_that_stops_nothing_does_not_wait(new_world):
     gateway = working_gateway(new_world)
     w = gateway.world
     away = gateway.assignment(hub="away.localhost:1", keyChanged=True)
@@ -157,11 +157,11 @@ def test_allow(new_world):
     w = gateway.world
     with Caller(w, allows=False) as caller:
         for _ in range(3):
-            assert interrupt(gateway, caller) == ("", 0)
-            assert interrupt(gateway, caller)[0] == "disruption-budget"
+            assert disrupt(gateway, caller) == ("", 0)
+            assert disrupt(gateway, caller)[0] == "disruption-budget"
             caller.ask("Allow")
             caller.stop_helper()
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
 
 
 def start_after_boot(gateway, caller, boot_id, uptime=60):
@@ -179,16 +179,16 @@ def test_a_wrong_clock_after_a_boot(new_world, before, after):
     w.set_clock(before)
     with Caller(w, allows=False) as caller:
         caller.start_helper(environment=w.clock())
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
         w.set_clock(after)
         for n in range(3):
             start_after_boot(gateway, caller, f"boot-{n}")
-            kind, retry_after = interrupt(gateway, caller)
+            kind, retry_after = disrupt(gateway, caller)
             if kind == "" and n > 0:
                 return  # the local clock has helped twice
             assert kind == "disruption-budget" and HOUR * (4 - 2 * (n + 1)) / 4 - 180 <= retry_after <= HOUR * (3 - n) / 4
         start_after_boot(gateway, caller, "boot-4")
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
 
 
 def test_a_boot_that_lasts_long_enough(new_world):
@@ -199,9 +199,9 @@ def test_a_boot_that_lasts_long_enough(new_world):
     w.set_clock(-56 * 365 * DAY)
     with Caller(w, allows=False) as caller:
         caller.start_helper(environment=w.clock())
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
         start_after_boot(gateway, caller, "boot-1", uptime=HOUR + 60)
-        assert interrupt(gateway, caller) == ("", 0)
+        assert disrupt(gateway, caller) == ("", 0)
 
 
 # --- a week of each cause ---
@@ -249,8 +249,8 @@ def attempt(gateway, caller, hub):
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_week_of_each_cause(new_world, part, record_property):
-    """An attempt as early as the helper allows one, else every six hours. A working aziot-edged is stopped by 10 of them at
-    most; one that does not come up is no reason to wait."""
+    """Attempts as early as the helper allows, else every six hours. At most 10 of them stop a working aziot-edged. No attempt
+    waits while aziot-edged is down."""
     gateway = working_gateway(new_world)
     w = gateway.world
     with Caller(w, allows=False) as caller:
@@ -415,7 +415,7 @@ def hijack(gateway, caller):
 
 @pytest.mark.root
 def test_what_a_hijacked_daemon_can_do_in_a_day(new_world, record_property):
-    """See docs/architecture.md. First it holds IoT Edge for as long as it can, then it interrupts it as often as it can."""
+    """See docs/architecture.md. First it holds IoT Edge for as long as it can, then it disrupts IoT Edge as often as it can."""
     gateway = working_gateway(new_world)
     w = gateway.world
     with Caller(w, allows=False) as caller:
