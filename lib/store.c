@@ -10,7 +10,9 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define SUFFIX_LENGTH 6
+/* Between name and random letters; no editor, operator or rsync writes such a name. */
+#define MARK           ".dps-"
+#define LETTERS_LENGTH 6
 
 static int write_all(int fd, const char *data, size_t size) {
         while (size > 0) {
@@ -27,13 +29,13 @@ static int write_all(int fd, const char *data, size_t size) {
 }
 
 static bool is_leftover(const char *entry, const char *name) {
-        size_t length = strlen(name);
+        size_t length = strlen(name), marked = 1 + length + strlen(MARK);
 
-        return entry[0] == '.' && strncmp(entry + 1, name, length) == 0 && entry[1 + length] == '.' &&
-               strlen(entry + length + 2) == SUFFIX_LENGTH;
+        return entry[0] == '.' && strncmp(entry + 1, name, length) == 0 &&
+               strncmp(entry + 1 + length, MARK, strlen(MARK)) == 0 &&
+               strlen(entry + marked) == LETTERS_LENGTH;
 }
 
-/* Only this module writes such a name. */
 void store_remove_leftovers(int dir_fd, const char *name) {
         DIR *dir;
         int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -57,12 +59,12 @@ static int open_temporary(int dir_fd, const char *name, char *ret_path, size_t s
         for (unsigned tries = 0; tries < 100; tries++) {
                 uint64_t random =
                         now_usec(CLOCK_MONOTONIC) * 0x9e3779b97f4a7c15u + tries + (uint64_t) getpid();
-                char suffix[SUFFIX_LENGTH + 1] = {};
+                char suffix[LETTERS_LENGTH + 1] = {};
                 int fd;
 
-                for (size_t i = 0; i < SUFFIX_LENGTH; i++, random /= sizeof(letters) - 1)
+                for (size_t i = 0; i < LETTERS_LENGTH; i++, random /= sizeof(letters) - 1)
                         suffix[i] = letters[random % (sizeof(letters) - 1)];
-                if ((size_t) snprintf(ret_path, size, ".%s.%s", name, suffix) >= size)
+                if ((size_t) snprintf(ret_path, size, ".%s" MARK "%s", name, suffix) >= size)
                         return -ENAMETOOLONG;
                 fd = openat(dir_fd, ret_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
                 if (fd >= 0 || errno != EEXIST)
@@ -205,7 +207,7 @@ int store_commit(StoreFile *f) {
         return sync_directory(f);
 }
 
-/* For a file system that can't exchange two names: the old file gets a second name instead. */
+/* For a file system or a kernel that can't exchange two names: the old file gets a second name instead. */
 static int keep_by_link(StoreFile *f) {
         char kept[sizeof(f->temporary)];
 
@@ -229,10 +231,10 @@ int store_exchange(StoreFile *f) {
         assert(f->state == STORE_PREPARED);
         if (renameat2(f->dir_fd, f->temporary, f->dir_fd, f->name, RENAME_EXCHANGE) < 0)
                 r = -errno;
-        if (r == -ENOENT)
-                return store_commit(f);
         if (r == -EINVAL || r == -ENOSYS)
                 r = keep_by_link(f);
+        if (r == -ENOENT) /* there is no old file */
+                return store_commit(f);
         if (r < 0)
                 return r;
         f->state = STORE_EXCHANGED;

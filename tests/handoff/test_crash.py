@@ -121,7 +121,7 @@ def test_what_is_renamed_is_on_the_disk(new_world):
         killed_apply(gateway, caller, 0)
     calls = [line.split(" ", 2)[1:] for line in (w.dir / "calls").read_text().splitlines()]
     renames = [i for i, (name, _) in enumerate(calls) if name == "rename"]
-    names = {re.sub(r"^\.|\.\w{6}$", "", calls[i][1]) for i in renames}
+    names = {re.sub(r"^\.|\.dps-\w{6}$", "", calls[i][1]) for i in renames}
     assert {"config.toml", "device_info", "record.json", "stopped"} <= names
     for i in renames:
         assert [name for name, path in calls[:i] if path.endswith(calls[i][1])][-1] == "fsync"

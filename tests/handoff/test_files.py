@@ -85,6 +85,18 @@ def test_backups_are_few_and_the_first_one_stays(new_world):
     assert len(set(texts)) == len(texts)
 
 
+def test_operators_files_stay(new_world):
+    """Also those whose names look temporary."""
+    w = prepared(new_world, OPERATORS)
+    files = [w.config_toml.with_name(".config.toml.backup"), info_path(w).with_name(".device_info.before"),
+             applied_path(w).with_name(".00-super.toml.Xf3a9Q")]
+    for path in files:
+        path.write_text("by hand")
+    with Caller(w) as caller:
+        assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+    assert [path.read_text() for path in files] == ["by hand"] * 3
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_rename_that_fails(new_world, number):
     """It comes after the stop, so what was stopped runs again; the backup is not made again."""
@@ -103,16 +115,20 @@ def test_rename_that_fails(new_world, number):
         assert [path.read_text() for path in backups(w)] == [OPERATORS]
 
 
-def test_file_system_that_can_not_exchange_names(new_world):
+@pytest.mark.parametrize("error", ["EINVAL", "ENOSYS"])
+@pytest.mark.parametrize("info", ["old", None])
+def test_names_that_can_not_be_exchanged(new_world, error, info):
+    """A file system that can't, or a kernel or sandbox without renameat2(); there may be no file to exchange."""
     w = prepared(new_world, OPERATORS)
-    info_path(w).write_text("old")
+    if info:
+        info_path(w).write_text(info)
     w.standin_faults(apply="told to fail")
     with Caller(w) as caller:
-        caller.start_helper(*failing("renameat2", "EINVAL"))
+        caller.start_helper(*failing("renameat2", error))
         before = snapshot(w, "etc/aziot", "var/lib/aziot")
         assert caller.apply_refused()[0] == "apply-failed"
         after = snapshot(w, "etc/aziot", "var/lib/aziot")
-        assert {path: after[path] for path in before} == before
+        assert {path: after.get(path) for path in before} == before and info_path(w).exists() == bool(info)
         works(w, caller)
 
 

@@ -4,8 +4,8 @@
  *
  *      crash-at --log=FILE [--pause=PATTERN] N PROGRAM [ARGUMENT…]
  *
- * The log names each such call in a line: "7 rename .config.toml.x3Fa9c", the last one being the one that
- * was not executed. Calls are counted from the first message on, which leaves out what happens before
+ * The log names each such call in a line: "7 rename .config.toml.dps-x3Fa9c", the last one being the one
+ * that was not executed. Calls are counted from the first message on, which leaves out what happens before
  * main(). With --pause=, the program stands still at the first call whose name and path match, until
  * SIGUSR1. Exit status: 77 when it was killed, else the program's. */
 #include <elf.h>
