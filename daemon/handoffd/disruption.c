@@ -47,11 +47,26 @@ int operation_disruption_wait(Operation *op, usec_t *ret) {
         return r;
 }
 
+static int charge_disruption(Handoffd *h, Failure *reterr) {
+        DisruptionBudget *d = &h->budgets.disruptions;
+        const DisruptionBudget before = *d;
+        Moment now;
+        int r;
+
+        moment_now(&now);
+        disruption_budget_charge(d, &now);
+        r = budgets_save(&h->budgets, h->options->root, reterr);
+        if (r < 0) {
+                *d = before; /* aziot-edged is not stopped then */
+                return r;
+        }
+        log_info("Stopping aziot-edged: disruption %u since its budget was full", d->count);
+        return 0;
+}
+
 /* The answer does not depend on anything that the caller says. */
 int operation_permit_disruption(Operation *op) {
-        Handoffd *h = op->h;
         usec_t wait;
-        Moment now;
         int r;
 
         if (op->disruption_permitted)
@@ -61,14 +76,10 @@ int operation_permit_disruption(Operation *op) {
                 return r;
         if (wait > 0)
                 return budgets_refuse(&op->failure, wait, "Another disruption of IoT Edge");
-        op->disruption_permitted = true;
-        if (r == 0)
-                return 0;
-        moment_now(&now);
-        disruption_budget_charge(&h->budgets.disruptions, &now);
-        log_info("Stopping aziot-edged: disruption %u since its budget was full",
-                 h->budgets.disruptions.count);
-        return budgets_save(&h->budgets, h->options->root, &op->failure);
+        if (r > 0)
+                r = charge_disruption(op->h, &op->failure);
+        op->disruption_permitted = r >= 0;
+        return r;
 }
 
 /* The hub has accepted IoT Edge. If the write fails, the stricter value stays on disk. */

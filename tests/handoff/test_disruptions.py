@@ -117,6 +117,21 @@ def test_a_refused_apply_changes_nothing(new_world):
         assert HOUR - 60 < caller.ask("Check", "us", VERSION, gateway.id)["disruptionWaitUSec"] / 1e6 <= HOUR
 
 
+def test_one_that_could_not_be_counted_is_not_made(new_world):
+    gateway = working_gateway(new_world)
+    w = gateway.world
+    path = w.root / "var/lib/dps-handoffd/budgets.json"
+    with Caller(w, allows=False) as caller:
+        caller.ask("Check", "us", VERSION, gateway.id)
+        helper, count = w.helper_pids("dps-handoffd"), Counter(w)
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        assert disrupt(gateway, caller)[0] == "storage" and count.stops() == count.stops(IDENTITYD) == 0
+        path.rmdir()
+        assert disrupt(gateway, caller) == ("", 0) and budgets(w)["disruptions"]["count"] == 1
+        assert w.helper_pids("dps-handoffd") == helper
+
+
 @pytest.mark.parametrize("how", ["is down", "waits to be started again", "never had an identity"])
 def test_what_costs_nothing(new_world, how):
     gateway = working_gateway(new_world)
