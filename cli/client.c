@@ -5,12 +5,14 @@
 
 #include "bus.h"
 #include "cli.h"
+#include "machine.h"
 #include "units.h"
 
-#define UNIT_DAEMON              "dps-provisiond.service"
-#define ALLOW_TIMEOUT_USEC       (5 * USEC_PER_SEC)
-#define SCOPE_USEC               (5 * USEC_PER_SEC)
-#define REPROVISION_TIMEOUT_USEC (660 * USEC_PER_SEC) /* a hand-off that is under way ends first */
+#define UNIT_DAEMON        "dps-provisiond.service"
+#define ALLOW_TIMEOUT_USEC (5 * USEC_PER_SEC)
+#define SCOPE_USEC         (5 * USEC_PER_SEC)
+/* A call of the hand-off helper that is in progress ends first. */
+#define REPROVISION_TIMEOUT_USEC (HANDOFF_DEADLINE_USEC + 60 * USEC_PER_SEC)
 
 int client_open(sd_bus **ret) {
         int r;

@@ -3,10 +3,11 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "machine.h"
 #include "scope-files.h"
 
-/* A hand-off that is under way ends first, and then IoT Edge is stopped and started. */
-#define RESET_TIMEOUT_USEC (1300 * USEC_PER_SEC)
+/* A call of the hand-off helper that is in progress ends first, and then Forget. */
+#define RESET_TIMEOUT_USEC (2 * HANDOFF_DEADLINE_USEC + 60 * USEC_PER_SEC)
 #define SCOPE_FILES_MAX    64
 #define FILE_MAX           ((size_t) 1024 * 1024)
 

@@ -156,7 +156,7 @@ def test_config_toml_is_lost(new_world, hub_ports, text, message):
 
 @pytest.mark.parametrize("change", ["payload", "record", "tpm", "url"])
 def test_a_healthy_gateway_is_not_for_an_earlier_configuration(new_world, hub_ports, change):
-    """What is not known contradicts nothing, and a URL is compared by what it means."""
+    """`check` does not compare what it does not know, and compares URLs by what they mean."""
     w = new_world()
     if change == "payload":
         (w.dir / "säge 1.json").write_text("{}")
@@ -190,7 +190,7 @@ def test_an_earlier_configuration(new_world):
 
 
 def test_device_info_is_lost(new_world, hub_ports):
-    """IoT Edge runs on, and would register at its next start. The hint helps."""
+    """IoT Edge runs on, but would register at its next start. The hint works."""
     w = new_world()
     w.start_gateway()
     (w.root / "var/lib/aziot/identityd/device_info").unlink()
@@ -203,7 +203,7 @@ def test_device_info_is_lost(new_world, hub_ports):
 
 @pytest.mark.parametrize("daemon", [True, False])
 def test_a_payload_that_iot_edge_ignores(new_world, hub_ports, daemon):
-    """One line says so: the daemon's own, if it runs."""
+    """There is one line: the daemon's warning if the daemon runs, else the probe's."""
     w = new_world()
     (w.dir / "payload.json").write_text("{}")
     w.write_config(Provisioning={"Payload": w.dir / "payload.json"})

@@ -1,6 +1,6 @@
-"""Suite "daemon": the TPM of a handed-off gateway was cleared. All its keys are gone, but for the endorsement key.
+"""Suite "daemon": the TPM of a handed-off gateway was cleared. All its keys except the endorsement key are gone.
 
-Counted at the emulator and at the fakes: the registrations of us and of identityd, and the jobs on IoT Edge's units.
+The emulator and the fakes count the registrations of the daemon and of identityd, and the jobs of IoT Edge's units.
 """
 import pytest
 from handoff import EDGED, IDENTITYD
@@ -43,7 +43,7 @@ def test_cleared_while_iot_edge_runs(new_world, keys):
 @KEYS
 @pytest.mark.parametrize("fault", ["register", "confirm"])
 def test_dps_fails_once(new_world, keys, fault):
-    """IoT Edge has no key, so the attempt goes on without letting IoT Edge register."""
+    """IoT Edge has no key and stays quiesced while the daemon repeats the request, so it does not register."""
     w, hub = cleared(new_world, keys)
     w.faults(f"drop-connection:{fault}=1")
     since = Since(w)
@@ -54,7 +54,7 @@ def test_dps_fails_once(new_world, keys, fault):
 
 @KEYS
 def test_cleared_before_a_boot(new_world, keys):
-    """identityd comes first, finds no key and registers. Its key is the newer one, and there is no second registration."""
+    """identityd starts first, finds no key and registers. Its key is newer than ours, so the daemon does not register."""
     w, hub = cleared(new_world, keys)
     power_cut(w)
     since = Since(w)

@@ -1,8 +1,8 @@
-"""Suite "daemon": a hand-off that the disruption budget holds back."""
+"""Suite "daemon": a hand-off that has to wait for the disruption budget."""
 import subprocess
 
 import pytest
-from handoff import EDGED, stopped_path
+from handoff import EDGED, edged_state_path, stopped_path
 from harness import BUILD, DEADLINE, wait_for
 from power import Since, settled
 
@@ -12,7 +12,7 @@ HOUR = 3600
 @pytest.mark.root
 @pytest.mark.parametrize("end", ["root retries", "an hour passes"])
 def test_a_second_move_within_the_hour(new_world, end):
-    """DPS has assigned another hub. IoT Edge goes on as the old device with its key, until it may be interrupted again."""
+    """DPS has assigned another hub. IoT Edge goes on as the old device with its key until another disruption is allowed."""
     w = new_world(emulator=["--rotate-keys"], emulator_clock=True)
     w.allows = False
     w.helpers_environment(**w.clock())
@@ -21,7 +21,7 @@ def test_a_second_move_within_the_hour(new_world, end):
     w.faults("keep-old-device")
     w.start_daemon(environment=w.clock())
     settled(w, w.wait_for_state("handed-off")["AssignedHub"])
-    wait_for("aziot-edged", (w.root / "var/lib/aziot/edged/cache/provisioning_state").exists)
+    wait_for("aziot-edged", edged_state_path(w).exists)
     hub = w.move("hub-b.localhost")
     w.bus.call("Reprovision")
     settled(w, hub)

@@ -1,5 +1,5 @@
-"""Suite "daemon": files that can't be written are known in the step PREPARE: nothing is registered and no unit is stopped.
-Once that is mended, the next attempt goes on."""
+"""Suite "daemon": the step PREPARE finds files that can't be written: nothing is registered and no unit is stopped. Once
+the cause is mended, the next attempt goes on."""
 import contextlib
 import os
 import re
@@ -43,7 +43,7 @@ def helpers_in(world, script):
 
 
 def refused_in_prepare(world, kind, word):
-    """Also by a gateway that runs: no request of a registration, and no job."""
+    """No request is sent to DPS, and no job begins."""
     requests, jobs = len(world.service_requests()), len(world.jobs())
     p = world.wait_for_failure(kind)
     assert word in p["LastError"][2], p["LastError"]
@@ -66,7 +66,7 @@ def test_obstacle(new_world, obstacle):
 
 @pytest.mark.namespaces
 def test_obstacle_to_a_move(new_world):
-    """A gateway that runs goes on."""
+    """IoT Edge runs on, and moves when the file system can be written to."""
     w = new_world()
     w.start_gateway()
     helpers_in(w, OBSTACLES["read-only /var/lib/aziot"][0])
@@ -92,7 +92,7 @@ def test_missing_directory(new_world, missing, word):
     assert w.registrations() == 1
 
 
-# What ProtectSystem=strict and ReadWritePaths=-/etc/aziot -/var/lib/aziot do.
+# The mounts of ProtectSystem=strict and ReadWritePaths=-/etc/aziot -/var/lib/aziot.
 STRICT = """for path in etc var/lib; do
         mount --bind "$ROOT/$path" "$ROOT/$path"
         mount -o remount,bind,ro "$ROOT/$path"

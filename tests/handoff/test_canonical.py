@@ -1,4 +1,4 @@
-"""Suite "handoff", URLs: IoT Edge writes them in their canonical form, which is not the operator's."""
+"""Suite "handoff": IoT Edge writes URLs in canonical form, which can differ from what an operator wrote."""
 import contextlib
 import json
 import shutil
@@ -50,7 +50,7 @@ def provisioning(path):
 
 
 def starts_change_nothing(world, times=3):
-    """The daemon's next starts find everything as it was handed over."""
+    """The next starts of the daemon change no file, start no unit, and register nothing."""
     files = [path.read_bytes() for path in (world.config_toml, applied_path(world), info_path(world))]
     for _ in range(times):
         world.stop_daemon()
@@ -74,7 +74,7 @@ def test_an_endpoint_with_the_default_port(new_world):
 
 
 def test_another_spelling_of_the_endpoint_is_no_change(new_world):
-    """Also when the record of an earlier version has it."""
+    """An earlier version may have stored it in the record."""
     w = new_world()
     w.start_gateway()
     spelling = f"https://LocalHost:0{w.port}/"
@@ -105,7 +105,7 @@ def test_a_payload_s_name(new_world, name, url):
 
 
 def test_an_operator_s_spelling_of_the_same_provisioning(new_world):
-    """It means what we would write, so it is neither written again nor applied again."""
+    """A provisioning that means what we would write is neither written nor applied again."""
     w = new_world()
     enrollment = edge(w)
     path = w.dir / "säge 1.json"
@@ -131,7 +131,7 @@ registration_id = "{enrollment["registrationId"]}"
 
 
 def test_a_gateway_without_the_helper_s_record(new_world):
-    """Its files are compared, not remembered."""
+    """The helper compares IoT Edge's files, so it does not need its record."""
     w = new_world()
     with port_443(w):
         w.start_gateway()
@@ -149,7 +149,7 @@ def told(world):
 
 @pytest.mark.smoke
 def test_iot_edge_1_3_ignores_the_payload(new_world):
-    """The payload is not applied again and again; one warning says so, after each start."""
+    """The payload is applied once. Each start of the daemon has one warning."""
     w = new_world()
     w.standin_faults(release="1.3")
     path = w.dir / "payload.json"
@@ -172,7 +172,7 @@ def test_iot_edge_1_3_ignores_the_payload(new_world):
 
 
 def test_iot_edge_1_3_without_the_record(new_world):
-    """Whether it was applied is not known, so it is applied once more."""
+    """Without the record the payload is applied once more."""
     w = new_world()
     w.standin_faults(release="1.3")
     (w.dir / "payload.json").write_text("{}")

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 from bus import BusError
-from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, info_path, info_text, record, record_path, set_confirm_timeout,
-                     stopped_path)
+from handoff import (APPLY, EDGED, IDENTITYD, Caller, Gateway, edged_state_path, info_path, info_text, record, record_path,
+                     set_confirm_timeout, stopped_path)
 from harness import own_etc, wait_for
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -17,10 +17,6 @@ WEEK = 7 * DAY
 VERSION = 3
 DENIED = "AccessDenied"
 HIJACKER = 65534  # whom the helper of that case knows as dps-provision; the bus has to know the user, too
-
-
-def provisioning_state(world):
-    return world.root / "var/lib/aziot/edged/cache/provisioning_state"
 
 
 def budgets(world):
@@ -32,7 +28,6 @@ def working_gateway(new_world, **settings):
     w = new_world(**settings)
     w.helpers_environment(**w.clock())
     gateway = Gateway(w)
-    wait_for("the identity of aziot-edged", provisioning_state(w).exists)
     set_confirm_timeout(w, 1)
     return gateway
 
@@ -146,11 +141,11 @@ def test_what_costs_nothing(new_world, how):
                 caller.job("RestartUnit", EDGED)
                 w.standin_faults()
             else:
-                provisioning_state(w).unlink(missing_ok=True)
+                edged_state_path(w).unlink(missing_ok=True)
             assert caller.ask("Check", "us", VERSION, gateway.id)["disruptionWaitUSec"] == 0
             assert disrupt(gateway, caller) == ("", 0)
             if how == "never had an identity":
-                wait_for("its identity", provisioning_state(w).exists)
+                wait_for("its identity", edged_state_path(w).exists)
             assert budgets(w)["disruptions"]["count"] == 1
 
 
@@ -190,7 +185,6 @@ def test_a_wrong_clock_after_a_boot(new_world, before, after):
     """It ends no wait at once, and four boots end any wait."""
     w = new_world()
     gateway = Gateway(w)
-    wait_for("the identity of aziot-edged", provisioning_state(w).exists)
     w.set_clock(before)
     with Caller(w, allows=False) as caller:
         caller.start_helper(environment=w.clock())
@@ -210,7 +204,6 @@ def test_a_boot_that_lasts_long_enough(new_world):
     """Without any clock, a gateway that reboots each day is not blocked."""
     w = new_world()
     gateway = Gateway(w)
-    wait_for("the identity of aziot-edged", provisioning_state(w).exists)
     w.set_clock(-56 * 365 * DAY)
     with Caller(w, allows=False) as caller:
         caller.start_helper(environment=w.clock())

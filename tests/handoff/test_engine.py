@@ -1,6 +1,6 @@
 """Suite "handoff": a container engine that does not answer. aziot-edged ends without one, and systemd starts it again.
 
-The fake aziot-edged does so as the real one: 5 seconds after each end.
+The fake aziot-edged is started again 5 seconds after each end, like the real one.
 """
 import time
 
@@ -30,7 +30,7 @@ def remove_engine(world):
 
 
 def test_engine_that_comes_late(new_world):
-    """A fresh gateway. Everything else goes on meanwhile, and no request is repeated."""
+    """A new gateway registers and adopts without the engine, and repeats no request when the engine comes."""
     w = prepared(new_world, Retry={"InitialSec": 5, "MaxSec": 600})
     set_confirm_timeout(w, 300)
     run_engine(w, False)
@@ -65,7 +65,7 @@ def test_engine_that_is_installed_late(new_world):
 
 @pytest.mark.parametrize("installed", [True, False], ids=["stopped", "removed"])
 def test_later_hand_off_without_the_engine(new_world, installed):
-    """`iotedge config apply` would fail: known before DPS is asked and before a unit is stopped."""
+    """`iotedge config apply` would fail. The attempt ends before DPS is asked and before a unit is stopped."""
     w = new_world(Retry={"InitialSec": 5, "MaxSec": 600})
     w.start_gateway()
     run_engine(w, False) if installed else remove_engine(w)

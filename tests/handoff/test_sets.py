@@ -1,5 +1,5 @@
 """Suite "handoff": `iotedge config apply` fails in each way that the fake knows. config.toml, device_info and the five
-applied copies are the old ones or the new ones then, and the units are as before."""
+applied copies are then all old or all new, and the units are as before."""
 import json
 
 import pytest
@@ -38,7 +38,7 @@ def record_of(world):
 
 
 def files(world):
-    """Both files of ours, and the five copies with owner and mode."""
+    """config.toml and device_info, and the five applied copies with mode and owner."""
     seen = []
     wait_for("identityd, which writes in place", lambda: seen.append(text_of(info_path(world))) or seen[-1] != "")
     copies = {path.parts[-3]: (path.read_text(), path.stat().st_mode, path.stat().st_uid, path.stat().st_gid)
@@ -62,7 +62,7 @@ def starts_of_edged(world, since):
 @pytest.mark.parametrize("scenario", ["first", "first, key replaced", "move", "move, key replaced"])
 @pytest.mark.parametrize("part", range(2))
 def test_old_set_or_new_set(new_world, scenario, part):
-    """Each way once, and then an attempt that works. aziot-edged is not stopped or started twice by it."""
+    """After each failure an attempt that works, which stops and starts aziot-edged once."""
     gateway = Gateway(new_world())
     w, move, replaced = gateway.world, "move" in scenario, "replaced" in scenario
     with Caller(w) as caller:
@@ -111,7 +111,7 @@ def test_both_files_in_one_disruption(new_world):
 
 
 def test_apply_that_was_cut_is_run_again(new_world):
-    """identityd's copy says the right thing already, and the one of aziot-edged is missing."""
+    """identityd's copy is new, and aziot-edged's copy is missing."""
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:

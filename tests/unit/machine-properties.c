@@ -4,8 +4,8 @@
 
 static const char *const properties[] = {
 #define NAME(property) [property] = #property
-        NAME(HANDED_OFF), NAME(INTENT),     NAME(CHANGE_MADE), NAME(ONE),   NAME(RESUMED), NAME(WAIT),
-        NAME(BUDGET),     NAME(DISRUPTION), NAME(SPARED),      NAME(RESTS), NAME(GOES_ON), NAME(KEYLESS),
+        NAME(HANDED_OFF), NAME(INTENT),   NAME(CHANGE_MADE), NAME(ONE),   NAME(RESUMED), NAME(WAIT),
+        NAME(BUDGET),     NAME(IN_ORDER), NAME(SPARED),      NAME(RESTS), NAME(GOES_ON), NAME(KEYLESS),
 #undef NAME
 };
 static_assert(ARRAY_SIZE(properties) == _PROPERTY_MAX, "every property has a name");
@@ -93,7 +93,7 @@ static bool keeps_budget(const Fed *f) {
         return !asks || f->facts->budget_usec == 0;
 }
 
-static bool disturbs_rightly(const Fed *f) {
+static bool begins_in_order(const Fed *f) {
         const Facts *facts = f->facts;
         const bool held = facts->quiesced || !facts->live,
                    placed = facts->key == HUB_KEY_ADOPTED && facts->key_in_place,
@@ -185,7 +185,7 @@ static bool (*const checks[])(const Fed *f) = {
         [SPARED] = spares_edge,
         [RESTS] = rests,
         [GOES_ON] = goes_on,
-        [DISRUPTION] = disturbs_rightly,
+        [IN_ORDER] = begins_in_order,
         [KEYLESS] = holds_without_key,
 };
 

@@ -11,11 +11,11 @@ typedef enum Property {
         RESUMED,     /* a quiesced IoT Edge is resumed */
         WAIT,        /* no wait is shorter than DPS asked for */
         BUDGET,      /* no registration without budget */
-        DISRUPTION,  /* IoT Edge is disturbed only where the intent needs it, and in the right order */
-        SPARED,  /* while the disruption budget is empty, nothing of a hand-off begins and IoT Edge runs */
-        RESTS,   /* the machine is idle only when there is nothing to do */
-        GOES_ON, /* a result is followed by a step or a wait */
-        KEYLESS, /* without a key IoT Edge stays quiesced while a registration can go on */
+        IN_ORDER, /* the steps of a hand-off begin only when the intent needs them, and in the right order */
+        SPARED,   /* while the disruption budget is empty, no step of a hand-off begins and IoT Edge runs */
+        RESTS,    /* the machine is idle only when there is nothing to do */
+        GOES_ON,  /* a result is followed by a step or a wait */
+        KEYLESS,  /* without a key IoT Edge stays quiesced while a registration can go on */
         _PROPERTY_MAX,
 } Property;
 

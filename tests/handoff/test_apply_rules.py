@@ -1,4 +1,4 @@
-"""Suite "handoff": what `iotedge config apply` refuses although it is TOML is known in PREPARE: no unit is stopped."""
+"""Suite "handoff": the step PREPARE finds what `iotedge config apply` refuses although it is TOML: no unit is stopped."""
 import json
 import sys
 import tomllib
@@ -31,7 +31,7 @@ CASES = [
 
 
 def refused(world, caller, kind, code):
-    """Check and Apply, without a trace."""
+    """Check and Apply fail alike, and change nothing."""
     before, jobs = snapshot(world), len(queued(world))
     for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
         found, sentence = caller.refused(method, *arguments)
@@ -86,7 +86,7 @@ def test_missing_user(new_world):
 
 
 def test_host_name_that_changed(new_world):
-    """`iotedge config apply` refuses while there are modules: where aziot-edged runs and had its identity."""
+    """Modules exist where aziot-edged runs and had its identity. Then `iotedge config apply` refuses the change."""
     gateway = Gateway(new_world())
     w = gateway.world
     w.config_toml.write_text('hostname = "another"\n' + w.config_toml.read_text())
@@ -101,7 +101,7 @@ def test_host_name_that_changed(new_world):
 
 @pytest.mark.parametrize("half", ["hostname = ", "[provisioning\n"])
 def test_applied_copy_that_is_no_toml(new_world, half):
-    """IoT Edge takes it for none, and asks no container engine."""
+    """`iotedge config apply` treats the copy as missing, and does not need the container engine."""
     w = prepared(new_world, OPERATORS)
     (w.root / "etc/aziot/identityd/config.d/00-super.toml").write_text(half)
     (w.root / "var/run/docker.sock").unlink()
