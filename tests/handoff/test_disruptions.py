@@ -137,7 +137,7 @@ def test_what_costs_nothing(new_world, how):
             if how == "is down":
                 caller.job("StopUnit", EDGED)
             elif how == "waits to be started again":
-                w.standin_faults(units={EDGED: {"start": "crash-loop"}})
+                w.standin_faults(units={EDGED: {"start": "crash-loop", "restart": DAY}})
                 caller.job("RestartUnit", EDGED)
                 w.standin_faults()
             else:

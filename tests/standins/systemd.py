@@ -111,7 +111,7 @@ class Manager:
         if how == "flap":
             unit.state, unit.result = "failed", "exit-code"
         elif how == "crash-loop":
-            self.died(unit.name, restart=0.5)
+            self.died(unit.name, restart=self.fault(unit.name).get("restart", 0.5))
 
     async def stop(self, unit):
         for name in unit.sockets:
