@@ -67,7 +67,10 @@ int step_record_pending(Operation *op) {
         if (!proof && !plan->write_config && !plan->write_device_info && !plan->run_apply)
                 return 0;
         r = handoff_record_load(&op->plan.record, operation_root(op), &op->failure);
-        if (r >= 0 && proof)
+        if (r < 0)
+                return r;
+        op->plan.recorded = true;
+        if (proof)
                 r = record_proof(op);
         if (r >= 0 && plan->write_config)
                 r = record_config(op);
@@ -177,6 +180,15 @@ static int put_back_old_set(Operation *op) {
         return r < 0 ? r : handoff_record_save(&plan->record, operation_root(op), &op->failure);
 }
 
+/* No file was placed, so the next attempt begins as this one did. */
+static void restore_record(Operation *op) {
+        Failure failure;
+
+        if (op->plan.recorded && !op->plan.settled &&
+            handoff_record_save(&op->plan.record, operation_root(op), &failure) < 0)
+                log_error("%s", failure.sentence);
+}
+
 static int keep_new_set(Operation *op) {
         op->situation.record.applying = false;
         return handoff_record_save(&op->situation.record, operation_root(op), &op->failure);
@@ -187,8 +199,10 @@ int step_put_back_files(Operation *op) {
         bool keep = operation_keeps_new_set(op);
         int r;
 
-        if (!must_undo(op))
+        if (!must_undo(op)) {
+                restore_record(op);
                 return 0;
+        }
         r = op->plan.applying ? applied_put_back(&op->plan.applied, operation_root(op), &op->failure) : 0;
         if (r >= 0)
                 r = keep ? keep_new_set(op) : put_back_old_set(op);

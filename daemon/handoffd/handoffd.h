@@ -39,9 +39,10 @@ typedef struct Plan {
         StoreFile config_file, info_file; /* the new files; once placed, the old ones */
         Applied applied;                  /* as before, when run_apply */
         Running running;                  /* the units before the first was stopped */
-        Record record;                    /* as before */
-        bool applying;                    /* `iotedge config apply` was begun */
-        bool settled;                     /* the new files stay, whatever fails later */
+        Record record;                    /* as before, when recorded */
+        bool recorded;
+        bool applying; /* `iotedge config apply` was begun */
+        bool settled;  /* the new files stay, whatever fails later */
         bool unsteady;
         char *pending; /* of the record: what IoT Edge becomes */
 

@@ -11,8 +11,9 @@
 /* For the five files of a few blocks that `iotedge config apply` writes. */
 #define APPLIED_SPACE ((size_t) 32 * 1024)
 
-/* For the helper's record, its budgets and its list of stopped units. */
-#define STATE_SPACE ((size_t) 8 * 1024)
+/* For the helper's record, its budgets, its list of stopped units, and one of them once more while it is
+ * replaced. */
+#define STATE_SPACE ((size_t) 16 * 1024)
 
 static int try_space(Operation *op, int dir, const char *name, size_t size, const char *path) {
         const StoreAttributes attributes = { .mode = 0600, .uid = (uid_t) -1, .gid = (gid_t) -1 };
@@ -72,10 +73,15 @@ static int prepare(Operation *op, const char *hub, const char *device_id, bool d
         return r;
 }
 
+/* A record that can't be written later would undo a hand-off that has succeeded. */
 int step_prepare(Operation *op) {
         const Assignment *a = &op->assignment;
+        const Plan *plan = &op->plan;
+        int r = 0;
 
-        return prepare(op, a->hub, a->device_id, op->plan.write_device_info);
+        if (plan->write_config || plan->write_device_info || plan->run_apply)
+                r = try_state(op);
+        return r < 0 ? r : prepare(op, a->hub, a->device_id, plan->write_device_info);
 }
 
 /* Hub and device are not known yet, so their names are as long as names can be. The prepared files are

@@ -230,6 +230,26 @@ def test_full_file_system(new_world):
 
 
 @pytest.mark.namespaces
+@pytest.mark.parametrize("blocks", range(1, 7))
+def test_disk_of_the_record_is_nearly_full(new_world, blocks):
+    """A full disk is known before a unit is stopped, also when it has room for the first of the helper's files."""
+    w = prepared(new_world, OPERATORS)
+    w.standin_faults(**FAR_ENOUGH)
+    with Caller(w) as caller:
+        state = record_path(w).parent
+        state.mkdir(exist_ok=True)
+        caller.start_helper(*new_namespace(w, f"""
+            mount -t tmpfs -o size=64k,mode=700 tmpfs "{state}"
+            dd if=/dev/zero of="{state}/filler" bs=4096 count={16 - blocks} 2>/dev/null"""))
+        caller.ask("Allow")
+        found, sentence = caller.refused("Apply", "a{sv}b", members(), False)
+        if found == "storage":
+            assert "ENOSPC" in sentence and not queued(w)
+        else:
+            assert found == "restart-failed" and blocks > 1
+
+
+@pytest.mark.namespaces
 def test_read_only_file_system(new_world):
     w = prepared(new_world, OPERATORS)
     script = 'mount --bind "$ROOT/etc" "$ROOT/etc" && mount -o remount,bind,ro "$ROOT/etc"'

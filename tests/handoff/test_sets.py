@@ -1,11 +1,12 @@
 """Suite "handoff": `iotedge config apply` fails in each way that the fake knows. config.toml, device_info and the five
 applied copies are then all old or all new, and the units are as before."""
 import json
+import signal
 
 import pytest
-from handoff import (APPLY, EDGED, SERVICES, SOCKETS, Caller, Gateway, info_path, info_text, queued, record_path, stopped_path,
-                     temporary_files)
-from harness import wait_for
+from handoff import (APPLY, EDGED, IDENTITYD, SERVICES, SOCKETS, Caller, Gateway, info_path, info_text, queued, record_path,
+                     stopped_path, temporary_files)
+from harness import BUILD, wait_for
 
 # faults of the fake → what the hand-off fails with
 WAYS = {
@@ -97,6 +98,37 @@ def test_old_set_or_new_set(new_world, scenario, part):
             if kind != "restart-failed":
                 assert starts_of_edged(w, seen) == (["stop", "start"] if move else ["start"]), way
     assert not w.standin_events("registers-itself")
+
+
+def test_stop_that_fails_costs_no_disruption(new_world):
+    """The key of the same device is replaced, so aziot-edged keeps running: also when the attempt before has failed."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        before, seen = record_of(w), len(w.standin_events())
+        w.standin_faults(units={IDENTITYD: {"stop": "failed"}})
+        assert caller.apply_refused(**gateway.assignment(keyChanged=True))[0] == "restart-failed"
+        assert record_of(w) == before
+        w.standin_faults()
+        caller.apply(**gateway.assignment(keyChanged=True))
+        assert not starts_of_edged(w, seen)
+
+
+def test_edited_after_the_record_was_written(new_world):
+    """Nothing was placed, so the next attempt begins as this one did."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        before, text = record_of(w), w.config_toml.read_text()
+        helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", "--pause=link config.toml", "0")
+        under_way = caller.begin_apply(**gateway.assignment())
+        wait_for("the backup", lambda: "link config.toml" in (w.dir / "calls").read_text())
+        assert record_of(w) != before
+        w.config_toml.write_text(text + "# one more line\n")
+        helper.process.send_signal(signal.SIGUSR1)
+        assert caller.failure(under_way)[0] == "storage"
+        assert record_of(w) == before and w.config_toml.read_text() == text + "# one more line\n"
 
 
 def test_both_files_in_one_disruption(new_world):
