@@ -30,8 +30,9 @@ typedef struct StoreFile {
         char name[128], temporary[256];
 } StoreFile;
 
-/* Writes the temporary file ".NAME.dps-XXXXXX" and fsyncs it; one that a power cut left is removed first. name
- * must not contain a slash. -EBUSY: name is a mount point. After a failure there is no temporary file. */
+/* Writes the temporary file ".NAME.dps-XXXXXX" and fsyncs it; one that a power cut left is removed first.
+ * name must not contain a slash. -EBUSY: name is a mount point. After a failure there is no temporary file.
+ */
 int store_prepare_at(StoreFile *ret, int dir_fd, const char *name, const void *data, size_t size,
                      const StoreAttributes *attributes);
 
