@@ -53,7 +53,8 @@ void store_remove_leftovers(int dir_fd, const char *name) {
         (void) closedir(dir);
 }
 
-static int open_temporary(int dir_fd, const char *name, char *ret_path, size_t size) {
+/* A descriptor of a new file, or 0 for a link to the target. */
+static int make_temporary(int dir_fd, const char *name, const char *target, char *ret_path, size_t size) {
         static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 
         for (unsigned tries = 0; tries < 100; tries++) {
@@ -66,7 +67,9 @@ static int open_temporary(int dir_fd, const char *name, char *ret_path, size_t s
                         suffix[i] = letters[random % (sizeof(letters) - 1)];
                 if ((size_t) snprintf(ret_path, size, ".%s" MARK "%s", name, suffix) >= size)
                         return -ENAMETOOLONG;
-                fd = openat(dir_fd, ret_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+                fd = target ? symlinkat(target, dir_fd, ret_path)
+                            : openat(dir_fd, ret_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                                     0600);
                 if (fd >= 0 || errno != EEXIST)
                         return fd >= 0 ? fd : -errno;
         }
@@ -162,7 +165,7 @@ static int prepare(StoreFile *f, const void *data, size_t size, const StoreAttri
 
         if (is_mount_point(f->dir_fd, f->name))
                 return -EBUSY;
-        fd = open_temporary(f->dir_fd, f->name, f->temporary, sizeof(f->temporary));
+        fd = make_temporary(f->dir_fd, f->name, NULL, f->temporary, sizeof(f->temporary));
         if (fd < 0)
                 return fd;
         r = fill_temporary(f->dir_fd, fd, data, size, attributes);
@@ -268,6 +271,23 @@ int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
 
         r = store_prepare_at(&f, dir_fd, name, data, size, attributes);
         return r < 0 ? r : store_commit(&f);
+}
+
+int store_link_at(int dir_fd, const char *name, const char *target, const StoreAttributes *attributes) {
+        char temporary[sizeof(((StoreFile *) NULL)->temporary)];
+        int r;
+
+        store_remove_leftovers(dir_fd, name);
+        r = make_temporary(dir_fd, name, target, temporary, sizeof(temporary));
+        if (r < 0)
+                return r;
+        if (fchownat(dir_fd, temporary, attributes->uid, attributes->gid, AT_SYMLINK_NOFOLLOW) < 0 ||
+            renameat(dir_fd, temporary, dir_fd, name) < 0) {
+                r = -errno;
+                (void) unlinkat(dir_fd, temporary, 0);
+                return r;
+        }
+        return fsync(dir_fd) < 0 ? -errno : 0;
 }
 
 static int open_parent(const char *path) {

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -28,6 +29,23 @@ static int open_directory(const char *root, size_t i) {
         return fd < 0 ? -errno : fd;
 }
 
+/* `iotedge config apply` replaces a link, whatever it leads to. */
+static int read_link_at(int dir, AppliedCopy *ret) {
+        char target[PATH_MAX];
+        struct stat st;
+        ssize_t n = readlinkat(dir, NAME, target, sizeof(target) - 1);
+
+        if (n < 0 || fstatat(dir, NAME, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return -errno;
+        *ret = (AppliedCopy){
+                .text = strndup(target, (size_t) n),
+                .size = (size_t) n,
+                .link = true,
+                .attributes = { .uid = st.st_uid, .gid = st.st_gid },
+        };
+        return ret->text ? 0 : -ENOMEM;
+}
+
 static int read_at(int dir, AppliedCopy *ret) {
         CLEANUP(closep) int fd = openat(dir, NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         CLEANUP(freep) char *text = NULL;
@@ -35,7 +53,7 @@ static int read_at(int dir, AppliedCopy *ret) {
         ssize_t n;
 
         if (fd < 0)
-                return errno == ENOENT ? 0 : -errno;
+                return errno == ENOENT ? 0 : errno == ELOOP ? read_link_at(dir, ret) : -errno;
         if (fstat(fd, &st) < 0)
                 return -errno;
         if (!S_ISREG(st.st_mode) || (size_t) st.st_size > BYTES_MAX)
@@ -103,7 +121,7 @@ bool applied_whole(const Applied *before, const char *root) {
 static bool same_copy(const AppliedCopy *a, const AppliedCopy *b) {
         if (!a->text || !b->text)
                 return !a->text && !b->text;
-        return a->size == b->size && memcmp(a->text, b->text, a->size) == 0 &&
+        return a->link == b->link && a->size == b->size && memcmp(a->text, b->text, a->size) == 0 &&
                a->attributes.mode == b->attributes.mode && a->attributes.uid == b->attributes.uid &&
                a->attributes.gid == b->attributes.gid;
 }
@@ -115,14 +133,19 @@ static int remove_at(int dir) {
 }
 
 static int write_at(int dir, const AppliedCopy *copy) {
+        return copy->link ? store_link_at(dir, NAME, copy->text, &copy->attributes)
+                          : store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
+}
+
+/* When the disk is full, the file in the place leaves its space to the copy. */
+static int replace_at(int dir, const AppliedCopy *copy) {
         int r;
 
-        r = store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
+        r = write_at(dir, copy);
         if (r != -ENOSPC)
                 return r;
-        /* The disk is full: the file in the place leaves its space to the copy. */
         r = remove_at(dir);
-        return r < 0 ? r : store_write_at(dir, NAME, copy->text, copy->size, &copy->attributes);
+        return r < 0 ? r : write_at(dir, copy);
 }
 
 static int put_back(const AppliedCopy *copy, const char *root, size_t i) {
@@ -136,7 +159,7 @@ static int put_back(const AppliedCopy *copy, const char *root, size_t i) {
         free(now.text);
         if (same)
                 return 0;
-        return copy->text ? write_at(dir, copy) : remove_at(dir);
+        return copy->text ? replace_at(dir, copy) : remove_at(dir);
 }
 
 int applied_put_back(const Applied *before, const char *root, Failure *reterr) {

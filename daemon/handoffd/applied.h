@@ -13,6 +13,7 @@
 typedef struct AppliedCopy {
         char *text; /* NULL: there was no file */
         size_t size;
+        bool link; /* a symbolic link, and text is where it leads to */
         StoreAttributes attributes;
 } AppliedCopy;
 

@@ -1,6 +1,8 @@
 """Suite "handoff": `iotedge config apply` fails in each way that the fake knows. config.toml, device_info and the five
 applied copies are then all old or all new, and the units are as before."""
 import json
+import os
+import pathlib
 import signal
 
 import pytest
@@ -98,6 +100,45 @@ def test_old_set_or_new_set(new_world, scenario, part):
             if kind != "restart-failed":
                 assert starts_of_edged(w, seen) == (["stop", "start"] if move else ["start"]), way
     assert not w.standin_events("registers-itself")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["certd", "identityd"])
+def test_copy_that_is_a_link(new_world, name):
+    """`iotedge config apply` replaces the link by a file. A hand-off that fails puts the link back."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        path, target = w.root / f"etc/aziot/{name}/config.d/00-super.toml", w.root / f"etc/aziot/{name}/by-hand.toml"
+        path.rename(target)
+        path.symlink_to("../by-hand.toml")
+        os.chown(path, 1234, 4321, follow_symlinks=False)
+        before, content = files(w), target.read_bytes()
+        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "ready"
+        w.standin_faults(**{"apply-breaks": ["tpmd", "half"]})
+        assert caller.apply_refused(**gateway.assignment())[0] == "apply-failed"
+        status = path.lstat()
+        assert (os.readlink(path), status.st_uid, status.st_gid) == ("../by-hand.toml", 1234, 4321)
+        assert files(w) == before and not list(path.parent.glob(".*"))
+        w.standin_faults()
+        caller.apply(**gateway.assignment())
+        assert not path.is_symlink() and path.stat().st_size and target.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, os.mkfifo])
+def test_copy_that_can_not_be_put_back(new_world, make):
+    """Known before the service is asked."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        path, jobs = w.root / "etc/aziot/certd/config.d/00-super.toml", len(queued(w))
+        path.unlink()
+        make(path)
+        kind, sentence = caller.refused("Check", "us", 3, gateway.id)
+        assert kind == "storage" and str(path) in sentence
+        assert caller.apply_refused(**gateway.assignment())[0] == "storage" and len(queued(w)) == jobs
 
 
 def test_stop_that_fails_costs_no_disruption(new_world):

@@ -150,6 +150,22 @@ static void a_symlink_is_replaced_not_followed(void **state) {
         assert_int_equal(store_remove(in_dir("target")), 0);
 }
 
+static void a_link_is_put_where_a_file_was(void **state) {
+        const StoreAttributes attributes = { .uid = (uid_t) -1, .gid = (gid_t) -1 };
+        CLEANUP(closep) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        char target[16] = "";
+
+        assert_int_equal(store_write(in_dir("a"), "old", 3, 0600), 0);
+        assert_int_equal(store_link_at(fd, "a", "nowhere", &attributes), 0);
+        assert_int_equal(readlink(in_dir("a"), target, sizeof(target) - 1), 7);
+        assert_string_equal(target, "nowhere");
+        assert_int_equal(store_remove(in_dir("a")), 0);
+        assert_int_equal(mkdir(in_dir("a"), 0700), 0);
+        assert_int_equal(store_link_at(fd, "a", "nowhere", &attributes), -EISDIR);
+        assert_int_equal(entries(), 1);
+        assert_int_equal(rmdir(in_dir("a")), 0);
+}
+
 static int make_dir(void **state) {
         return mkdtemp(dir) ? 0 : -1;
 }
@@ -166,6 +182,7 @@ int main(void) {
                 cmocka_unit_test(what_was_exchanged_is_put_back),
                 cmocka_unit_test(what_a_power_cut_left_is_removed),
                 cmocka_unit_test(a_symlink_is_replaced_not_followed),
+                cmocka_unit_test(a_link_is_put_where_a_file_was),
         };
 
         return cmocka_run_group_tests(tests, make_dir, remove_dir);
