@@ -140,10 +140,31 @@ static bool must_undo(const Operation *op) {
                (plan->applying || is_placed(&plan->config_file) || is_placed(&plan->info_file));
 }
 
-/* Units that were started since the files were changed may have read them. */
+/* True also when systemd does not say. */
+static bool apply_goes_on(const Operation *op) {
+        UnitState state;
+
+        return must_undo(op) && op->plan.applying &&
+               (units_query(op->h->units, UNIT_APPLY, &state, NULL) < 0 || state.active);
+}
+
+/* Its job may have ended before it: the job took too long, or systemd has left the bus. */
+int step_end_apply(Operation *op) {
+        const UnitJob job = { UNIT_STOP, UNIT_APPLY };
+
+        return apply_goes_on(op) ? operation_jobs(op, &job, 1) : 0;
+}
+
+/* Units that were started since the files were changed may have read them. `iotedge config apply` has read
+ * the new config.toml. If it can't be ended, the new files stay, and so does the record that it was begun.
+ */
 int step_stop_newer(Operation *op) {
         UnitJob jobs[STOPPED_MAX];
-        size_t n = must_undo(op) ? running_stop_newer_jobs(&op->plan.running, op->h->units, jobs) : 0;
+        size_t n;
+
+        if (apply_goes_on(op))
+                op->plan.settled = true;
+        n = must_undo(op) ? running_stop_newer_jobs(&op->plan.running, op->h->units, jobs) : 0;
 
         return n > 0 ? operation_jobs(op, jobs, n) : 0;
 }

@@ -415,4 +415,5 @@ const FlowStep apply_steps[] = {
         NULL,
 };
 
-const FlowStep apply_recovery_steps[] = { step_stop_newer, step_put_back_files, step_start_stopped, NULL };
+const FlowStep apply_recovery_steps[] = { step_end_apply, step_stop_newer, step_put_back_files,
+                                          step_start_stopped, NULL };

@@ -174,6 +174,7 @@ int step_record_pending(Operation *op);
 int step_place_files(Operation *op);
 void operation_discard_files(Operation *op);       /* the old files, or new ones that are not in place */
 bool operation_keeps_new_set(const Operation *op); /* when `iotedge config apply` fails */
+int step_end_apply(Operation *op);                 /* in the recovery */
 int step_stop_newer(Operation *op);                /* in the recovery */
 int step_put_back_files(Operation *op);            /* in the recovery */
 

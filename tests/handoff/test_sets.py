@@ -141,6 +141,55 @@ def test_copy_that_can_not_be_put_back(new_world, make):
         assert caller.apply_refused(**gateway.assignment())[0] == "storage" and len(queued(w)) == jobs
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_apply_that_takes_too_long_is_ended(new_world, replaced):
+    """`iotedge config apply` waits for the container engine for longer than its job may take. If it went on, it would
+    write what it has read before config.toml was put back."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    w.helpers_environment(**w.clock())
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        before, record, running = files(w), record_of(w), units(caller)
+        w.standin_faults(**{"apply-waits": 50})
+        under_way = caller.begin_apply(**gateway.assignment(keyChanged=replaced))
+        wait_for("the question", lambda: w.standin_events("apply-waits"))
+        w.let_pass(330)
+        assert caller.failure(under_way)[0] == "apply-failed"
+        assert caller.unit(APPLY) == "inactive" and w.standin_events("killed", unit=APPLY)
+        w.standin_faults()
+        after = files(w)
+        assert after[1] == before[1]
+        if replaced:
+            assert after[0][1] == info_text(gateway.hub, gateway.device) and gateway.id in after[0][0]
+        else:
+            assert after == before and record_of(w) == record
+        for name, runs in running.items():
+            settled(caller, name, runs)
+        caller.apply(**gateway.assignment(keyChanged=replaced))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_apply_that_can_not_be_ended(new_world, replaced):
+    """systemd is executed again: its jobs are forgotten, and their processes live on. What `iotedge config apply` then
+    writes fits the files that it has read."""
+    gateway = Gateway(new_world())
+    w = gateway.world
+    with Caller(w) as caller:
+        gateway.make_old(caller)
+        w.standin_faults(**{"apply-waits": 50}, units={APPLY: {"start": "reexec"}})
+        assert caller.apply_refused(**gateway.assignment(keyChanged=replaced))[0] == "apply-failed"
+        applied = len(w.standin_events("applied"))
+        w.standin_faults()
+        wait_for("its end", lambda: len(w.standin_events("applied")) > applied)
+        found, copies = files(w)
+        assert gateway.id in found[0] and gateway.id in copies["identityd"][0]
+        assert found[1] == info_text(gateway.hub, gateway.device)
+        assert record_of(w)["applying"] and not temporary_files(w)
+        caller.apply(**gateway.assignment(keyChanged=replaced))
+        assert "applying" not in record_of(w) and not stopped_path(w).exists()
+
+
 def test_stop_that_fails_costs_no_disruption(new_world):
     """The key of the same device is replaced, so aziot-edged keeps running: also when the attempt before has failed."""
     gateway = Gateway(new_world())

@@ -91,6 +91,9 @@ class Gateway:
         provisioning = super_config(self.world)
         if applied_config(self.world) is not None:
             await self.ask_docker()
+        if self.world.fault("apply-waits"):
+            self.world.log("apply-waits")
+            await self.manager.delay(lambda: self.world.fault("apply-waits"))
         if self.world.fault("apply-skips-files"):
             self.world.log("apply", scope=None)
         else:

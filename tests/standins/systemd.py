@@ -24,6 +24,7 @@ class Unit:
         self.sockets = sockets  # PartOf= this service
         self.service = service  # the one that this socket starts
         self.oneshot = oneshot
+        self.task = None  # of a oneshot unit that works
         self.state = "inactive"
         self.restarting = False  # it has failed and waits for its RestartSec=
         self.restarts = 0        # automatic ones, since its last start job
@@ -97,7 +98,9 @@ class Manager:
                 raise JobFailed("told to end so", how)
             if how == "fail":
                 raise JobFailed("told to fail")
-            if unit.do_start:
+            if unit.oneshot:
+                await self.work(unit)
+            elif unit.do_start:
                 await unit.do_start()
         except Exception as error:
             result = getattr(error, "result", "failed")
@@ -112,6 +115,17 @@ class Manager:
             unit.state, unit.result = "failed", "exit-code"
         elif how == "crash-loop":
             self.died(unit.name, restart=self.fault(unit.name).get("restart", 0.5))
+
+    async def work(self, unit):
+        """A oneshot unit is activating meanwhile. The job that stops it takes the place of the job that started it."""
+        unit.state, unit.task = "activating", asyncio.ensure_future(unit.do_start())
+        try:
+            await unit.task
+        except asyncio.CancelledError:
+            self.world.log("killed", unit=unit.name)
+            raise JobFailed("stopped while it worked", "canceled") from None
+        finally:
+            unit.state, unit.task = "inactive", None
 
     async def stop(self, unit):
         for name in unit.sockets:
@@ -173,11 +187,11 @@ class Manager:
         await self.bus.request_name(NAME)
 
     async def leave(self):
-        """Gives the name back with a job under way, until the fault is gone."""
+        """Gives the name back, until the fault is gone."""
         self.away = True
         await self.bus.release_name(NAME)
         self.world.log("left")
-        while any("leave" in faults.values() for faults in (self.world.fault("units") or {}).values()):
+        while any({"leave", "reexec"} & {*faults.values()} for faults in (self.world.fault("units") or {}).values()):
             await asyncio.sleep(0.02)
         self.away = False
         await self.bus.request_name(NAME)
@@ -238,6 +252,12 @@ class Manager:
         if how == "leave":
             await self.leave()
             return
+        if how == "reexec":
+            self.spawn(self.result_of(verb, name))
+            await self.leave()
+            return
+        if verb == "stop" and self.units[name].task:
+            self.units[name].task.cancel()
         async with self.lock:
             result = await self.result_of(verb, name)
         self.world.log("job", verb=verb, unit=name, done=result == "done", result=result)
