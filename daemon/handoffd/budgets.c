@@ -140,6 +140,13 @@ int budgets_save(const Budgets *b, const char *root, Failure *reterr) {
                      : 0;
 }
 
+void budgets_try_save(const Budgets *b, const char *root) {
+        Failure failure;
+
+        if (budgets_save(b, root, &failure) < 0)
+                log_warning("%s", failure.sentence);
+}
+
 int budgets_refuse(Failure *reterr, usec_t wait_usec, const char *what) {
         char until[UTC_TEXT_SIZE];
         int r;

@@ -17,5 +17,8 @@ typedef struct Budgets {
 void budgets_load(Budgets *ret, const char *root);
 int budgets_save(const Budgets *budgets, const char *root, Failure *reterr);
 
+/* Logs a failure. The stricter value then stays on disk, because each use is charged there first. */
+void budgets_try_save(const Budgets *budgets, const char *root);
+
 /* Fills a failure with the time from which `what` is allowed again, and returns its errno. */
 int budgets_refuse(Failure *reterr, usec_t wait_usec, const char *what);

@@ -119,6 +119,7 @@ static int step_verify(Operation *op) {
         const Finding *loss;
         int r;
 
+        handoffd_note_running(op->h);
         r = situation_read_files(s, op->h->options->root, &op->h->options->config, &op->failure);
         if (r >= 0)
                 r = set_wanted(op, a->target.registration_id, a);

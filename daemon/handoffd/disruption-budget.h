@@ -3,10 +3,13 @@
  * Pure code: the time is an argument.
  *
  * The first disruption is allowed at once, the next ones 1 hour, 7 hours and 31 hours after it, then one a
- * day. The budget is full again when aziot-edged has run for a day since a disruption after which the hub
- * accepted IoT Edge, or when root calls Allow(). A wait runs down by CLOCK_BOOTTIME. A reboot takes a
- * quarter to a half of the whole wait off (see moment.h): a clock that leaps to the right year does not end
- * a wait, and four reboots end any wait of a gateway whose clock never works. Each reboot stops all modules
+ * day. The budget is full again when root calls Allow(), or a day after a disruption if the hub has accepted
+ * IoT Edge since: aziot-edged has run for the day, or the machine has booted after it.
+ *
+ * A wait runs down by CLOCK_BOOTTIME. A reboot takes a quarter to a half of the whole wait off (see
+ * moment.h): a clock that leaps to the right year does not end a wait, and four reboots end any wait of a
+ * gateway whose clock never works. Once the hub has accepted IoT Edge, all of what the local clock says
+ * counts: the gateway worked, and no caller can set the clock or reboot. Each reboot stops all modules
  * anyhow.
  */
 #pragma once
@@ -26,9 +29,10 @@ typedef struct DisruptionBudget {
 /* The time until the next disruption is allowed; 0: now. */
 usec_t disruption_budget_wait(const DisruptionBudget *disruptions, const Moment *now);
 
-/* Takes the time that has passed off the wait. Call this and save the result at least once in each boot:
- * after the next reboot only the time since the last call is known. */
-void disruption_budget_run_down(DisruptionBudget *disruptions, const Moment *now);
+/* Takes the time that has passed off the wait, or fills the budget. Call this and save the result at least
+ * once in each boot: after the next reboot only the time since the last call is known. Returns true when
+ * that changed the value. */
+bool disruption_budget_run_down(DisruptionBudget *disruptions, const Moment *now);
 
 /* Counts a disruption that is about to happen. */
 void disruption_budget_charge(DisruptionBudget *disruptions, const Moment *now);

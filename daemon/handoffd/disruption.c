@@ -15,15 +15,15 @@ static bool had_identity(const char *root) {
 
 /* 1: aziot-edged works, and has been running for *ret_running. 0: it is down, or waits to be started again,
  * or never had its identity, so stopping it costs nothing. */
-static int edged_works(Operation *op, usec_t *ret_running) {
+static int edged_works(Handoffd *h, usec_t *ret_running, Failure *reterr) {
         const usec_t now = now_usec(CLOCK_MONOTONIC);
         UnitState edged;
         int r;
 
-        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
+        r = units_query(h->units, UNIT_EDGED, &edged, reterr);
         if (r < 0)
                 return r;
-        if (!edged.active || edged.failing || !had_identity(op->h->options->root))
+        if (!edged.active || edged.failing || !had_identity(h->options->root))
                 return 0;
         *ret_running = edged.active_enter_usec > 0 && edged.active_enter_usec < now
                                ? now - edged.active_enter_usec
@@ -31,17 +31,32 @@ static int edged_works(Operation *op, usec_t *ret_running) {
         return 1;
 }
 
-int operation_disruption_wait(Operation *op, usec_t *ret) {
-        DisruptionBudget *d = &op->h->budgets.disruptions;
+/* Returns as edged_works(). */
+static int note_running(Handoffd *h, Failure *reterr) {
         usec_t running;
+        int r;
+
+        r = edged_works(h, &running, reterr);
+        if (r > 0 && disruption_budget_note_running(&h->budgets.disruptions, running))
+                budgets_try_save(&h->budgets, h->options->root);
+        return r;
+}
+
+void handoffd_note_running(Handoffd *h) {
+        Failure ignored;
+
+        if (h->budgets.disruptions.confirmed)
+                (void) note_running(h, &ignored);
+}
+
+int operation_disruption_wait(Operation *op, usec_t *ret) {
         Moment now;
         int r;
 
-        r = edged_works(op, &running);
+        r = note_running(op->h, &op->failure);
         if (r > 0) {
-                (void) disruption_budget_note_running(d, running); /* saved with the next disruption */
                 moment_now(&now);
-                *ret = disruption_budget_wait(d, &now);
+                *ret = disruption_budget_wait(&op->h->budgets.disruptions, &now);
         } else if (r == 0)
                 *ret = 0;
         return r;
@@ -82,24 +97,22 @@ int operation_permit_disruption(Operation *op) {
         return r;
 }
 
-/* The hub has accepted IoT Edge. If the write fails, the stricter value stays on disk. */
+/* The hub has accepted IoT Edge. */
 int step_confirm_disruption(Operation *op) {
         Handoffd *h = op->h;
-        Failure ignored;
 
-        if (disruption_budget_confirm(&h->budgets.disruptions) &&
-            budgets_save(&h->budgets, h->options->root, &ignored) < 0)
-                log_warning("%s", ignored.sentence);
+        if (disruption_budget_confirm(&h->budgets.disruptions))
+                budgets_try_save(&h->budgets, h->options->root);
         return 0;
 }
 
 static int step_allow(Operation *op) {
         Handoffd *h = op->h;
 
-        if (h->budgets.disruptions.count == 0)
+        if (h->budgets.disruptions.count == 0 && h->budgets.holds.used_usec == 0 && !h->budgets.holds.cut)
                 return 0;
-        log_notice("The disruption budget of IoT Edge is full again: root called Allow()");
-        h->budgets.disruptions = (DisruptionBudget){};
+        log_notice("The budgets of IoT Edge's disruptions and holds are full again: root called Allow()");
+        h->budgets = (Budgets){};
         return budgets_save(&h->budgets, h->options->root, &op->failure);
 }
 
@@ -108,14 +121,11 @@ const FlowStep allow_steps[] = { step_allow, NULL };
 /* After a reboot only the time since the last saved moment counts, so each boot begins with a new one. */
 void handoffd_load_budgets(Handoffd *h) {
         DisruptionBudget *d = &h->budgets.disruptions;
-        Failure ignored;
         Moment now;
 
         budgets_load(&h->budgets, h->options->root);
         moment_now(&now);
-        if (d->wait_usec == 0 || moment_same_boot(&d->since, &now))
-                return;
-        disruption_budget_run_down(d, &now);
-        if (budgets_save(&h->budgets, h->options->root, &ignored) < 0)
-                log_warning("%s", ignored.sentence);
+        if (!moment_same_boot(&d->since, &now) && disruption_budget_run_down(d, &now))
+                budgets_try_save(&h->budgets, h->options->root);
+        handoffd_note_running(h);
 }

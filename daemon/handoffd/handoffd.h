@@ -146,6 +146,7 @@ int operation_permit_disruption(Operation *op);
 int operation_disruption_wait(Operation *op, usec_t *ret);
 int step_confirm_disruption(Operation *op); /* the hub has accepted IoT Edge */
 void handoffd_load_budgets(Handoffd *h);    /* at the start */
+void handoffd_note_running(Handoffd *h);    /* fills the disruption budget when aziot-edged ran for a day */
 
 /* check.c: judges the situation, refuses what an operator has to mend, and fills op->plan. */
 int operation_judge(Operation *op);

@@ -7,14 +7,6 @@
 
 #define RENEWAL_USEC (300 * USEC_PER_SEC)
 
-static void save_budgets(const Handoffd *h) {
-        Failure ignored;
-
-        /* If the write fails, the stricter value stays on disk: a hold begins with a full charge. */
-        if (budgets_save(&h->budgets, h->options->root, &ignored) < 0)
-                log_warning("%s", ignored.sentence);
-}
-
 static usec_t held_usec(const Hold *hold) {
         return now_usec(CLOCK_BOOTTIME) - hold->began_usec;
 }
@@ -35,7 +27,7 @@ void hold_end(Handoffd *h) {
                 return;
         moment_now(&now);
         hold_budget_end(&h->budgets.holds, &now, usec);
-        save_budgets(h);
+        budgets_try_save(&h->budgets, h->options->root);
 }
 
 void hold_resumed(Handoffd *h) {
@@ -43,7 +35,7 @@ void hold_resumed(Handoffd *h) {
 
         moment_now(&now);
         if (hold_budget_resumed(&h->budgets.holds, &now))
-                save_budgets(h);
+                budgets_try_save(&h->budgets, h->options->root);
 }
 
 /* --- the caller and the time --- */

@@ -19,8 +19,12 @@ DENIED = "AccessDenied"
 HIJACKER = 65534  # whom the helper of that case knows as dps-provision; the bus has to know the user, too
 
 
+def budgets_path(world):
+    return world.root / "var/lib/dps-handoffd/budgets.json"
+
+
 def budgets(world):
-    return json.loads((world.root / "var/lib/dps-handoffd/budgets.json").read_text())
+    return json.loads(budgets_path(world).read_text())
 
 
 def working_gateway(new_world, **settings):
@@ -115,7 +119,7 @@ def test_a_refused_apply_changes_nothing(new_world):
 def test_one_that_could_not_be_counted_is_not_made(new_world):
     gateway = working_gateway(new_world)
     w = gateway.world
-    path = w.root / "var/lib/dps-handoffd/budgets.json"
+    path = budgets_path(w)
     with Caller(w, allows=False) as caller:
         caller.ask("Check", "us", VERSION, gateway.id)
         helper, count = w.helper_pids("dps-handoffd"), Counter(w)
@@ -179,6 +183,30 @@ def start_after_boot(gateway, caller, boot_id, uptime=60):
     caller.start_helper(environment={**w.rebooted_clock(uptime), "DPS_BOOT_ID": boot_id})
 
 
+def change_disruptions(gateway, caller, **values):
+    """What an earlier life of this gateway has left."""
+    w = gateway.world
+    caller.stop_helper()
+    path = budgets_path(w)
+    path.write_text(json.dumps({**budgets(w), "disruptions": {**budgets(w)["disruptions"], **values}}))
+
+
+@pytest.mark.parametrize("boots, days", [(False, 1), (True, 90)])
+def test_a_gateway_that_worked_has_a_full_budget(new_world, boots, days):
+    """Nobody looked at it meanwhile, and the move comes right after the reboot of a maintenance."""
+    gateway = working_gateway(new_world)
+    w = gateway.world
+    with Caller(w, allows=False) as caller:
+        assert disrupt(gateway, caller) == ("", 0)
+        change_disruptions(gateway, caller, count=3, waitUSec=DAY * 1_000_000)
+        w.let_pass(days * DAY + 60)
+        if boots:
+            start_after_boot(gateway, caller, "boot-1")
+        caller.verify(**gateway.assignment())
+        assert budgets(w)["disruptions"]["count"] == 0
+        assert disrupt(gateway, caller) == ("", 0) and budgets(w)["disruptions"]["count"] == 1
+
+
 @pytest.mark.parametrize("before, after", [(-56 * 365 * DAY, 0), (0, 40 * 365 * DAY), (0, -56 * 365 * DAY),
                                            (-56 * 365 * DAY, -56 * 365 * DAY)])
 def test_a_wrong_clock_after_a_boot(new_world, before, after):
@@ -189,6 +217,7 @@ def test_a_wrong_clock_after_a_boot(new_world, before, after):
     with Caller(w, allows=False) as caller:
         caller.start_helper(environment=w.clock())
         assert disrupt(gateway, caller) == ("", 0)
+        change_disruptions(gateway, caller, confirmed=False)
         w.set_clock(after)
         for n in range(3):
             start_after_boot(gateway, caller, f"boot-{n}")
@@ -350,6 +379,22 @@ def test_normal_holds_are_not_limited(new_world):
                 assert hold(caller, 5, step=5) == ("", 0)
                 caller.ask("Resume")
             w.let_pass(40 * MINUTE)
+
+
+@pytest.mark.root
+def test_root_allows_a_hold_at_once(new_world):
+    gateway = working_gateway(new_world)
+    w = gateway.world
+    with Caller(w, allows=False) as caller:
+        assert hold(caller, 1) == ("", 0)
+        caller.ask("Resume")
+        caller.stop_helper()
+        budgets_path(w).write_text(json.dumps({**budgets(w), "holds": {**budgets(w)["holds"], "usedUSec": 6 * HOUR * 1_000_000}}))
+        kind, retry_after = hold(caller, 1)
+        assert kind == "disruption-budget" and retry_after > HOUR
+        caller.ask("Allow")
+        assert hold(caller, 1) == ("", 0) and is_held(w)
+        caller.ask("Resume")
 
 
 # --- a hijacked dps-provisiond ---

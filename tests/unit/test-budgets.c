@@ -124,6 +124,73 @@ static void a_leaping_clock_takes_half_of_the_wait_at_most(void **state) {
         }
 }
 
+/* What one commissioning costs, with a hub that accepted IoT Edge at the end. */
+static DisruptionBudget confirmed(unsigned count, const Moment *now) {
+        DisruptionBudget d = spent(count, now);
+
+        (void) disruption_budget_confirm(&d);
+        return d;
+}
+
+static void a_day_across_a_reboot_fills_it_when_the_hub_has_accepted(void **state) {
+        const Moment before = at("a", 0);
+
+        for (unsigned count = 1; count <= 4; count++) {
+                Moment after = at("b", 0);
+                DisruptionBudget d = confirmed(count, &before);
+
+                after.realtime_usec += DAY - 1;
+                disruption_budget_run_down(&d, &after);
+                assert_int_equal(d.count, count);
+                assert_in_range(disruption_budget_wait(&d, &after), 0,
+                                1); /* all of the difference has counted */
+
+                d = confirmed(count, &before);
+                after.realtime_usec++;
+                disruption_budget_run_down(&d, &after);
+                assert_int_equal(d.count, 0);
+                assert_int_equal(disruption_budget_wait(&d, &after), 0);
+
+                d = spent(count, &before);
+                disruption_budget_run_down(&d, &after);
+                assert_int_equal(d.count, count);
+        }
+}
+
+/* Only readings that can be right count in whole. */
+static void an_implausible_clock_fills_nothing(void **state) {
+        const usec_t wrong = 3600 * USEC_PER_SEC, right = at("", 0).realtime_usec;
+        const usec_t times[][2] = {
+                { wrong, right }, { right, wrong }, { wrong, wrong + WEEK }, { right, 0 }
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(times); i++) {
+                Moment before = at("a", 0), after = at("b", 0);
+                DisruptionBudget d;
+
+                before.realtime_usec = times[i][0];
+                after.realtime_usec = times[i][1];
+                d = confirmed(3, &before);
+                disruption_budget_run_down(&d, &after);
+                assert_int_equal(d.count, 3);
+                assert_int_equal(disruption_budget_wait(&d, &after), DAY / 4 * 3);
+        }
+}
+
+/* A look at each boot leaves less than a day between two of them. */
+static void a_boot_every_twelve_hours_fills_it(void **state) {
+        Moment now = at("a", 0);
+        DisruptionBudget d = confirmed(3, &now);
+        unsigned boots = 0;
+
+        while (d.count > 0) {
+                (void) snprintf(now.boot_id, sizeof(now.boot_id), "%u", boots++);
+                now.realtime_usec += 12 * HOUR;
+                disruption_budget_run_down(&d, &now);
+                assert_true(boots <= 4);
+        }
+}
+
 static void four_reboots_end_any_wait(void **state) {
         Moment now = at("a", 0);
         DisruptionBudget d;
@@ -275,6 +342,9 @@ int main(void) {
                 cmocka_unit_test(a_day_of_running_fills_it_when_the_hub_has_accepted),
                 cmocka_unit_test(the_wait_runs_down_within_a_boot),
                 cmocka_unit_test(a_leaping_clock_takes_half_of_the_wait_at_most),
+                cmocka_unit_test(a_day_across_a_reboot_fills_it_when_the_hub_has_accepted),
+                cmocka_unit_test(an_implausible_clock_fills_nothing),
+                cmocka_unit_test(a_boot_every_twelve_hours_fills_it),
                 cmocka_unit_test(four_reboots_end_any_wait),
                 cmocka_unit_test(the_uptime_counts_whatever_the_clock_says),
                 cmocka_unit_test(a_reboot_is_seen_without_its_id),
