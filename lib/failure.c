@@ -196,7 +196,7 @@ static const FailureInfo failures[] = {
                                          "The container engine does not answer",
                                          "Start the container engine (systemctl start docker), or correct "
                                          "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon "
-                                         "tries again within 10 seconds." },
+                                         "tries again within a minute." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",
