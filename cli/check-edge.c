@@ -14,7 +14,7 @@
 #define UNIT_FILE        "/usr/lib/systemd/system/" UNIT_EDGED
 #define UNIT_FILE_LIB    "/lib/systemd/system/" UNIT_EDGED
 #define HUB_TIMEOUT_USEC (5 * USEC_PER_SEC)
-#define RESTART_DAEMON   "Restart dps-provisiond, which writes it again from what is stored"
+#define RESTART_DAEMON   "Restart dps-provisiond, which looks at IoT Edge and restores what is lost"
 
 /* What these probes know of IoT Edge. */
 struct CheckEdge {
@@ -294,19 +294,31 @@ static void probe_config(Check *c) {
                                     : "Provisioned as this device is configured");
 }
 
+/* A gateway that was handed off has lost what `iotedge config apply` made, or its device. */
+static bool tell_lost(Check *c, const Verdict *v) {
+        static const FindingType types[] = { FINDING_APPLIED_OUTDATED, FINDING_DEVICE_MISSING,
+                                             FINDING_DEVICE_OTHER, FINDING_DEVICE_MOVED };
+        const size_t first = geteuid() == 0 ? 0 : 1; /* the copy is for root's eyes only */
+        const Finding *lost = NULL;
+
+        for (size_t i = first; check_is_handed_off(c) && i < ARRAY_SIZE(types) && !lost; i++)
+                lost = verdict_find(v, types[i]);
+        if (lost)
+                check_bad(c, CHECK_FAIL, FAILURE_NONE, RESTART_DAEMON, "%s", lost->failure.sentence);
+        return lost;
+}
+
 /* Could the hand-off write it, and have it applied? */
 static void probe_apply(Check *c) {
         const Verdict *v = &c->edge->verdict;
-        bool missing = check_is_handed_off(c) && verdict_find(v, FINDING_DEVICE_MISSING);
+        bool lost;
 
         if (!c->edge->installed || !c->edge->files_read || c->edge->failure.kind != FAILURE_NONE)
                 return;
-        if (missing)
-                check_bad(c, CHECK_FAIL, FAILURE_NONE, RESTART_DAEMON, "%s",
-                          verdict_find(v, FINDING_DEVICE_MISSING)->failure.sentence);
+        lost = tell_lost(c, v);
         if (v->mends & MEND_APPLY && geteuid() != 0)
                 check_skip(c, CHECK_AS_ROOT, "Whether it can be written and applied only root can see");
-        else if (!tell_findings(c, v, SUBJECT_APPLIED) && !missing)
+        else if (!tell_findings(c, v, SUBJECT_APPLIED) && !lost)
                 check_ok(c,
                          v->mends & MEND_APPLY ? "It can be written and applied" : "Nothing is left to do");
 }

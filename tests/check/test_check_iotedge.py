@@ -139,7 +139,7 @@ def test_config_toml_that_may_be_replaced(fresh):
 ASSIGNED = {"enrollment": ("skip", None)}
 
 
-@pytest.mark.parametrize("text, message", [(None, "config.toml' is gone"), ("hostname = 'gw'\n", "provisioning is gone")])
+@pytest.mark.parametrize("text, message", [(None, "config.toml' is gone"), ("aziot_keys = {}\n", "provisioning is gone")])
 def test_config_toml_is_lost(new_world, hub_ports, text, message):
     """As by an A/B update. The remedy helps."""
     w = new_world()
@@ -187,6 +187,26 @@ def test_an_earlier_configuration(new_world):
     lines = check(w)[1]
     assert "earlier configuration" in line(lines, "iotedge-config")["message"], lines
     assert line(lines, "iotedge-apply")["message"] == "It can be written and applied", lines
+
+
+IDENTITYD = "var/lib/aziot/identityd"
+
+
+@pytest.mark.parametrize("change, message", [("copy", "00-super.toml' does not say"), ("device", "device_info' names 'other'")])
+def test_what_was_handed_off_is_another(new_world, hub_ports, change, message):
+    """Verify calls it lost, or moved. The hint helps."""
+    w = new_world()
+    w.start_gateway()
+    copy, info = w.root / "etc/aziot/identityd/config.d/00-super.toml", w.root / IDENTITYD / "device_info"
+    if change == "copy":
+        copy.unlink()
+    else:
+        info.write_text(info.read_text().replace(w.bus.properties()["DeviceId"], "other"))
+    expect(w, "iotedge-apply", "fail", None, message, "Restart dps-provisiond", base=ASSIGNED)
+    w.restart_daemon()
+    w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and copy.exists() and
+           p["DeviceId"] in info.read_text())
+    assert "iotedge-apply" not in check(w)[0]
 
 
 def test_device_info_is_lost(new_world, hub_ports):
