@@ -305,6 +305,8 @@ TABLE Row rows[] = {
         { ANY, ON(IDENTITY) | ON(VERIFY), EV(DONE), IF(with_edge), STEP_PREPARE, HOW_NOW },
         { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(throttled), STEP_IDENTITY, HOW_BEGIN },
         { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(budget_spent), STEP_IDENTITY, HOW_HOLD_BACK },
+        /* DPS may move the device, and the old hub then refuses the one that IoT Edge goes on as. */
+        { AT, ON(PREPARE), EV(DONE), IF(disruption_must_wait), STEP_IDENTITY, HOW_SPARE_EDGE },
         { AT, ON(IDENTITY) | ON(PREPARE), EV(DONE), IF(always), STEP_REGISTER, HOW_NOW },
         { AS, ON(REGISTER), EV(DONE), IF(always), STEP_HANDOFF, HOW_NOW },
         { AT, ON(REGISTER), EV(DONE), IF(always), STEP_ACTIVATE, HOW_NOW },

@@ -69,7 +69,7 @@ typedef struct Facts {
         /* the remaining waits; 0: none */
         usec_t throttled_usec;  /* DPS is throttling requests (HTTP 429) */
         usec_t budget_usec;     /* until the registration budget gains one */
-        usec_t disruption_usec; /* until the disruption that the hand-off needs is allowed */
+        usec_t disruption_usec; /* until the disruption that the hand-off may need is allowed */
 } Facts;
 
 State facts_state(const Facts *facts);

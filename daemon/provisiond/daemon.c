@@ -173,6 +173,21 @@ static void set_throttling_failure(Daemon *d) {
                                    "DPS throttled requests (HTTP 429) and asked to wait");
 }
 
+static void set_disruption_failure(Daemon *d, const char *until) {
+        const Assignment *a = &d->record.intended;
+
+        if (a->hub)
+                (void) failure_set(&d->failure, FAILURE_DISRUPTION_BUDGET, NULL,
+                                   "'%s' on '%s' is not handed over before %s, because IoT Edge was "
+                                   "disrupted too often",
+                                   a->device_id, a->hub, until);
+        else
+                (void) failure_set(&d->failure, FAILURE_DISRUPTION_BUDGET, NULL,
+                                   "'%s' does not register before %s, because IoT Edge was disrupted too "
+                                   "often and DPS may move the device",
+                                   d->tpm.registration_id, until);
+}
+
 /* The machine waits for a budget and has no failure of a step. */
 static void report_budget(Daemon *d) {
         const bool disruptions = d->machine.failure == FAILURE_DISRUPTION_BUDGET;
@@ -180,17 +195,14 @@ static void report_budget(Daemon *d) {
 
         utc_text(until, d->wait.next_attempt_usec);
         if (disruptions)
-                (void) failure_set(&d->failure, FAILURE_DISRUPTION_BUDGET, NULL,
-                                   "'%s' on '%s' is not handed over before %s, because IoT Edge was "
-                                   "disrupted too often",
-                                   d->record.intended.device_id, d->record.intended.hub, until);
+                set_disruption_failure(d, until);
         else
                 (void) failure_set(
                         &d->failure, FAILURE_REGISTRATION_BUDGET, NULL,
                         "'%s' has used up its registration budget (%d, and one more every %llu minutes)",
                         d->tpm.registration_id, REGISTRATION_BUDGET_SIZE,
                         (unsigned long long) (REGISTRATION_REFILL_USEC / (60 * USEC_PER_SEC)));
-        d->failed_step = disruptions ? STEP_HANDOFF : STEP_REGISTER;
+        d->failed_step = disruptions && d->record.intended.hub ? STEP_HANDOFF : STEP_REGISTER;
         publish_failure(d, d->failed_step);
 }
 

@@ -8,10 +8,13 @@ static bool has_to_ask_dps(const Record *record, const FactsInput *in) {
                assignment_needs_registration(&record->intended, in->snapshot->hub, in->snapshot->device_id);
 }
 
-/* Apply would stop aziot-edged, so that it starts as another device. */
-static bool has_to_change_device(const Record *record, const FactsInput *in) {
+/* Apply would stop aziot-edged, so that it starts as another device. Before a registration nobody knows: DPS may
+ * move the device, and the old hub then refuses it. */
+static bool may_change_device(const Record *record, const FactsInput *in) {
         const Assignment *a = &record->intended;
 
+        if (!a->hub)
+                return in->live && !in->quiesced;
         return !in->no_edge && a->hand_over != HAND_OVER_KEEP &&
                !assignment_same_device(a, in->snapshot->hub, in->snapshot->device_id);
 }
@@ -41,7 +44,7 @@ void facts_derive(Facts *ret, const Record *record, const FactsInput *in) {
                 .budget_usec = in->unbudgeted ? 0 : budget_wait(&record->budget, in->budget_time),
         };
         record_facts(record, ret);
-        if (ret->intended && has_to_change_device(record, in))
+        if (may_change_device(record, in))
                 ret->disruption_usec = left_until(in->disruption_until_usec, in->now_usec);
         ret->key_questioned = a->hand_over == HAND_OVER_ADOPT && ret->key == HUB_KEY_ADOPTED && !ours &&
                               in->adopts && in->hmac_at_handle && a->hub_key_handle == in->hub_key_handle;

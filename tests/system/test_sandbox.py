@@ -57,7 +57,7 @@ NOT_TRIED = {"PrivateMounts", "RemoveIPC", "KeyringMode", "LimitCORE", "MemoryMa
              "ReadWritePaths", "DeviceAllow", "SupplementaryGroups"}
 OTHER = {"Type", "BusName", "ExecStart", "ExecReload", "User", "StateDirectory", "StateDirectoryMode", "ConfigurationDirectory",
          "Restart", "RestartSec", "RestartPreventExitStatus", "WatchdogSec", "TimeoutStopSec", "LoadCredential",
-         "SetCredential"}
+         "SetCredential", "Environment"}
 
 
 def elf32(code):

@@ -129,9 +129,13 @@ static bool spares_edge(const Fed *f) {
 
         if (facts->disruption_usec == 0 || facts->confirmed || !f->action.start)
                 return !is_result(f) || f->after.failure != FAILURE_DISRUPTION_BUDGET;
+        /* Before a registration another budget may hold the gateway back as well. */
         if (f->move->event == EVENT_DONE && next == STEP_IDENTITY && f->action.change == PENDING_NONE)
-                return f->action.delay_usec >= facts->disruption_usec && f->action.resume == facts->quiesced;
-        return next != STEP_IMPORT && next != STEP_QUIESCE && next != STEP_ADOPT && next != STEP_HANDOFF;
+                return (f->action.delay_usec >= facts->disruption_usec ||
+                        (!facts->intended && f->action.delay_usec > 0)) &&
+                       f->action.resume == facts->quiesced;
+        return (next != STEP_REGISTER || f->before.step != STEP_PREPARE) && next != STEP_IMPORT &&
+               next != STEP_QUIESCE && next != STEP_ADOPT && next != STEP_HANDOFF;
 }
 
 static bool rests(const Fed *f) {

@@ -316,6 +316,7 @@ static const struct {
                   STEP_REGISTER, HOW_NOW),
         REMOVE(KEYLESS, AT, ON(REGISTER) | ON(ACTIVATE) | ON(CONFIRM) | ON(POLL) | ON(ADOPT), EV(FAILED),
                IF(failed_while_held_without_key), STEP_REGISTER, HOW_BACK_OFF),
+        REMOVE(SPARED, AT, ON(PREPARE), EV(DONE), IF(disruption_must_wait), STEP_IDENTITY, HOW_SPARE_EDGE),
         REMOVE(SPARED, ANY, AFTER, ANY, IF(disruption_must_wait), STEP_IDENTITY, HOW_SPARE_EDGE),
         CHANGE_TO(SPARED, STEP_IDENTITY, HOW_BEGIN, ANY, AFTER, ANY, IF(disruption_must_wait), STEP_IDENTITY,
                   HOW_SPARE_EDGE),
