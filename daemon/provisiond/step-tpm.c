@@ -289,6 +289,12 @@ static int on_import(Daemon *d, sd_bus_message *reply) {
         return 0;
 }
 
+/* The TPM was cleared since the key was received or wrapped. */
+static void discard_dead_key(Daemon *d, Failure *failure) {
+        failure->remedy = "No action is needed. The daemon requests another hub key from DPS.";
+        (void) record_discard(&d->record);
+}
+
 /* This TPM can't use a key of this kind, and another registration by us would bring the same kind again. */
 static bool register_instead(Daemon *d, const Failure *failure) {
         if (d->config->target == TARGET_NONE) {
@@ -308,7 +314,7 @@ static bool on_import_failed(Daemon *d, Failure *failure) {
         if (failure->kind == FAILURE_PROTOCOL)
                 return register_instead(d, failure);
         if (failure->kind == FAILURE_IDENTITY_MISMATCH)
-                (void) record_discard(&d->record); /* the TPM was cleared since the key was received */
+                discard_dead_key(d, failure);
         return false;
 }
 
@@ -409,8 +415,8 @@ static bool on_adopt_failed(Daemon *d, Failure *failure) {
 
         if (!handed_off && (failure->kind == FAILURE_PROTOCOL || (dead && d->attempt.fresh)))
                 return register_instead(d, failure);
-        if (dead && !handed_off && !replaces_dead_key(d)) { /* the TPM was cleared */
-                (void) record_discard(&d->record);
+        if (dead && !handed_off && !replaces_dead_key(d)) {
+                discard_dead_key(d, failure);
                 d->attempt.keyless = d->attempt.quiesced;
                 return false;
         }
