@@ -375,8 +375,10 @@ def test_one_that_goes_further_while_another_is_under_way(new_world, place):
     second = w.bus.begin("FactoryReset", "b", True)
     with pytest.raises(BusError):
         w.bus.end(first)
+    allowed = w.bus.begin("Allow", name="org.dps.HandOff1")  # as the command does; it waits for the first one's Forget
     w.tpm_faults()
     w.standin_faults()
+    w.bus.end(allowed)
     w.bus.end(second)
     assert_everything_is_gone(w)
 
@@ -399,6 +401,7 @@ def test_the_helper_killed_at_every_call(new_world, record_property, shard):
         for n in range(shard + 1, 1000, SHARDS):
             gateway.restore()
             caller.apply(**gateway.assignment())  # IoT Edge runs again
+            caller.ask("Allow")
             helper = caller.start_helper(BUILD / "tests/tools/crash-at", f"--log={w.dir}/calls", str(n))
             done = caller.outcome("Forget", "b", True).message_type == dbus_next.MessageType.METHOD_RETURN
             try:
@@ -409,6 +412,7 @@ def test_the_helper_killed_at_every_call(new_world, record_property, shard):
             points.append((w.dir / "calls").read_text().splitlines()[-1])
             for path, text in zip((w.config_toml, device_info(w)), old):  # whole, or gone
                 assert not path.exists() or path.read_text() == text, points
+            caller.ask("Allow")
             assert caller.ask("Forget", "b", True) == []  # done, and there is nothing to note
             for path in (w.config_toml, device_info(w), record(w), applied_path(w), stopped_path(w)):
                 assert not path.exists(), (path, points[-1], done)

@@ -43,7 +43,7 @@ def fake_refuses(world, text, release):
     faults = world.dir / "release.json"
     faults.write_text(json.dumps({"release": release and release.partition("-")[0] if release else "1.4.0"}))
     fake = World(types.SimpleNamespace(root=world.root, log=world.dir / "log", faults=faults, tcti=None, hub_ca=None,
-                                       token_sec=30, passed=None))
+                                       token_sec=30, passed=None, uptime=None))
     try:
         check_values(fake, tomllib.loads(text))
         return False
