@@ -52,7 +52,7 @@ def assert_everything_is_gone(world):
 def test_everything_goes(new_world):
     w = new_world()
     w.config_toml.parent.mkdir(parents=True)
-    w.config_toml.write_text('# mine\nhostname = "gw"\n\n[agent]\nname = "edgeAgent"\n')
+    w.config_toml.write_text('# mine\nhostname = "gw"\n\n[watchdog]\nmax_retries = 3\n')
     w.start_gateway()
     registrations = w.registrations()
     assert w.hub_key() and device_info(w).exists()
@@ -61,7 +61,7 @@ def test_everything_goes(new_world):
     assert "This device is unprovisioned." in result.stdout and str(w.config_path) in result.stdout
     assert_everything_is_gone(w)
     assert "IdScope" not in w.config_path.read_text()
-    assert w.config_toml.read_text() == '# mine\nhostname = "gw"\n\n[agent]\nname = "edgeAgent"\n\n'
+    assert w.config_toml.read_text() == '# mine\nhostname = "gw"\n\n[watchdog]\nmax_retries = 3\n\n'
     assert w.jobs()[-1][0] == "start" and not w.standin_events("registers-itself")
     # a later start has nothing to go on with, and the next owner's scope has
     w.restart_daemon()

@@ -9,7 +9,7 @@ from handoff import EDGED, OPERATORS, Caller, Gateway, edged_state_path, members
 from harness import SOURCE
 
 sys.path.append(str(SOURCE / "tests/standins"))
-from gateway import ApplyFailed, World, check_values  # noqa: E402
+from gateway import ApplyFailed, World, check_config  # noqa: E402
 
 # config.toml, the installed release (None: not installed by dpkg), and the key that is refused
 CASES = [
@@ -27,6 +27,17 @@ CASES = [
     ('auto_reprovisioning_mode = "OnErrorOnly"\n', None, None),
     ('allow_elevated_docker_permissions = "no"\n', None, "allow_elevated_docker_permissions"),
     ("[moby_runtime]\nuri = 1\n", None, "uri"),
+    ('[agent.env]\nx = "y"\n', None, "agent"),
+    (OPERATORS, None, None),
+    ('[moby_runtime]\nuri = "unix:///var/run/docker.sock"\n', None, "moby_runtime"),
+    ('[connect]\nworkload_uri = "x"\nmanagement_uri = "unix:///b"\n', None, "workload_uri"),
+    ("[edge_ca]\n", None, "edge_ca"),
+    ('[watchdog]\nmax_retries = "5"\n', None, "max_retries"),
+    ('imported_master_encryption_key = "/etc/none"\n', None, "imported_master_encryption_key"),
+    ('additional_info = "file:///etc/none.toml"\n', "1.5.21-1", "additional_info"),
+    ('trust_bundle_cert = "/etc/x.pem"\n', None, "trust_bundle_cert"),
+    ("iotedge_max_requests = { management = 5 }\n", "1.5.21-1", "iotedge_max_requests"),
+    ("iotedge_max_requests = { management = 5 }\n", "1.3.0-1", None),
 ]
 
 
@@ -45,7 +56,7 @@ def fake_refuses(world, text, release):
     fake = World(types.SimpleNamespace(root=world.root, log=world.dir / "log", faults=faults, tcti=None, hub_ca=None,
                                        token_sec=30, passed=None, uptime=None))
     try:
-        check_values(fake, tomllib.loads(text))
+        check_config(fake, tomllib.loads(text))
         return False
     except ApplyFailed:
         return True

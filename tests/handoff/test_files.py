@@ -161,6 +161,8 @@ auth_key_index = 0x100
 
 [agent]
 name = "edgeAgent"
+type = "docker"
+config.image = "example/agent:1.5"
 """
 
 
@@ -181,7 +183,7 @@ def test_base(new_world):
 
 
 @pytest.mark.parametrize("text, handle, words", [
-    (BASE + "name = 1\n", 0x81000100, ("iotedge-base.toml:9: not TOML",)),
+    (BASE + "name = 1\n", 0x81000100, ("iotedge-base.toml:11: not TOML",)),
     ('parent_hostname = "up"\n', 0x81000100, ("iotedge-base.toml' sets parent_hostname",)),
     (BASE, 0x81000200, ("iotedge-base.toml' has IoT Edge's key at auth_key_index 0x100", "0x81000200")),
     (None, 0x81000200, ("config.toml' has IoT Edge's key at auth_key_index 0x100", "in '/etc/dps-provisiond/iotedge-base.toml'")),

@@ -125,20 +125,64 @@ def super_payload(world, provisioning):
 
 MODES = ("Dynamic", "AlwaysOnStartup", "OnErrorOnly")
 TYPES = {"hostname": str, "cloud_timeout_sec": int, "cloud_retries": int, "auto_reprovisioning_mode": str,
-         "allow_elevated_docker_permissions": bool, "tpm.auth_key_index": int, "tpm.tcti": str, "moby_runtime.uri": str}
+         "allow_elevated_docker_permissions": bool, "tpm.auth_key_index": int, "tpm.tcti": str,
+         "imported_master_encryption_key": str}
+URLS = ("additional_info", "trust_bundle_cert", "connect.workload_uri", "connect.management_uri", "listen.workload_uri",
+        "listen.management_uri", "moby_runtime.uri")
+TABLES = {"agent": {"name", "type", "config"}, "connect": {"workload_uri", "management_uri"},
+          "listen": {"workload_uri", "management_uri"}, "moby_runtime": {"uri", "network"},
+          "iotedge_max_requests": {"management", "workload"},
+          "aziot_max_requests": {"keyd", "certd", "identityd", "tpmd"}}
+
+
+def value_of(config, path):
+    table, _, key = path.rpartition(".")
+    return (config.get(table, {}) if table else config).get(key)
+
+
+def check_tables(world, config):
+    """A table needs its members when it exists, also when only a table below it is written."""
+    for table, members in TABLES.items():
+        if table.endswith("max_requests") and (world.fault("release") or "").startswith("1.3"):
+            continue
+        if missing := members - config.get(table, dict.fromkeys(members)).keys():
+            raise ApplyFailed(f"could not parse config file: {table}: missing fields {missing}")
+    ca = config.get("edge_ca")
+    if ca is not None and not ({"method", "auto_generated_edge_ca_expiry_days"} & ca.keys() or {"cert", "pk"} <= ca.keys()):
+        raise ApplyFailed("could not parse config file: edge_ca: data did not match any variant")
+
+
+def check_files(world, config):
+    """Paths are relative to /. Other schemes than file are not looked at here."""
+    key, info = config.get("imported_master_encryption_key"), config.get("additional_info", "")
+    for path in (key, info.removeprefix("file://") if info.startswith("file:///") else None):
+        if path is not None and not world.path(path).is_file():
+            raise ApplyFailed(f"could not read {path}")
 
 
 def check_values(world, config):
     """serde's types. cloud_timeout_sec has a minimum since 1.4.7; the fault `release` says what is installed."""
     for path, kind in TYPES.items():
-        table, _, key = path.rpartition(".")
-        value = (config.get(table, {}) if table else config).get(key)
+        value = value_of(config, path)
         if value is not None and (type(value) is not kind or (kind is int and value < 0)):
             raise ApplyFailed(f"could not parse config file: invalid type for {path}: {value!r}")
+    for path in URLS:
+        value = value_of(config, path)
+        if value is not None and not (isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value.strip())):
+            raise ApplyFailed(f"could not parse config file: {path}: relative URL without a base: {value!r}")
+    retries = config.get("watchdog", {}).get("max_retries", 0)
+    if not (retries.lower() == "infinite" if isinstance(retries, str) else type(retries) is int and 0 <= retries < 2 ** 32):
+        raise ApplyFailed(f"could not parse config file: watchdog.max_retries: {retries!r}")
     if config.get("auto_reprovisioning_mode", "Dynamic") not in MODES:
         raise ApplyFailed("could not parse config file: unknown variant of auto_reprovisioning_mode")
     if config.get("cloud_timeout_sec", 70) < 70 and world.fault("release") not in ("1.3", "1.4.0"):
         raise ApplyFailed("could not parse config file: cloud_timeout_sec is below 70")
+
+
+def check_config(world, config):
+    check_values(world, config)
+    check_tables(world, config)
+    check_files(world, config)
 
 
 def applied_config(world):
@@ -167,7 +211,7 @@ def super_config(world):
         config = tomllib.loads(world.path("/etc/aziot/config.toml").read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ApplyFailed(str(error)) from error
-    check_values(world, config)
+    check_config(world, config)
     check_hostname(world, config)
     provisioning = config.get("provisioning")
     if provisioning is None:

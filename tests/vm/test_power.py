@@ -13,7 +13,7 @@ from test_boot import is_handed_off, runs_as, wait_until_verified
 
 SEED = int(os.environ.get("VM_SEED", time.time()))
 LINES = 70  # that the console, which has the journal, gets between the daemon's start and the hand-off
-CONFIG = '# The operator\'s own.\nhostname = "gateway-7"\n\n[agent]\nname = "edgeAgent" # and this\ntype = "docker"\n'
+CONFIG = '# The operator\'s own.\nhostname = "gateway-7"\n\n[agent]\nname = "edgeAgent" # and this\ntype = "docker"\nconfig = { image = "a" }\n'
 
 # What is at the plug's mercy is there before anything of ours or IoT Edge's could change it.
 FOUND = {
