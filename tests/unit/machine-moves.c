@@ -171,7 +171,7 @@ static void adopt_results(Model w, Moves *moves) {
                 add(moves, dead, EVENT_DONE)->ask_dps = true;
         } else {
                 model_discard(&dead);
-                dead.keyless = dead.quiesced;
+                dead.keyless = w.quiesced;
                 add_failure(moves, dead, FAILURE_IDENTITY_MISMATCH);
         }
         add_helper_failures(moves, other);
