@@ -152,7 +152,7 @@ def test_reprovision_loses_the_identity_without_the_service(new_world):
 def test_statuses(new_world, status, words, at_once):
     gateway = Gateway(new_world())
     w = gateway.world
-    set_confirm_timeout(w, 300 if at_once else 1)
+    set_confirm_timeout(w, 300 if at_once else 3)
     with Caller(w) as caller:
         caller.stop_helper()
         before = snapshot(w)
@@ -173,7 +173,7 @@ def test_statuses(new_world, status, words, at_once):
 def test_names_that_are_none(new_world, hub, device):
     gateway = Gateway(new_world())
     w = gateway.world
-    set_confirm_timeout(w, 1)
+    set_confirm_timeout(w, 3)
     with Caller(w) as caller:
         caller.stop_helper()
         w.standin_faults(**{"identityd-status": {DEVICE: [200, {"spec": {"hubName": hub, "deviceId": device}}]}})
