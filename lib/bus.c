@@ -138,7 +138,7 @@ static bool is_root(uid_t uid) {
 
 int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
         const struct passwd *user;
-        uid_t uid;
+        uid_t uid = (uid_t) -1;
         int r;
 
         r = caller_uid(message, &uid, error);
@@ -154,7 +154,7 @@ int bus_check_caller(sd_bus_message *message, sd_bus_error *error) {
 }
 
 int bus_check_root(sd_bus_message *message, sd_bus_error *error) {
-        uid_t uid;
+        uid_t uid = (uid_t) -1;
         int r;
 
         r = caller_uid(message, &uid, error);

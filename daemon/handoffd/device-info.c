@@ -1,5 +1,6 @@
 #include "device-info.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -183,6 +184,7 @@ int device_info_prepare(StoreFile *ret, const char *root, const char *hub, const
         else if (asprintf(&text, "hub_name = \"%s\"\nlocal_gateway_hostname = \"%s\"\ndevice_id = \"%s\"\n",
                           hub, hub, device_id) < 0)
                 r = -ENOMEM;
+        assert(r < 0 || text);
         if (r >= 0)
                 r = store_prepare_at(ret, dir, NAME, text, strlen(text),
                                      &(StoreAttributes){ .mode = 0644, .uid = st.st_uid, .gid = st.st_gid });

@@ -8,8 +8,8 @@ static bool has_to_ask_dps(const Record *record, const FactsInput *in) {
                assignment_needs_registration(&record->intended, in->snapshot->hub, in->snapshot->device_id);
 }
 
-/* Apply would stop aziot-edged, so that it starts as another device. Before a registration nobody knows: DPS
- * may move the device, and the old hub then refuses it. */
+/* Apply would stop aziot-edged, so that it starts as another device. Before a registration this is unknown:
+ * DPS may move the device, and the old hub then refuses it. */
 static bool may_change_device(const Record *record, const FactsInput *in) {
         const Assignment *a = &record->intended;
 
