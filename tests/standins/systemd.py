@@ -28,6 +28,7 @@ class Unit:
         self.state = "inactive"
         self.restarting = False  # it has failed and waits for its RestartSec=
         self.restarts = 0        # automatic ones, since its last start job
+        self.stops = 0           # how often it was told to stop
         self.result = "success"
         self.entered = 0
         self.entered_real = 0
@@ -134,6 +135,7 @@ class Manager:
         if how:
             raise JobFailed("told to fail", how)
         unit.restarting = False
+        unit.stops += 1
         if unit.state == "active":
             self.world.log("stop", unit=unit.name)
             if unit.do_stop:
@@ -159,10 +161,18 @@ class Manager:
     async def run(self, verb, name):
         return await self.result_of(verb, name) == "done"
 
+    async def start_unless_stopped(self, name):
+        """A job that stops the unit meanwhile takes the place of this one."""
+        unit = self.units[name]
+        stops = unit.stops
+        await self.run("start", name)
+        if unit.stops != stops and unit.state == "active":
+            await self.run("stop", name)
+
     def trigger(self, name):
         """A connection to a socket starts its service."""
         if self.units[name].state == "inactive":
-            self.spawn(self.run("start", name))
+            self.spawn(self.start_unless_stopped(name))
 
     def died(self, name, restart):
         """A service ended by itself; Restart=on-failure."""
@@ -175,7 +185,7 @@ class Manager:
             await asyncio.sleep(restart)
             if unit.state == "failed" and unit.restarting and unit.entered == entered:
                 restarts = unit.restarts + 1
-                await self.run("start", name)
+                await self.start_unless_stopped(name)
                 unit.restarts = restarts
         self.spawn(again())
 
