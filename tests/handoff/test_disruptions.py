@@ -193,7 +193,7 @@ def change_disruptions(gateway, caller, **values):
 
 @pytest.mark.parametrize("boots, days", [(False, 1), (True, 90)])
 def test_a_gateway_that_worked_has_a_full_budget(new_world, boots, days):
-    """Nobody looked at it meanwhile, and the move comes right after the reboot of a maintenance."""
+    """The helper did not run in between. In the second case the gateway has rebooted for maintenance."""
     gateway = working_gateway(new_world)
     w = gateway.world
     with Caller(w, allows=False) as caller:
