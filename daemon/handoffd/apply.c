@@ -215,27 +215,25 @@ static int step_check_applied(Operation *op) {
 /* All of IoT Edge's sockets: where one does not listen, nobody starts its service. systemd refuses to start
  * the socket of a service that runs. */
 static int step_start_sockets(Operation *op) {
-        static const struct {
-                const char *socket, *service;
-        } all[] = {
-                { UNIT_TPMD_SOCKET, UNIT_TPMD },   { UNIT_KEYD_SOCKET, UNIT_KEYD },
-                { UNIT_CERTD_SOCKET, UNIT_CERTD }, { UNIT_IDENTITYD_SOCKET, UNIT_IDENTITYD },
-                { UNIT_EDGED_MGMT, UNIT_EDGED },   { UNIT_EDGED_WORKLOAD, UNIT_EDGED },
+        static const char *const names[] = {
+                /* each socket and its service */
+                UNIT_TPMD_SOCKET,  UNIT_TPMD,  UNIT_KEYD_SOCKET,      UNIT_KEYD,
+                UNIT_CERTD_SOCKET, UNIT_CERTD, UNIT_IDENTITYD_SOCKET, UNIT_IDENTITYD,
+                UNIT_EDGED_MGMT,   UNIT_EDGED, UNIT_EDGED_WORKLOAD,   UNIT_EDGED,
         };
-        UnitJob jobs[ARRAY_SIZE(all)];
-        UnitState socket, service;
+        UnitState states[ARRAY_SIZE(names)];
+        UnitJob jobs[ARRAY_SIZE(names) / 2];
         size_t n = 0;
         int r;
 
-        for (size_t i = 0; i < ARRAY_SIZE(all) && op->plan.restart_edged; i++) {
-                r = units_query(op->h->units, all[i].socket, &socket, &op->failure);
-                if (r >= 0)
-                        r = units_query(op->h->units, all[i].service, &service, &op->failure);
-                if (r < 0)
-                        return r;
-                if (socket.exists && !socket.active && !service.active)
-                        jobs[n++] = (UnitJob){ UNIT_START, all[i].socket };
-        }
+        if (!op->plan.restart_edged)
+                return 0;
+        r = units_query_all(op->h->units, names, ARRAY_SIZE(names), states, &op->failure);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < ARRAY_SIZE(names); i += 2)
+                if (states[i].exists && !states[i].active && !states[i + 1].active)
+                        jobs[n++] = (UnitJob){ UNIT_START, names[i] };
         return n > 0 ? operation_jobs(op, jobs, n) : 0;
 }
 

@@ -182,7 +182,7 @@ static int on_settle_timer(sd_event_source *source, uint64_t usec, void *userdat
 
 /* aziot-edged writes this file when it has its identity and its engine, unless the content stays the same.
  */
-static bool has_written_state(const Operation *op, const UnitState *edged) {
+static bool has_written_state(const Operation *op) {
         CLEANUP(freep) char *path = NULL;
         struct stat st;
         usec_t written;
@@ -190,12 +190,13 @@ static bool has_written_state(const Operation *op, const UnitState *edged) {
         if (path_under(&path, operation_root(op), PATH_EDGED_STATE) < 0 || stat(path, &st) < 0)
                 return false;
         written = (usec_t) st.st_mtim.tv_sec * USEC_PER_SEC + (usec_t) st.st_mtim.tv_nsec / 1000;
-        return written >= edged->active_enter_real_usec && written <= now_usec(CLOCK_REALTIME);
+        return written >= units_entered_real(op->h->units, UNIT_EDGED) &&
+               written <= now_usec(CLOCK_REALTIME);
 }
 
 static bool has_stayed_up(const Operation *op, const UnitState *edged) {
         return !edged->failing && (now_usec(CLOCK_MONOTONIC) >= edged->active_enter_usec + SETTLE_USEC ||
-                                   has_written_state(op, edged));
+                                   has_written_state(op));
 }
 
 /* An aziot-edged that waits to be started again may have ended because there was no identity yet. It counts

@@ -109,6 +109,7 @@ int situation_read_files(Situation *s, const char *root, const ConfigPaths *path
 }
 
 int situation_read_units(Situation *s, Units *units, Failure *reterr) {
+        UnitState snap, engines[4];
         const struct {
                 const char *unit;
                 UnitState *state;
@@ -121,26 +122,26 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
                 { UNIT_TPMD, &s->tpmd },
                 { UNIT_TPMD_SOCKET, &s->tpmd_socket },
                 { UNIT_APPLY, &s->apply },
+                { UNIT_SNAP, &snap },
+                { UNIT_DOCKER, &engines[0] },
+                { UNIT_DOCKER_SOCKET, &engines[1] },
+                { UNIT_MOBY, &engines[2] },
+                { UNIT_CONTAINERD, &engines[3] },
         };
-        UnitState snap = {};
-        static const char *const engines[] = { UNIT_DOCKER, UNIT_DOCKER_SOCKET, UNIT_MOBY, UNIT_CONTAINERD };
+        const char *names[ARRAY_SIZE(all)];
+        UnitState states[ARRAY_SIZE(all)];
+        int r;
 
-        for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
-                int r = units_query(units, all[i].unit, all[i].state, reterr);
-
-                if (r < 0)
-                        return r;
-        }
-        if (!s->edged.exists || !s->identityd.exists)
-                s->snap = units_query(units, UNIT_SNAP, &snap, NULL) >= 0 && snap.exists;
-        for (size_t i = 0; i < ARRAY_SIZE(engines) && !s->engine_installed; i++) {
-                UnitState engine;
-                int r = units_query(units, engines[i], &engine, reterr);
-
-                if (r < 0)
-                        return r;
-                s->engine_installed = engine.exists;
-        }
+        for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+                names[i] = all[i].unit;
+        r = units_query_all(units, names, ARRAY_SIZE(all), states, reterr);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+                *all[i].state = states[i];
+        s->snap = snap.exists && (!s->edged.exists || !s->identityd.exists);
+        for (size_t i = 0; i < ARRAY_SIZE(engines); i++)
+                s->engine_installed = s->engine_installed || engines[i].exists;
         s->units_known = true;
         return 0;
 }

@@ -83,35 +83,29 @@ static const char *service_of(const char *unit) {
                                                     : NULL;
 }
 
-static bool is_active(Units *all, const char *unit) {
-        UnitState state;
-
-        return units_query(all, unit, &state, NULL) >= 0 && state.active;
-}
-
-static bool in_the_way(Units *all, const char *service, const char *socket) {
-        UnitState state;
-
-        if (units_query(all, socket, &state, NULL) < 0 || !state.exists || state.masked || state.active)
-                return false;
-        return is_active(all, service);
+/* A service that runs while its socket does not. */
+static bool in_the_way(const UnitState *service, const UnitState *socket) {
+        return socket->exists && !socket->masked && !socket->active && service->active;
 }
 
 size_t stopped_start_jobs(const Stopped *s, Units *all, UnitJob jobs[static STOPPED_JOBS_MAX]) {
+        UnitState states[STOPPED_MAX] = {};
         Stopped stop = {};
         size_t n = 0;
 
+        if (units_query_all(all, units, STOPPED_MAX, states, NULL) < 0)
+                memset(states, 0, sizeof(states)); /* start all of them */
         for (size_t i = 0; i < STOPPED_MAX; i++) {
                 const char *service = service_of(units[i]);
 
                 if (s->units[i] && service && !stop.units[find(service)] &&
-                    in_the_way(all, service, units[i])) {
+                    in_the_way(&states[find(service)], &states[i])) {
                         jobs[n++] = (UnitJob){ UNIT_STOP, service };
                         stopped_add(&stop, service);
                 }
         }
         for (size_t i = 0; i < STOPPED_MAX; i++)
-                if (stop.units[i] || (s->units[i] && !is_active(all, units[i])))
+                if (stop.units[i] || (s->units[i] && !states[i].active))
                         jobs[n++] = (UnitJob){ UNIT_START, units[i] };
         return n;
 }
@@ -121,18 +115,13 @@ static uint64_t entered(const UnitState *state) {
 }
 
 int running_read(Running *ret, Units *all, Failure *reterr) {
-        Running running;
-        UnitState state;
+        UnitState states[STOPPED_MAX];
+        int r;
 
-        for (size_t i = 0; i < STOPPED_MAX; i++) {
-                int r = units_query(all, units[i], &state, reterr);
-
-                if (r < 0)
-                        return r;
-                running.entered_usec[i] = entered(&state);
-        }
-        *ret = running;
-        return 0;
+        r = units_query_all(all, units, STOPPED_MAX, states, reterr);
+        for (size_t i = 0; r >= 0 && i < STOPPED_MAX; i++)
+                ret->entered_usec[i] = entered(&states[i]);
+        return r;
 }
 
 void stopped_add_running(Stopped *s, const Running *running) {
@@ -142,16 +131,16 @@ void stopped_add_running(Stopped *s, const Running *running) {
 }
 
 size_t running_stop_newer_jobs(const Running *before, Units *all, UnitJob jobs[static STOPPED_MAX]) {
-        bool newer = false;
-        UnitState state;
+        UnitState states[STOPPED_MAX];
+        bool known = units_query_all(all, stop_order, STOPPED_MAX, states, NULL) >= 0, newer = false;
         size_t n = 0;
 
         for (size_t i = 0; i < STOPPED_MAX; i++) {
-                bool known = units_query(all, stop_order[i], &state, NULL) >= 0;
+                bool active = known && states[i].active;
 
-                if (known && state.active && entered(&state) == before->entered_usec[find(stop_order[i])])
+                if (active && entered(&states[i]) == before->entered_usec[find(stop_order[i])])
                         continue;
-                newer = newer || (known && state.active);
+                newer = newer || active;
                 jobs[n++] = (UnitJob){ UNIT_STOP, stop_order[i] };
         }
         return newer ? n : 0;

@@ -13,6 +13,7 @@
 #define SYSTEMD           "org.freedesktop.systemd1"
 #define SYSTEMD_PATH      "/org/freedesktop/systemd1"
 #define SYSTEMD_MANAGER   SYSTEMD ".Manager"
+#define SYSTEMD_UNIT      SYSTEMD ".Unit"
 #define ERROR_NO_SUCH     SYSTEMD ".NoSuchUnit"
 #define ERROR_LOAD_FAILED SYSTEMD ".LoadFailed"
 #define ERROR_MASKED      SYSTEMD ".UnitMasked"
@@ -252,68 +253,102 @@ void units_ask(Units *u, const UnitJob *jobs, size_t count) {
         (void) sd_bus_set_method_call_timeout(u->bus, 0); /* the default again */
 }
 
-static int read_text(Units *u, const char *path, const char *interface, const char *property, char *ret,
-                     size_t size) {
-        CLEANUP(freep) char *text = NULL;
+static int read_property(Units *u, const char *path, const char *interface, const char *property, char type,
+                         void *ret) {
         int r;
 
-        r = sd_bus_get_property_string(u->bus, SYSTEMD, path, interface, property, NULL, &text);
-        if (r >= 0)
-                (void) snprintf(ret, size, "%s", text);
+        (void) sd_bus_set_method_call_timeout(u->bus, ANSWER_TIMEOUT_USEC);
+        r = type == 's' ? sd_bus_get_property_string(u->bus, SYSTEMD, path, interface, property, NULL, ret)
+                        : sd_bus_get_property_trivial(u->bus, SYSTEMD, path, interface, property, NULL, type,
+                                                      ret);
+        (void) sd_bus_set_method_call_timeout(u->bus, 0); /* the default again */
         return r;
 }
 
-static int read_state(Units *u, const char *path, const char *unit, UnitState *s) {
-        char text[32];
+static int read_details(Units *u, const char *unit, const char *path, UnitState *s) {
+        CLEANUP(freep) char *result = NULL;
+        int r = 0;
+
+        if (s->active)
+                r = read_property(u, path, SYSTEMD_UNIT, "ActiveEnterTimestampMonotonic", 't',
+                                  &s->active_enter_usec);
+        if (r < 0 || !(s->failed || s->failing) || !strstr(unit, ".service"))
+                return r;
+        r = read_property(u, path, SYSTEMD ".Service", "Result", 's', &result);
+        if (r >= 0)
+                (void) snprintf(s->result, sizeof(s->result), "%s", result);
+        return r;
+}
+
+/* One element of ListUnitsByNames' reply. */
+static int read_state(Units *u, const char *unit, sd_bus_message *m, UnitState *ret) {
+        const char *load, *active, *sub, *path;
+        UnitState s = {};
         int r;
 
-        r = read_text(u, path, SYSTEMD ".Unit", "LoadState", text, sizeof(text));
-        if (r < 0)
-                return r;
-        s->masked = streq(text, "masked");
-        s->exists = s->masked || streq(text, "loaded");
-        r = read_text(u, path, SYSTEMD ".Unit", "ActiveState", text, sizeof(text));
-        if (r < 0)
-                return r;
-        s->active = streq(text, "active") || streq(text, "activating") || streq(text, "reloading");
-        s->failed = streq(text, "failed");
-        r = read_text(u, path, SYSTEMD ".Unit", "SubState", text, sizeof(text));
-        if (r < 0)
-                return r;
-        s->failing = strncmp(text, "auto-restart", strlen("auto-restart")) == 0; /* or …-queued */
-        r = sd_bus_get_property_trivial(u->bus, SYSTEMD, path, SYSTEMD ".Unit",
-                                        "ActiveEnterTimestampMonotonic", NULL, 't', &s->active_enter_usec);
+        r = sd_bus_message_read(m, "(ssssssouso)", NULL, NULL, &load, &active, &sub, NULL, &path, NULL, NULL,
+                                NULL);
+        if (r <= 0)
+                return r < 0 ? r : -EBADMSG;
+        s.masked = streq(load, "masked");
+        s.exists = s.masked || streq(load, "loaded");
+        s.active = streq(active, "active") || streq(active, "activating") || streq(active, "reloading");
+        s.failed = streq(active, "failed");
+        s.failing = strncmp(sub, "auto-restart", strlen("auto-restart")) == 0; /* or …-queued */
+        r = read_details(u, unit, path, &s);
         if (r >= 0)
-                r = sd_bus_get_property_trivial(u->bus, SYSTEMD, path, SYSTEMD ".Unit",
-                                                "ActiveEnterTimestamp", NULL, 't',
-                                                &s->active_enter_real_usec);
-        if (r >= 0 && s->exists && !s->masked && strstr(unit, ".service"))
-                r = read_text(u, path, SYSTEMD ".Service", "Result", s->result, sizeof(s->result));
+                *ret = s;
         return r;
+}
+
+static int list_units(Units *u, const char *const units[], size_t count, sd_bus_error *reterr,
+                      sd_bus_message **ret) {
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *m = NULL;
+        int r;
+
+        r = sd_bus_message_new_method_call(u->bus, &m, SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER,
+                                           "ListUnitsByNames");
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'a', "s");
+        for (size_t i = 0; r >= 0 && i < count; i++)
+                r = sd_bus_message_append(m, "s", units[i]);
+        if (r >= 0)
+                r = sd_bus_message_close_container(m);
+        if (r >= 0)
+                r = sd_bus_call(u->bus, m, ANSWER_TIMEOUT_USEC, reterr, ret);
+        return r;
+}
+
+int units_query_all(Units *u, const char *const units[], size_t count, UnitState ret[], Failure *reterr) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        int r;
+
+        r = list_units(u, units, count, &error, &reply);
+        if (r >= 0)
+                r = sd_bus_message_enter_container(reply, 'a', "(ssssssouso)");
+        for (size_t i = 0; r >= 0 && i < count; i++)
+                r = read_state(u, units[i], reply, &ret[i]);
+        if (r < 0)
+                return failure_set(reterr, FAILURE_RESTART_FAILED, error.name,
+                                   "Failed to query the state of '%s'%s: %s", units[0],
+                                   count > 1 ? " and other units" : "",
+                                   error.message ? error.message : strerror(-r));
+        return 0;
 }
 
 int units_query(Units *u, const char *unit, UnitState *ret, Failure *reterr) {
-        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        UnitState state = {};
-        const char *path;
-        int r;
+        return units_query_all(u, &unit, 1, ret, reterr);
+}
 
-        /* Not for all of the bus: sd-bus gives the connection up when a match is late. */
-        (void) sd_bus_set_method_call_timeout(u->bus, ANSWER_TIMEOUT_USEC);
-        r = sd_bus_call_method(u->bus, SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "LoadUnit", &error, &reply,
-                               "s", unit);
-        if (r >= 0)
-                r = sd_bus_message_read(reply, "o", &path);
-        if (r >= 0)
-                r = read_state(u, path, unit, &state);
-        (void) sd_bus_set_method_call_timeout(u->bus, 0); /* the default again */
-        if (r < 0)
-                return failure_set(reterr, FAILURE_RESTART_FAILED, error.name,
-                                   "systemd did not say how '%s' is: %s", unit,
-                                   error.message ? error.message : strerror(-r));
-        *ret = state;
-        return 0;
+uint64_t units_entered_real(Units *u, const char *unit) {
+        CLEANUP(freep) char *path = NULL;
+        uint64_t usec;
+
+        if (sd_bus_path_encode(SYSTEMD_PATH "/unit", unit, &path) < 0 ||
+            read_property(u, path, SYSTEMD_UNIT, "ActiveEnterTimestamp", 't', &usec) < 0)
+                return UINT64_MAX;
+        return usec;
 }
 
 int units_new(Units **ret, sd_bus *bus, sd_event *event) {

@@ -29,10 +29,9 @@ typedef struct Units Units;
 
 typedef struct UnitState {
         bool exists, masked, active, failed;
-        bool failing;                    /* it has ended with an error and is about to be started again */
-        uint64_t active_enter_usec;      /* CLOCK_MONOTONIC, 0: never */
-        uint64_t active_enter_real_usec; /* the same, CLOCK_REALTIME */
-        char result[32];                 /* "success", "exit-code", … of a service; else "" */
+        bool failing;               /* it has ended with an error and is about to be started again */
+        uint64_t active_enter_usec; /* CLOCK_MONOTONIC, 0: it is not active, or never was */
+        char result[32]; /* "exit-code", … of a service that has failed or is failing; else "" */
 } UnitState;
 
 typedef enum UnitVerb {
@@ -54,8 +53,13 @@ int units_new(Units **ret, sd_bus *bus, sd_event *event);
 Units *units_free(Units *units);
 void units_freep(Units **units);
 
-/* Waits for systemd's answer, at most 5 s. */
+/* Wait for systemd's answer, at most 5 s; count is at least 1. ret is undefined after a failure of
+ * units_query_all(). */
 int units_query(Units *units, const char *unit, UnitState *ret, Failure *reterr);
+int units_query_all(Units *units, const char *const names[], size_t count, UnitState ret[], Failure *reterr);
+
+/* When the unit became active, CLOCK_REALTIME. 0: it never was. UINT64_MAX: systemd does not say. */
+uint64_t units_entered_real(Units *units, const char *unit);
 
 /* CLOCK_MONOTONIC: no job is waited for longer, but each gets UNITS_LEAST_USEC. */
 void units_set_deadline(Units *units, usec_t deadline);

@@ -234,6 +234,10 @@ class Manager:
             return Message.new_method_return(message)
         if message.member == "ListUnitsByPatterns":
             return Message.new_method_return(message, "a(ssssssouso)", [self.matching(*message.body)])
+        if message.member == "ListUnitsByNames":  # loads those that it does not know
+            for name in message.body[0]:
+                self.spawn(self.load_for_a_moment(name))
+            return Message.new_method_return(message, "a(ssssssouso)", [[self.listed(name) for name in message.body[0]]])
         name = message.body[0]
         unit = self.units.get(name)
         load = self.fault(name).get("load")
@@ -276,8 +280,19 @@ class Manager:
 
     # --- devices ---
 
+    def states(self, name):
+        """LoadState, ActiveState and SubState."""
+        unit = self.units.get(name)
+        load = self.fault(name).get("load", "loaded") if unit else "not-found"
+        if load != "loaded":
+            return load, "inactive", "dead"
+        return load, unit.active_state, "auto-restart" if unit.restarting else "running" if unit.state == "active" else unit.state
+
+    def listed(self, name):
+        return [name, name, *self.states(name), "", Unit(name, None, None).path, 0, "", "/"]
+
     def matching(self, states, patterns):
-        return [[u.name, u.name, "loaded", u.active_state, "", "", u.path, 0, "", "/"] for u in self.units.values()
+        return [self.listed(u.name) for u in self.units.values()
                 if u.active_state in states and any(fnmatch.fnmatchcase(u.name, pattern) for pattern in patterns)]
 
     async def announce(self, *signal):
@@ -308,12 +323,8 @@ class Manager:
         unit = next((u for u in self.units.values() if u.path == message.path), None)
         if not unit:
             self.spawn(self.load_for_a_moment(name_of(message.path)))
-        load = self.fault(unit.name).get("load", "loaded") if unit else "not-found"
-        there = unit and load == "loaded"
-        values = {"LoadState": Variant("s", load),
-                  "ActiveState": Variant("s", unit.active_state if there else "inactive"),
-                  "SubState": Variant("s", "dead" if not there else "auto-restart" if unit.restarting else
-                                      "running" if unit.state == "active" else unit.state),
+        load, active, sub = self.states(name_of(message.path))
+        values = {"LoadState": Variant("s", load), "ActiveState": Variant("s", active), "SubState": Variant("s", sub),
                   "ActiveEnterTimestampMonotonic": Variant("t", unit.entered if unit else 0),
                   "ActiveEnterTimestamp": Variant("t", unit.entered_real if unit else 0),
                   "NRestarts": Variant("u", unit.restarts if unit else 0),
