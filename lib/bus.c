@@ -41,19 +41,22 @@ int bus_reply_failure(sd_bus_message *call, const Failure *failure) {
 
         (void) bus_error_set_failure(&error, failure);
         r = sd_bus_message_new_method_error(call, &reply, &error);
-        if (r >= 0 && failure->retry_after_usec > 0)
-                r = sd_bus_message_append(reply, "t", failure->retry_after_usec);
+        if (r >= 0)
+                r = sd_bus_message_append(reply, "ts", failure->retry_after_usec,
+                                          failure->remedy ? failure->remedy : "");
         return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-usec_t bus_retry_after(sd_bus_message *reply) {
-        const char *message;
+void bus_read_details(sd_bus_message *reply, Failure *failure) {
+        const char *message, *hint;
         uint64_t usec;
 
-        if (sd_bus_message_rewind(reply, true) < 0 || sd_bus_message_has_signature(reply, "st") <= 0 ||
-            sd_bus_message_read(reply, "st", &message, &usec) < 0)
-                return 0;
-        return usec;
+        if (sd_bus_message_rewind(reply, true) < 0 || sd_bus_message_has_signature(reply, "sts") <= 0 ||
+            sd_bus_message_read(reply, "sts", &message, &usec, &hint) < 0)
+                return;
+        failure->retry_after_usec = usec;
+        if (hint[0])
+                failure->remedy = failure_keep_hint(hint);
 }
 
 /* "sentence [code]" → both; a sentence without a code may itself contain brackets, so only the last pair

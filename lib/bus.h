@@ -3,7 +3,7 @@
  * a helper's life (activated by a call, gone when idle).
  *
  * A Failure travels as the error name BUS_FAILURE_PREFIX plus its kind with '_' for '-', and the message
- * "sentence [code]". A helper's reply carries retry_after as a second argument behind the message.
+ * "sentence [code]". A helper's reply carries retry_after and the failure's own hint ("": none) behind it.
  */
 #pragma once
 
@@ -22,20 +22,22 @@
 
 /* Passed with the calls whose signature does not identify their version. A call with another version is
  * refused with InvalidArgs. */
-#define HANDOFF_VERSION 3u
+#define HANDOFF_VERSION 4u
 
 #define DPS_USER "dps-provision"
 
 /* Sets error from failure and returns the negative errno of its kind, as a method handler has to. */
 int bus_error_set_failure(sd_bus_error *error, const Failure *failure);
 
-/* Replies with the failure, its retry_after included. */
+/* Replies with the failure, its retry_after and its own hint included. */
 int bus_reply_failure(sd_bus_message *call, const Failure *failure);
-usec_t bus_retry_after(sd_bus_message *reply); /* of such a reply; 0: it has none */
 
-/* The failure that an error reply carries. One that is not ours (the helper died, could not be started,
- * timed out, access was denied) becomes `fallback` with a sentence that names `subject`, and with `remedy`.
- */
+/* Adds what such a reply has behind its message. */
+void bus_read_details(sd_bus_message *reply, Failure *failure);
+
+/* The failure that an error carries, without the details. One that is not ours (the helper died, could not
+ * be started, timed out, access was denied) becomes `fallback` with a message that names `subject`, and
+ * with `remedy`. */
 void bus_failure_from_error(Failure *ret, const sd_bus_error *error, FailureKind fallback,
                             const char *subject, const char *remedy);
 

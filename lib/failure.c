@@ -279,6 +279,22 @@ const char *failure_advice(const Failure *f) {
         return f->remedy ? f->remedy : failure_remedy(f->kind);
 }
 
+/* The helpers send the hints of their source. More than these come from no helper of ours. */
+#define HINTS_MAX 128
+
+const char *failure_keep_hint(const char *text) {
+        static char *kept[HINTS_MAX];
+        size_t i = 0;
+
+        while (i < HINTS_MAX && kept[i] && !streq(kept[i], text))
+                i++;
+        if (!text[0] || i == HINTS_MAX)
+                return NULL;
+        if (!kept[i])
+                kept[i] = strdup(text);
+        return kept[i];
+}
+
 const char *failure_message_id(FailureKind kind) {
         return failure_info(kind)->message_id;
 }

@@ -83,7 +83,7 @@ typedef struct Failure {
         char sentence[512];      /* one sentence, names its subject, no full stop at the end, UTF-8 */
         usec_t retry_after_usec; /* the other side asked for this much patience (a duration); 0: it did not
                                   */
-        const char *remedy;      /* static; NULL: what the table says for the kind */
+        const char *remedy;      /* lives as long as the program; NULL: what the table says for the kind */
 } Failure;
 
 const char *failure_kind_to_string(FailureKind kind);   /* "tpm-missing", …; FAILURE_NONE gives "" */
@@ -107,3 +107,7 @@ int failure_set_errno(Failure *reterr, FailureKind kind, int error, const char *
         PRINTF_LIKE(4, 5);
 
 int failure_to_errno(FailureKind kind); /* negative */
+
+/* For a hint that another process sent, so that a Failure can hold it: one copy of each text, for the life
+ * of the program. NULL for "", and when there are too many. */
+const char *failure_keep_hint(const char *text);

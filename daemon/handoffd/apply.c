@@ -183,7 +183,7 @@ static bool note_ignored_payload(Operation *op, const ConfigToml *applied) {
             string_replace(&rec->ignored_digest,
                            op->plan.write_config ? rec->digest : op->situation.toml.digest) < 0)
                 return false;
-        operation_warn(op, warning.kind, "%s", warning.sentence);
+        operation_warn_failure(op, &warning);
         return true;
 }
 

@@ -30,12 +30,13 @@ static int append_warnings(sd_bus_message *m, const Operation *op) {
         if (r >= 0)
                 r = sd_bus_message_append(m, "s", "warnings");
         if (r >= 0)
-                r = sd_bus_message_open_container(m, 'v', "a(ss)");
+                r = sd_bus_message_open_container(m, 'v', "a(sss)");
         if (r >= 0)
-                r = sd_bus_message_open_container(m, 'a', "(ss)");
+                r = sd_bus_message_open_container(m, 'a', "(sss)");
         for (size_t i = 0; r >= 0 && i < op->warning_count; i++)
-                r = sd_bus_message_append(m, "(ss)", failure_kind_to_string(op->warnings[i].kind),
-                                          op->warnings[i].sentence);
+                r = sd_bus_message_append(m, "(sss)", failure_kind_to_string(op->warnings[i].kind),
+                                          op->warnings[i].sentence,
+                                          op->warnings[i].remedy ? op->warnings[i].remedy : "");
         for (int i = 0; r >= 0 && i < 3; i++)
                 r = sd_bus_message_close_container(m);
         return r;

@@ -52,7 +52,7 @@ static void add_warnings(Operation *op) {
                 const Finding *f = &op->verdict.findings[i];
 
                 if (f->owner == OWNER_NOBODY && failure_class(f->failure.kind) == FAILURE_CLASS_WARNING)
-                        operation_warn(op, f->failure.kind, "%s", f->failure.sentence);
+                        operation_warn_failure(op, &f->failure);
         }
 }
 

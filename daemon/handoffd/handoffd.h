@@ -73,10 +73,7 @@ struct Operation {
         Assignment assignment;       /* of Apply and Verify, checked */
         bool dps_answers;            /* Apply's argument: IoT Edge may give up its identity to register */
         Plan plan;
-        struct {
-                FailureKind kind;
-                char sentence[512];
-        } warnings[HANDOFF_WARNINGS_MAX];
+        Failure warnings[HANDOFF_WARNINGS_MAX];
         size_t warning_count;
         sd_event_source *timer;
 };
@@ -121,6 +118,7 @@ int operation_begin(Handoffd *h, sd_bus_message *message, const char *name, cons
 void operation_run(Operation *op);                          /* frees it at the end */
 void operation_fail(Operation *op, const Failure *failure); /* and runs on: the recovery */
 void operation_warn(Operation *op, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
+void operation_warn_failure(Operation *op, const Failure *failure);   /* with its own hint */
 int operation_jobs(Operation *op, const UnitJob *jobs, size_t count); /* FLOW_WAIT */
 const char *operation_root(const Operation *op);                      /* what the paths are below */
 int operation_fail_write(Operation *op, int r, const char *path);     /* fills op->failure, returns r */

@@ -133,15 +133,18 @@ int operation_fail_write(Operation *op, int r, const char *path) {
 }
 
 void operation_warn(Operation *op, FailureKind kind, const char *format, ...) {
+        Failure warning = { .kind = kind };
         va_list args;
 
-        if (op->warning_count >= HANDOFF_WARNINGS_MAX)
-                return;
-        op->warnings[op->warning_count].kind = kind;
         va_start(args, format);
-        (void) vsnprintf(op->warnings[op->warning_count++].sentence, sizeof(op->warnings[0].sentence),
-                         format, args);
+        (void) vsnprintf(warning.sentence, sizeof(warning.sentence), format, args);
         va_end(args);
+        operation_warn_failure(op, &warning);
+}
+
+void operation_warn_failure(Operation *op, const Failure *failure) {
+        if (op->warning_count < HANDOFF_WARNINGS_MAX)
+                op->warnings[op->warning_count++] = *failure;
 }
 
 static void on_jobs_done(void *userdata, const Failure *failure) {

@@ -41,8 +41,9 @@ static void set_version_failure(Failure *ret, const sd_bus_error *error, Helper 
         ret->remedy = helpers[helper].outdated;
 }
 
-/* What it means when the helper itself could not be reached, died or did not answer. */
-static void fail_call(Daemon *d, const sd_bus_error *error, usec_t retry_after_usec) {
+/* What it means when the helper itself could not be reached, died or did not answer (reply NULL), or failed.
+ */
+static void fail_call(Daemon *d, const sd_bus_error *error, sd_bus_message *reply) {
         const HelperCall *call = &d->helper.call;
         Failure failure;
 
@@ -52,7 +53,8 @@ static void fail_call(Daemon *d, const sd_bus_error *error, usec_t retry_after_u
         else
                 bus_failure_from_error(&failure, error, helpers[call->helper].kind,
                                        helpers[call->helper].subject, helpers[call->helper].unreachable);
-        failure.retry_after_usec = retry_after_usec;
+        if (reply)
+                bus_read_details(reply, &failure);
         if (!call->failed || !call->failed(d, &failure))
                 daemon_failed(d, &failure);
 }
@@ -65,13 +67,13 @@ static int on_reply(sd_bus_message *reply, void *userdata, sd_bus_error *reterr)
         (void) sd_bus_message_sensitive(reply); /* it may hold the token */
         d->helper.slot = sd_bus_slot_unref(d->helper.slot);
         if (sd_bus_message_is_method_error(reply, NULL)) {
-                fail_call(d, sd_bus_message_get_error(reply), bus_retry_after(reply));
+                fail_call(d, sd_bus_message_get_error(reply), reply);
                 return 0;
         }
         r = d->helper.call.done(d, reply);
         if (r < 0) {
                 (void) sd_bus_error_set_errnof(&error, r, "its answer is not what was expected");
-                fail_call(d, &error, 0);
+                fail_call(d, &error, NULL);
         }
         return 0;
 }
@@ -95,7 +97,7 @@ void helper_call(Daemon *d, const HelperCall *call) {
         if (r >= 0)
                 return;
         (void) sd_bus_error_set_errno(&error, r);
-        fail_call(d, &error, 0);
+        fail_call(d, &error, NULL);
 }
 
 int helper_append_names(sd_bus_message *m, const Bytes *const *names, size_t count) {

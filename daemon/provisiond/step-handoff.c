@@ -19,17 +19,21 @@ typedef struct Answer {
 } Answer;
 
 static int read_warnings(sd_bus_message *m, Answer *a) {
-        const char *kind, *sentence;
+        const char *kind, *sentence, *hint;
         int r;
 
-        r = sd_bus_message_enter_container(m, 'a', "(ss)");
+        r = sd_bus_message_enter_container(m, 'a', "(sss)");
         if (r < 0)
                 return r;
-        while ((r = sd_bus_message_read(m, "(ss)", &kind, &sentence)) > 0) {
+        while ((r = sd_bus_message_read(m, "(sss)", &kind, &sentence, &hint)) > 0) {
                 FailureKind k = failure_kind_from_string(kind);
+                Failure *warning = &a->warnings[a->warning_count];
 
-                if (k > FAILURE_NONE && a->warning_count < WARNINGS_MAX)
-                        (void) failure_set(&a->warnings[a->warning_count++], k, NULL, "%s", sentence);
+                if (k <= FAILURE_NONE || a->warning_count == WARNINGS_MAX)
+                        continue;
+                (void) failure_set(warning, k, NULL, "%s", sentence);
+                warning->remedy = failure_keep_hint(hint);
+                a->warning_count++;
         }
         return r < 0 ? r : sd_bus_message_exit_container(m);
 }
@@ -49,7 +53,7 @@ static int read_entry(sd_bus_message *m, const char *key, void *userdata) {
                 { "detail", "s", &a->detail },
                 { "live", "b", &a->live },
                 { "changed", "b", &a->changed },
-                { "warnings", "a(ss)", NULL },
+                { "warnings", "a(sss)", NULL },
         };
         int r;
 
@@ -82,7 +86,7 @@ static void add_warnings(Warnings *warnings, const Answer *a) {
                 if (!has_warning(a, looked_at[i]))
                         warnings_remove(warnings, looked_at[i]);
         for (size_t i = 0; i < a->warning_count; i++)
-                warnings_add(warnings, a->warnings[i].kind, "%s", a->warnings[i].sentence);
+                warnings_add_failure(warnings, &a->warnings[i]);
 }
 
 static int build_check(Daemon *d, sd_bus_message *m) {

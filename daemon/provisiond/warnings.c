@@ -30,6 +30,15 @@ void warnings_add(Warnings *w, FailureKind kind, const char *format, ...) {
         log_event(LOG_WARNING, failure_message_id(kind), NULL, "%s", warning->sentence);
 }
 
+void warnings_add_failure(Warnings *w, const Failure *failure) {
+        Failure *warning;
+
+        warnings_add(w, failure->kind, "%s", failure->sentence);
+        warning = find(w, failure->kind);
+        if (warning)
+                warning->remedy = failure->remedy;
+}
+
 void warnings_remove(Warnings *w, FailureKind kind) {
         Failure *warning = find(w, kind);
 
@@ -44,14 +53,9 @@ void warnings_remove_all(Warnings *w) {
 /* --- the TPM of a handed-off gateway --- */
 
 void warnings_add_identity(Warnings *w, const Failure *failure) {
-        Failure *warning;
-
         if (w->identity != failure->kind)
                 warnings_remove(w, w->identity);
-        warnings_add(w, failure->kind, "%s", failure->sentence);
-        warning = find(w, failure->kind);
-        if (warning)
-                warning->remedy = failure->remedy;
+        warnings_add_failure(w, failure);
         w->identity = failure->kind;
 }
 

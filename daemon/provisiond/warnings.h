@@ -17,6 +17,7 @@ typedef struct Warnings {
 
 /* Replaces the warning of the same kind. Logged when it is new. */
 void warnings_add(Warnings *warnings, FailureKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
+void warnings_add_failure(Warnings *warnings, const Failure *failure); /* with its own hint */
 void warnings_remove(Warnings *warnings, FailureKind kind);
 void warnings_remove_all(Warnings *warnings);
 

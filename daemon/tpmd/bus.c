@@ -82,7 +82,7 @@ static bool needs_other_rights(const Failure *failure) {
 }
 
 /* Logged where it happened; the caller handles it. What has no failure to show (no memory) gets one here. */
-static int fail(sd_bus_message *m, sd_bus_error *error, int r, Failure *failure) {
+static int fail(sd_bus_message *m, int r, Failure *failure) {
         if (failure->kind == FAILURE_NONE)
                 (void) failure_set_errno(failure, FAILURE_TPM_FAILED, r, "The TPM can't be used");
         log_info("%s failed: %s", sd_bus_message_get_member(m), failure->sentence);
@@ -91,7 +91,7 @@ static int fail(sd_bus_message *m, sd_bus_error *error, int r, Failure *failure)
 
                 tpmd->outdated = true;
         }
-        return bus_error_set_failure(error, failure);
+        return bus_reply_failure(m, failure);
 }
 
 static int bad_argument(sd_bus_message *m, sd_bus_error *error, const char *what) {
@@ -177,7 +177,7 @@ static int method_identity(sd_bus_message *m, void *userdata, sd_bus_error *erro
         if (r >= 0)
                 r = tpm_identity(call.tpm, &identity, &failure);
         if (r < 0)
-                return fail(m, error, r, &failure);
+                return fail(m, r, &failure);
         r = sd_bus_message_new_method_return(m, &reply);
         if (r >= 0)
                 r = append_identity(reply, &identity);
@@ -229,7 +229,7 @@ static int method_sign_registration(sd_bus_message *m, void *userdata, sd_bus_er
         r = call_begin(&call, userdata, &failure);
         if (r >= 0)
                 r = sign_registration(&call, &challenge, registration_id, expiry, &token, &failure);
-        return r < 0 ? fail(m, error, r, &failure) : sd_bus_reply_method_return(m, "s", token);
+        return r < 0 ? fail(m, r, &failure) : sd_bus_reply_method_return(m, "s", token);
 }
 
 static int method_import_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error) {
@@ -252,7 +252,7 @@ static int method_import_hub_key(sd_bus_message *m, void *userdata, sd_bus_error
         if (r >= 0)
                 r = tpm_import_hub_key(call.tpm, &blob, &private_area, &public_area, &failure);
         if (r < 0)
-                return fail(m, error, r, &failure);
+                return fail(m, r, &failure);
         r = sd_bus_message_new_method_return(m, &reply);
         if (r >= 0)
                 r = sd_bus_message_append_array(reply, 'y', private_area.data, private_area.size);
@@ -311,7 +311,7 @@ static int method_adopt_hub_key(sd_bus_message *m, void *userdata, sd_bus_error 
                 r = tpm_adopt_hub_key(call.tpm, &private_area, &public_area, names.list, names.count,
                                       &changed, &name, &failure);
         if (r < 0)
-                return fail(m, error, r, &failure);
+                return fail(m, r, &failure);
         if (changed)
                 log_info("Made the hub key persistent at 0x%08x", call.config->hub_key_handle);
         r = sd_bus_message_new_method_return(m, &reply);
@@ -337,7 +337,7 @@ static int method_hub_key(sd_bus_message *m, void *userdata, sd_bus_error *error
         if (r >= 0)
                 r = tpm_hub_key(call.tpm, &state, &name, &failure);
         if (r < 0)
-                return fail(m, error, r, &failure);
+                return fail(m, r, &failure);
         r = sd_bus_message_new_method_return(m, &reply);
         if (r >= 0)
                 r = sd_bus_message_append(reply, "s", hub_key_states[state]);
@@ -361,7 +361,7 @@ static int method_forget_hub_key(sd_bus_message *m, void *userdata, sd_bus_error
         r = call_begin(&call, userdata, &failure);
         if (r >= 0)
                 r = tpm_forget_hub_key(call.tpm, names.list, names.count, &failure);
-        return r < 0 ? fail(m, error, r, &failure) : sd_bus_reply_method_return(m, NULL);
+        return r < 0 ? fail(m, r, &failure) : sd_bus_reply_method_return(m, NULL);
 }
 
 #define OPEN SD_BUS_VTABLE_UNPRIVILEGED /* who may call is checked in each method */

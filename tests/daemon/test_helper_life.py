@@ -9,7 +9,7 @@ IDLE = "org.dps.Idle"
 TPM, HANDOFF = "org.dps.Tpm1", "org.dps.HandOff1"
 ERROR = "org.freedesktop.DBus.Error."
 # What each helper is asked. It leaves after a call that it doesn't know.
-QUESTIONS = {TPM: ("HubKey", "", ()), HANDOFF: ("Check", "us", (3, "gw-1"))}
+QUESTIONS = {TPM: ("HubKey", "", ()), HANDOFF: ("Check", "us", (4, "gw-1"))}
 THREADS, CALLS = 3, 30
 
 

@@ -96,7 +96,7 @@ def test_endpoint_with_a_slash_is_the_same(new_world):
         before, jobs = snapshot(w), len(queued(w))
         assert caller.apply(**gateway.assignment())["changed"] is False
         record_path(w).unlink()
-        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "already"
+        assert caller.ask("Check", "us", 4, gateway.id)["result"] == "already"
         del before[str(record_path(w))], before[str(record_path(w).parent)]
         after = snapshot(w)
         del after[str(record_path(w).parent)]
@@ -164,7 +164,7 @@ def test_statuses(new_world, status, words, at_once):
         assert f"does not run as '{gateway.device}' on '{gateway.hub}'" in sentence
         assert f"[HTTP {status}]" in sentence and time.monotonic() - began < 60
         assert snapshot(w) == before and len(queued(w)) == jobs
-        assert caller.ask("Check", "us", 3, gateway.id)["live"] is False
+        assert caller.ask("Check", "us", 4, gateway.id)["live"] is False
         w.standin_faults()
         assert caller.apply(**gateway.assignment())["changed"] is False
 
@@ -180,9 +180,9 @@ def test_names_that_are_none(new_world, hub, device):
         kind, sentence = caller.apply_refused(**gateway.assignment())
         assert kind == "confirm-timeout" and "answers what is not understood" in sentence
         record_path(w).unlink()
-        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "ready"  # and not: provisioned already
+        assert caller.ask("Check", "us", 4, gateway.id)["result"] == "ready"  # and not: provisioned already
         w.standin_faults()
-        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "already"
+        assert caller.ask("Check", "us", 4, gateway.id)["result"] == "already"
 
 
 def test_device_info_with_names_that_are_none(new_world):
@@ -193,7 +193,7 @@ def test_device_info_with_names_that_are_none(new_world):
         for hub, device in (("hub\\nMAINPID=1", gateway.device), (gateway.hub, "gw\\u001b[2J"), ("", gateway.device)):
             info_path(w).write_text(info_text(hub, device))
             assert caller.verify(**gateway.assignment())["result"] == "lost"
-            assert caller.ask("Check", "us", 3, gateway.id)["result"] == "ready"
+            assert caller.ask("Check", "us", 4, gateway.id)["result"] == "ready"
             caller.apply(**gateway.assignment())
             assert info_path(w).read_text() == info_text(gateway.hub, gateway.device)
 
@@ -241,15 +241,15 @@ def test_quiesce_and_resume(new_world):
     w = gateway.world
     with Caller(w) as caller, Caller(w) as other:
         jobs = len(queued(w))
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         assert quiesced(w, caller, jobs)
-        caller.ask("Quiesce", "u", 3)  # renewed: nothing more to stop
+        caller.ask("Quiesce", "u", 4)  # renewed: nothing more to stop
         assert len(queued(w)) == jobs + len(UNITS)
         other.ask("Resume")
         all_run(w, caller)
         jobs = len(queued(w))
         other.ask("Resume")
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         caller.apply(**gateway.assignment())  # ends it as well
         all_run(w, caller)
         assert not [job for job in queued(w)[jobs:] if job[1].startswith("aziot-edged")]
@@ -265,13 +265,13 @@ def test_renewal_that_fails(new_world):
     w = gateway.world
     with Caller(w) as caller:
         jobs = len(queued(w))
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         assert quiesced(w, caller, jobs)
         jobs = len(queued(w))
         w.standin_faults(slow=60)
-        assert caller.refused("Quiesce", "u", 3)[0] == "restart-failed"
+        assert caller.refused("Quiesce", "u", 4)[0] == "restart-failed"
         w.standin_faults()
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         assert not queued(w)[jobs:] and stopped_path(w).exists()
         assert not any(runs(caller, unit) for unit in UNITS)
         caller.ask("Resume")
@@ -284,11 +284,11 @@ def test_quiesce_while_a_start_is_to_be_tried_again(new_world):
     w = gateway.world
     with Caller(w) as caller:
         helper = caller.start_helper(environment=w.clock())
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         w.standin_faults(units={"aziot-tpmd.service": {"start": "fail"}})
         assert caller.refused("Resume")[0] == "restart-failed"
         w.standin_faults()
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         for _ in range(2):
             assert not any(runs(caller, unit) for unit in UNITS)
             w.let_pass(145)
@@ -339,10 +339,10 @@ def test_caller_that_leaves_at_once(new_world):
         for busy in (False, True):
             if busy:
                 w.standin_faults(identityd="hold")
-                check = caller.begin("Check", "us", 3, gateway.id)
+                check = caller.begin("Check", "us", 4, gateway.id)
             jobs = len(queued(w))
             other = Caller(w)
-            other.begin("Quiesce", "u", 3).cancel()
+            other.begin("Quiesce", "u", 4).cancel()
             other.close()
             w.standin_faults()
             if busy:
@@ -360,7 +360,7 @@ def test_caller_that_leaves_during_an_apply(new_world):
         gateway.make_old(caller)
         helper = caller.start_helper()
         with Caller(w) as other:
-            other.ask("Quiesce", "u", 3)
+            other.ask("Quiesce", "u", 4)
             w.standin_faults(units={APPLY: {"delay": 60}})
             jobs = len(queued(w))
             under_way = caller.begin_apply(**gateway.assignment(keyChanged=True))
@@ -376,7 +376,7 @@ def test_helper_that_is_killed_while_it_holds(new_world):
     gateway = Gateway(new_world())
     w = gateway.world
     with Caller(w) as caller:
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         caller.stop_helper()
         assert stopped_path(w).exists() and not runs(caller, IDENTITYD)
         caller.verify()  # systemd starts it by itself (Restart=on-failure); here somebody has to call
@@ -390,7 +390,7 @@ def test_helper_that_is_told_to_end(new_world, doing):
     w = gateway.world
     with Caller(w) as caller:
         jobs = len(queued(w))
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         assert quiesced(w, caller, jobs)
         if doing == "Apply":
             gateway.make_old(caller)
@@ -416,13 +416,13 @@ def test_quiesce_ends_after_five_minutes(new_world):
     with Caller(w) as caller:
         helper = caller.start_helper(environment=w.clock())
         jobs = len(queued(w))
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         assert quiesced(w, caller, jobs)
         for _ in range(2):
             w.let_pass(240)  # of 300: the rest is for a busy machine
             caller.introspect(caller.name)
             assert not any(runs(caller, unit) for unit in UNITS)
-            caller.ask("Quiesce", "u", 3)
+            caller.ask("Quiesce", "u", 4)
         w.let_pass(305)
         helper.wait_for_line("was not renewed in time")
         all_run(w, caller)

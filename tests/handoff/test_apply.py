@@ -475,7 +475,7 @@ def test_bad_arguments(new_world):
             w.bus_process.wait_for_line("bad argument", logged + number - 1)
             assert len(w.bus_process.lines) == logged + number, w.bus_process.lines[logged:]
         for bad in ("", "no good", "x" * 129, "a/b"):
-            assert caller.refused("Check", "us", 3, bad)[0] == "InvalidArgs"
+            assert caller.refused("Check", "us", 4, bad)[0] == "InvalidArgs"
         assert watch.quiet() and snapshot(w) == before and not queued(w)
         for method, signature, body in (("Apply", "s", ["x"]), ("Apply", "a{sv}", [members()]), ("Check", "", []), ("Check", "us", [2, "gw-1"]),
                                         ("Quiesce", "s", ["x"]), ("Quiesce", "u", [2])):
@@ -494,7 +494,7 @@ def test_hub_that_is_not_allowed(new_world):
 
 
 @pytest.mark.parametrize("name, method, arguments", [
-    ("HandOff1", "Check", ["us", "3", "x"]), ("HandOff1", "Quiesce", ["u", "3"]), ("HandOff1", "Resume", []),
+    ("HandOff1", "Check", ["us", "4", "x"]), ("HandOff1", "Quiesce", ["u", "4"]), ("HandOff1", "Resume", []),
     ("HandOff1", "Verify", ["a{sv}b", "0", "false"]), ("HandOff1", "Apply", ["a{sv}b", "0", "false"]),
     ("Tpm1", "Identity", []), ("Tpm1", "ForgetHubKey", ["aay", "0"]),
 ])

@@ -44,7 +44,7 @@ CASES = [
 def refused(world, caller, kind, code):
     """Check and Apply fail alike, and change nothing."""
     before, jobs = snapshot(world), len(queued(world))
-    for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
+    for method, arguments in (("Check", ("us", 4, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
         found, sentence = caller.refused(method, *arguments)
         assert found == kind and sentence.endswith(f"[{code}]"), (found, sentence)
     assert snapshot(world) == before and len(queued(world)) == jobs
@@ -80,7 +80,7 @@ def test_values(new_world, text, release, key):
         if key:
             refused(w, caller, "config-conflict", key)
         else:
-            assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+            assert caller.ask("Check", "us", 4, "gw-1")["result"] == "ready"
 
 
 def test_missing_user(new_world):
@@ -93,7 +93,7 @@ def test_missing_user(new_world):
             passwd.write_text("".join(f"{name}:x:{900 + i}:900::/:/bin/false\n" for i, name in enumerate(users) if name != missing))
             refused(w, caller, "runtime-missing", missing)
         passwd.write_text("".join(f"{name}:x:{900 + i}:900::/:/bin/false\n" for i, name in enumerate(users)))
-        assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+        assert caller.ask("Check", "us", 4, "gw-1")["result"] == "ready"
 
 
 def test_host_name_that_changed(new_world):
@@ -105,9 +105,9 @@ def test_host_name_that_changed(new_world):
     edged_state_path(w).write_text("")
     with Caller(w) as caller:
         refused(w, caller, "config-conflict", "hostname")
-        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "ready"  # nothing has to be applied
+        assert caller.ask("Check", "us", 4, gateway.id)["result"] == "ready"  # nothing has to be applied
         edged_state_path(w).unlink()
-        assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+        assert caller.ask("Check", "us", 4, "gw-1")["result"] == "ready"
 
 
 @pytest.mark.parametrize("half", ["hostname = ", "[provisioning\n"])
@@ -117,7 +117,7 @@ def test_applied_copy_that_is_no_toml(new_world, half):
     (w.root / "etc/aziot/identityd/config.d/00-super.toml").write_text(half)
     (w.root / "var/run/docker.sock").unlink()
     with Caller(w) as caller:
-        assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+        assert caller.ask("Check", "us", 4, "gw-1")["result"] == "ready"
         w.standin_faults(units={EDGED: {"start": "fail"}})  # there is no key here for a hub to accept
         assert caller.apply_refused()[0] == "restart-failed"
         assert w.standin_events("applied")

@@ -14,7 +14,7 @@ from harness import own_etc, wait_for
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 WEEK = 7 * DAY
-VERSION = 3
+VERSION = 4
 DENIED = "AccessDenied"
 HIJACKER = 65534  # whom the helper of that case knows as dps-provision; the bus has to know the user, too
 

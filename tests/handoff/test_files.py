@@ -93,7 +93,7 @@ def test_operators_files_stay(new_world):
     for path in files:
         path.write_text("by hand")
     with Caller(w) as caller:
-        assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+        assert caller.ask("Check", "us", 4, "gw-1")["result"] == "ready"
     assert [path.read_text() for path in files] == ["by hand"] * 3
 
 
@@ -194,7 +194,7 @@ def test_base_that_can_not_be_used(new_world, text, handle, words):
     if text:
         write_base(w, text)
     with Caller(w) as caller:
-        for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
+        for method, arguments in (("Check", ("us", 4, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "config-conflict" and all(word in sentence for word in words), sentence
         assert not queued(w) and not w.config_toml.exists()
@@ -204,9 +204,9 @@ def test_base_with_another_key_index(new_world):
     w = prepared(new_world, Tpm={"HubKeyHandle": "0x81000200"})
     write_base(w, BASE.replace("0x100", "0x2_00"))
     with Caller(w) as caller:
-        assert caller.ask("Check", "us", 3, "gw-1")["result"] == "ready"
+        assert caller.ask("Check", "us", 4, "gw-1")["result"] == "ready"
         write_base(w, 'auto_reprovisioning_mode = "AlwaysOnStartup"\n' + BASE.replace("0x100", "512"))
-        answer = caller.ask("Check", "us", 3, "gw-1")
+        answer = caller.ask("Check", "us", 4, "gw-1")
         assert answer["identity"] == "register" and answer["warnings"][0][0] == "reprovisions-itself"
 
 
@@ -260,7 +260,7 @@ def test_read_only_file_system(new_world):
         attempt(w, caller, "storage", "/etc/aziot'", "Read-only file system")
         wait_for("the helper's end", lambda: not caller.has_owner())  # the next one may see another mount
         caller.start_helper(*new_namespace(w, script))
-        assert caller.refused("Check", "us", 3, "gw-1")[0] == "storage"  # known before anything else is done
+        assert caller.refused("Check", "us", 4, "gw-1")[0] == "storage"  # known before anything else is done
         wait_for("the helper's end", lambda: not caller.has_owner())
         works(w, caller)
 
@@ -275,7 +275,7 @@ def test_immutable(new_world, what, flag, word):
     try:
         with Caller(w) as caller:
             attempt(w, caller, "storage", f"'{path}'", word, f"chattr -{flag} {path}")
-            assert caller.refused("Check", "us", 3, "gw-1")[0] == "storage"
+            assert caller.refused("Check", "us", 4, "gw-1")[0] == "storage"
     finally:
         subprocess.run(["chattr", f"-{flag}", path], check=True)
     with Caller(w) as caller:
@@ -295,7 +295,7 @@ def test_what_is_not_a_file(new_world, make, word):
     before = snapshot(w, "etc/aziot")
     with Caller(w) as caller:
         assert word in attempt(w, caller, "config-conflict", f"'{w.config_toml}'")
-        assert caller.refused("Check", "us", 3, "gw-1")[0] == "config-conflict"
+        assert caller.refused("Check", "us", 4, "gw-1")[0] == "config-conflict"
         assert snapshot(w, "etc/aziot") == before
         shutil.rmtree(w.config_toml) if w.config_toml.is_dir() and not w.config_toml.is_symlink() else \
             w.config_toml.unlink()
@@ -355,7 +355,7 @@ def test_device_info_that_is_a_trap(new_world, trap):
     TRAPS[trap](info_path(w), victim)
     before = snapshot(w, "etc", "var/lib/aziot")
     with Caller(w) as caller:
-        for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
+        for method, arguments in (("Check", ("us", 4, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "storage" and "device_info' is a" in sentence and "remove it" in sentence
     assert snapshot(w, "etc", "var/lib/aziot") == before and victim.read_text() == "untouched"
@@ -378,7 +378,7 @@ def test_swapped_directory(new_world, how, word):
         os.chown(directory.parent, 1234, 1234)
     before = snapshot(w, "etc")
     with Caller(w) as caller:
-        for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
+        for method, arguments in (("Check", ("us", 4, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "storage" and word in sentence, sentence
     assert snapshot(w, "etc") == before and not queued(w) and not stopped_path(w).exists()

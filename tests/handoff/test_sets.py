@@ -115,7 +115,7 @@ def test_copy_that_is_a_link(new_world, name):
         path.symlink_to("../by-hand.toml")
         os.chown(path, 1234, 4321, follow_symlinks=False)
         before, content = files(w), target.read_bytes()
-        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "ready"
+        assert caller.ask("Check", "us", 4, gateway.id)["result"] == "ready"
         w.standin_faults(**{"apply-breaks": ["tpmd", "half"]})
         assert caller.apply_refused(**gateway.assignment())[0] == "apply-failed"
         status = path.lstat()
@@ -136,7 +136,7 @@ def test_copy_that_can_not_be_put_back(new_world, make):
         path, jobs = w.root / "etc/aziot/certd/config.d/00-super.toml", len(queued(w))
         path.unlink()
         make(path)
-        kind, sentence = caller.refused("Check", "us", 3, gateway.id)
+        kind, sentence = caller.refused("Check", "us", 4, gateway.id)
         assert kind == "storage" and str(path) in sentence
         assert caller.apply_refused(**gateway.assignment())[0] == "storage" and len(queued(w)) == jobs
 

@@ -146,7 +146,7 @@ def test_masked_while_it_was_stopped(new_world):
     gateway = moved_gateway(new_world)
     w = gateway.world
     with Caller(w) as caller:
-        caller.ask("Quiesce", "u", 3)
+        caller.ask("Quiesce", "u", 4)
         w.standin_faults(units={"aziot-tpmd.service": {"load": "masked"}, "aziot-tpmd.socket": {"load": "not-found"}})
         caller.ask("Resume")
         assert not stopped_path(w).exists()
@@ -166,7 +166,7 @@ def test_systemd_leaves_in_the_middle(new_world, units):
         assert kind in ("apply-failed", "restart-failed") and "systemd left the bus" in sentence
         assert kind == ("apply-failed" if APPLY in units else "restart-failed")
         assert stopped_path(w).exists()
-        assert caller.refused("Check", "us", 3, gateway.id)[0] == "restart-failed"
+        assert caller.refused("Check", "us", 4, gateway.id)[0] == "restart-failed"
         w.standin_faults()
         wait_for("systemd", lambda: w.standin_events("back"))  # what fails again is tried again much later
         w.let_pass(11)
@@ -183,7 +183,7 @@ def test_masked_or_missing(new_world, unit, load):
     with Caller(w) as caller:
         caller.verify()
         before = snapshot(w)
-        for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
+        for method, arguments in (("Check", ("us", 4, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "runtime-missing" and unit in sentence
         assert snapshot(w) == before and not queued(w)
@@ -245,7 +245,7 @@ def test_same_assignment_again(new_world):
                         {"handOver": "keep"}):
             answer = caller.apply(**gateway.assignment(**changes))
             assert answer["changed"] is False and answer["hub"] == gateway.hub and answer["warnings"] == []
-        assert caller.ask("Check", "us", 3, gateway.id)["result"] == "ready"
+        assert caller.ask("Check", "us", 4, gateway.id)["result"] == "ready"
         assert caller.verify(**gateway.assignment())["result"] == "intact"
         assert snapshot(w) == before and len(queued(w)) == jobs
 
@@ -341,9 +341,9 @@ def test_config_toml_of_somebody_else_is_not_touched(new_world, name, text, word
     w.start_standins()
     w.config_toml.write_text(text or ours(w, "gw-1", "0neOther"))
     with Caller(w) as caller:
-        caller.refused("Check", "us", 3, "gw-1")
+        caller.refused("Check", "us", 4, "gw-1")
         before = snapshot(w)
-        for method, arguments in (("Check", ("us", 3, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
+        for method, arguments in (("Check", ("us", 4, "gw-1")), ("Apply", ("a{sv}b", members(), False))):
             kind, sentence = caller.refused(method, *arguments)
             assert kind == "config-conflict" and words in sentence, (kind, sentence)
         assert snapshot(w) == before and not queued(w)
@@ -352,7 +352,7 @@ def test_config_toml_of_somebody_else_is_not_touched(new_world, name, text, word
 def test_target_none(new_world):
     w = prepared(new_world, OPERATORS, HandOff={"Target": "none"})
     with Caller(w) as caller:
-        caller.refused("Check", "us", 3, "gw-1")
+        caller.refused("Check", "us", 4, "gw-1")
         before = snapshot(w)
         kind, sentence = caller.apply_refused()
         assert kind == "config" and "Target=none" in sentence

@@ -6,8 +6,8 @@ import pytest
 from machine import NAME, PATH, SCOPE, SOURCE, wait_for
 
 HELPERS = (("org.dps.Tpm1", "/org/dps/Tpm1", "Identity", ()),
-           ("org.dps.HandOff1", "/org/dps/HandOff1", "Check", ("us", "3", "gw-1")),
-           ("org.dps.HandOff1", "/org/dps/HandOff1", "Quiesce", ("u", "3")))
+           ("org.dps.HandOff1", "/org/dps/HandOff1", "Check", ("us", "4", "gw-1")),
+           ("org.dps.HandOff1", "/org/dps/HandOff1", "Quiesce", ("u", "4")))
 RULE = """polkit.addRule(function(action, subject) {
         if (action.id == "org.dps.provisioning.%s" && subject.user == "games")
                 return polkit.Result.YES;

@@ -101,8 +101,8 @@ def test_helpers_are_started_by_the_bus_alone_and_end_when_idle(gateway):
 
 @pytest.mark.parametrize("unit, name, last, question", [
     (TPMD, "org.dps.Tpm1", "Later", "HubKey"),
-    (HANDOFFD, "org.dps.HandOff1", "Later", "Check us 3 gw-1"),
-    (HANDOFFD, "org.dps.HandOff1", "Check us 2 gw-1", "Check us 3 gw-1"),
+    (HANDOFFD, "org.dps.HandOff1", "Later", "Check us 4 gw-1"),
+    (HANDOFFD, "org.dps.HandOff1", "Check us 2 gw-1", "Check us 4 gw-1"),
 ])
 def test_no_call_is_lost_while_a_helper_leaves(gateway, unit, name, last, question):
     """It leaves after a call of another version: one that it doesn't know, or with another number."""

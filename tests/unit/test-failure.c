@@ -41,8 +41,25 @@ static void errno_is_named(void **state) {
         assert_string_equal(f.sentence, "'x' can't be written: No space left on device");
 }
 
+static void hints_that_were_sent_are_kept_once_and_not_without_end(void **state) {
+        char text[16] = "Do it.";
+        const char *kept = failure_keep_hint(text);
+
+        text[0] = 'd';
+        assert_string_equal(kept, "Do it.");
+        assert_ptr_equal(failure_keep_hint("Do it."), kept);
+        assert_null(failure_keep_hint(""));
+        for (int i = 0; i < 200; i++) {
+                (void) snprintf(text, sizeof(text), "%d", i);
+                (void) failure_keep_hint(text);
+        }
+        assert_null(failure_keep_hint("one more"));
+        assert_ptr_equal(failure_keep_hint("Do it."), kept);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(hints_that_were_sent_are_kept_once_and_not_without_end),
                 cmocka_unit_test(every_kind_has_all_its_columns),
                 cmocka_unit_test(sentences_are_printable_and_bounded),
                 cmocka_unit_test(errno_is_named),
