@@ -62,7 +62,7 @@ static void tell_failure(Check *c, CheckResult result, const Failure *failure) {
         if (geteuid() != 0 && streq(failure->code, "EACCES"))
                 check_skip(c, CHECK_AS_ROOT, "%s", failure->sentence);
         else
-                check_bad(c, result, failure->kind, failure->remedy, "%s", failure->sentence);
+                check_bad(c, result, failure->kind, failure_advice(failure), "%s", failure->sentence);
 }
 
 /* The daemon's warnings come from the same judge, so their messages are equal. */

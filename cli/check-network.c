@@ -334,7 +334,6 @@ static bool may_ask(Check *c) {
 
 static void judge_reply(Check *c, const DpsRawReply *raw) {
         CLEANUP(dps_reply_deinit) DpsReply reply = {};
-        CLEANUP(freep) char *both = NULL;
         Failure failure = {};
 
         if (dps_parse_reply(&reply, DPS_REQUEST_REGISTER, c->id_scope, c->registration_id, raw, &failure) >=
@@ -343,12 +342,7 @@ static void judge_reply(Check *c, const DpsRawReply *raw) {
                          c->registration_id, c->id_scope);
                 return;
         }
-        /* which of them it is, a 401 does not say */
-        if (failure.kind == FAILURE_IDENTITY_MISMATCH &&
-            asprintf(&both, "%s %s", failure_remedy(failure.kind), failure_remedy(FAILURE_SCOPE_UNKNOWN)) <
-                    0)
-                both = NULL;
-        check_bad(c, CHECK_FAIL, failure.kind, both ? both : failure.remedy, "%s [%s]", failure.sentence,
+        check_bad(c, CHECK_FAIL, failure.kind, failure_advice(&failure), "%s [%s]", failure.sentence,
                   failure.code);
 }
 

@@ -86,7 +86,7 @@ void check_bad(Check *c, CheckResult result, FailureKind kind, const char *remed
 }
 
 void check_failure(Check *c, const Failure *failure) {
-        check_bad(c, CHECK_FAIL, failure->kind, failure->remedy, "%s", failure->sentence);
+        check_bad(c, CHECK_FAIL, failure->kind, failure_advice(failure), "%s", failure->sentence);
 }
 
 /* --- the run --- */

@@ -71,7 +71,6 @@ typedef struct Status {
         uint32_t attempts;
         uint64_t state_changed_usec, next_attempt_usec, last_success_usec;
         Failure failure;
-        char *remedy;
         struct StatusWarning {
                 char *kind, *sentence, *remedy;
         } * warnings;

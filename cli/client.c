@@ -155,6 +155,7 @@ static int read_texts(sd_bus_message *m, const char *key, Status *s) {
 
 static int read_last_error(sd_bus_message *m, Status *s) {
         const char *kind, *code, *sentence, *remedy;
+        CLEANUP(freep) char *shown = NULL;
         FailureKind k;
         int r;
 
@@ -165,7 +166,10 @@ static int read_last_error(sd_bus_message *m, Status *s) {
         s->failure = (Failure){};
         if (k > FAILURE_NONE)
                 (void) failure_set(&s->failure, k, code, "%s", sentence);
-        return keep_text(&s->remedy, remedy);
+        r = keep_text(&shown, remedy);
+        if (r >= 0)
+                s->failure.remedy = failure_keep_hint(shown);
+        return r;
 }
 
 static int add_warning(Status *s, const char *kind, const char *sentence, const char *remedy) {
@@ -268,7 +272,6 @@ void status_deinit(Status *s) {
         free(s->device_id);
         free(s->substatus);
         free(s->version);
-        free(s->remedy);
         for (size_t i = 0; i < s->warning_count; i++) {
                 free(s->warnings[i].kind);
                 free(s->warnings[i].sentence);

@@ -74,7 +74,7 @@ static int show_progress(const Status *s, char *last, size_t size) {
         if (streq(s->state, "handed-off") && streq(s->step, "idle"))
                 return EXIT_OK;
         if (for_the_operator(s)) {
-                (void) printf("%s\n", s->remedy);
+                (void) printf("%s\n", failure_advice(&s->failure));
                 return EXIT_FAILED;
         }
         return -1;

@@ -108,7 +108,7 @@ static void print_text(const Status *s) {
                 (void) printf("  %s%-16s%s %s%s%s%s\n", colour("\033[31m"), "Last error:", colour("\033[0m"),
                               s->failure.sentence, s->failure.code[0] ? " [" : "", s->failure.code,
                               s->failure.code[0] ? "]" : "");
-                print_row("What to do:", s->remedy);
+                print_row("What to do:", failure_advice(&s->failure));
         }
         for (size_t i = 0; i < s->warning_count; i++) {
                 (void) printf("  %s%-16s%s %s\n", colour("\033[33m"), "Warning:", colour("\033[0m"),
@@ -153,7 +153,7 @@ static void print_json(const Status *s) {
                                               ? NULL
                                               : json_failure(failure_kind_to_string(s->failure.kind),
                                                              s->failure.code, s->failure.sentence,
-                                                             s->remedy));
+                                                             failure_advice(&s->failure)));
         for (size_t i = 0; i < s->warning_count; i++)
                 (void) json_object_array_add(warnings,
                                              json_failure(s->warnings[i].kind, NULL, s->warnings[i].sentence,

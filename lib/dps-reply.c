@@ -177,11 +177,21 @@ static int malformed(const Context *c, const char *what) {
  * not documented, and it is not known whether a missing enrolment gives 401 or 404. So the sentence has them
  * all. */
 static int parse_unauthorized(const Context *c, DpsRequest request) {
-        if (request == DPS_REQUEST_REGISTER)
-                return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
-                            "The service gave '%s' no challenge: its enrolment is missing or for another "
-                            "endorsement key, or the ID scope '%s' is wrong",
-                            c->registration_id, c->id_scope);
+        int r;
+
+        if (request == DPS_REQUEST_REGISTER) {
+                r = fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
+                         "The service gave '%s' no challenge: its enrollment is missing or for another "
+                         "endorsement key, or the ID scope '%s' is wrong",
+                         c->registration_id, c->id_scope);
+                if (c->reterr)
+                        c->reterr->remedy =
+                                "Compare the enrollment's endorsement key with what 'dps-provision "
+                                "enrollment' prints, IdScope= with the ID scope on the overview page of the "
+                                "DPS instance, and GlobalEndpoint= with its cloud. Create another "
+                                "enrollment after a replaced mainboard.";
+                return r;
+        }
         return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
                     "The service did not accept the token of '%s' in the ID scope '%s'", c->registration_id,
                     c->id_scope);

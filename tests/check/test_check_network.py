@@ -222,7 +222,7 @@ def test_enrollment_for_another_ek(plain, new_world):
     w, other = plain(), new_world(tpm_number=1, **NO_EDGE)
     mine = w.enrollment()
     w.enroll({**other.enrollment(), "registrationId": mine["registrationId"]})
-    expect(w, "enrollment", "fail", "identity-mismatch", "another endorsement key", "Compare the enrolment's", base=NO_TARGET)
+    expect(w, "enrollment", "fail", "identity-mismatch", "another endorsement key", "Compare the enrollment's", base=NO_TARGET)
 
 
 def test_the_service_s_own_refusal(plain):
