@@ -7,11 +7,11 @@
 #include <sys/stat.h>
 
 #include "paths.h"
+#include "release.h"
 #include "url.h"
 
-#define SEP              TOML_SEPARATOR
-#define PATH_DPKG_STATUS "/var/lib/dpkg/status"
-#define MEMBERS_MAX      4
+#define SEP         TOML_SEPARATOR
+#define MEMBERS_MAX 4
 
 typedef enum RuleType {
         RULE_STRING,
@@ -88,38 +88,8 @@ static const struct {
 
 /* --- the release --- */
 
-static bool parse_release(const char *text, unsigned release[static 3]) {
-        return sscanf(text, "%u.%u.%u", &release[0], &release[1], &release[2]) == 3;
-}
-
-/* Reads dpkg's list of packages. False: dpkg did not install IoT Edge. */
-static bool find_release(const char *root, unsigned release[static 3]) {
-        CLEANUP(freep) char *path = NULL, *line = NULL;
-        bool ours = false, found = false;
-        size_t size = 0;
-        FILE *f;
-
-        if (path_under(&path, root, PATH_DPKG_STATUS) < 0)
-                return false;
-        f = fopen(path, "re");
-        while (f && !found && getline(&line, &size, f) >= 0) {
-                if (strncmp(line, "Package: ", strlen("Package: ")) == 0)
-                        ours = streq(line, "Package: aziot-edge\n");
-                found = ours && strncmp(line, "Version: ", strlen("Version: ")) == 0 &&
-                        parse_release(line + strlen("Version: "), release);
-        }
-        if (f)
-                (void) fclose(f);
-        return found;
-}
-
 static bool holds_for(const unsigned rule[static 3], const unsigned *release) {
-        if (rule[0] == 0)
-                return true;
-        for (size_t i = 0; release && i < 3; i++)
-                if (release[i] != rule[i])
-                        return release[i] > rule[i];
-        return release;
+        return rule[0] == 0 || (release && release_is_least(release, rule));
 }
 
 /* --- files --- */
@@ -322,7 +292,7 @@ static bool refuses_table(Refusal *ret, const Toml *toml, const unsigned *releas
 
 int apply_values_check(const Toml *toml, const Origin *from, const char *root, Failure *reterr) {
         unsigned installed[3];
-        const unsigned *release = find_release(root, installed) ? installed : NULL;
+        const unsigned *release = release_read(root, installed) ? installed : NULL;
         Refusal refusal;
         int r;
 
