@@ -197,6 +197,11 @@ static const FailureInfo failures[] = {
                                          "Start the container engine (systemctl start docker), or correct "
                                          "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon "
                                          "tries again within a minute." },
+        [FAILURE_TPM_HIERARCHY] = { "tpm-hierarchy", OPERATOR, TPM, EPERM,
+                                    "31f8c22827854f2f8c4ed08c9d48a830", "A hierarchy of the TPM is disabled",
+                                    "Enable the TPM's storage and endorsement hierarchies in the firmware "
+                                    "setup, then reboot. A hierarchy that a program has disabled "
+                                    "(tpm2_hierarchycontrol) comes back with the reboot alone." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",
@@ -219,10 +224,14 @@ static const FailureInfo failures[] = {
         [WARNING_SRK_UNSUITABLE] = { "srk-unsuitable", WARNING, 0, EINVAL,
                                      "31f8c22827854f2f8c4ed08c9d48a844",
                                      "IoT Edge can't register by itself on this TPM",
-                                     "Make an RSA storage root key with the attribute noDA and without an "
-                                     "authorization value available at 0x81000001 and an owner "
-                                     "authorization that aziot-tpmd knows ([tpm.hierarchy_authorization]); "
-                                     "until then a lost identity is restored by this daemon only." },
+                                     "If an unsuitable key has the handle 0x81000001 and no program uses "
+                                     "it, "
+                                     "remove it with 'tpm2_evictcontrol -C o -c 0x81000001': what it wraps "
+                                     "is lost, and dps-tpmd makes an RSA storage root key with noDA and "
+                                     "without an authorization value in its place. If the owner "
+                                     "authorization is set, give it to dps-tpmd and to aziot-tpmd "
+                                     "([tpm.hierarchy_authorization]). Until then only this daemon restores "
+                                     "a lost identity." },
         [WARNING_CONFIG_IGNORED] = { "config-ignored", WARNING, 0, EINVAL,
                                      "31f8c22827854f2f8c4ed08c9d48a845",
                                      "A line of the configuration has no effect",

@@ -46,6 +46,7 @@ typedef enum FailureKind {
         FAILURE_REGISTRATION_BUDGET,
         FAILURE_DISRUPTION_BUDGET,
         FAILURE_ENGINE_UNREACHABLE,
+        FAILURE_TPM_HIERARCHY,
         /* warnings: they never stop the work */
         WARNING_EDGE_FLAG_MISSING,
         WARNING_ADOPTION_REFUSED,

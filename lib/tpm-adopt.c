@@ -52,10 +52,11 @@ static int load_wrapped(Tpm *tpm, const TPM2B_PRIVATE *private, const TPM2B_PUBL
         r = tpm_prepare_keys(tpm, false, reterr);
         if (r < 0)
                 return r;
-        return tpm_load(
-                tpm, private, public, FAILURE_IDENTITY_MISMATCH,
-                "The TPM no longer takes the hub key that was wrapped for it, as after it was cleared",
-                reterr);
+        return tpm_load(tpm, private, public,
+                        &(TpmFault){ FAILURE_IDENTITY_MISMATCH,
+                                     "The TPM no longer takes the hub key that was wrapped for it, as after "
+                                     "it was cleared" },
+                        reterr);
 }
 
 /* Two keys are the same if they sign the same: the public areas of the same key differ in each blob. */
@@ -70,8 +71,10 @@ static int same_key(Tpm *tpm, const Resident *resident, bool *ret, Failure *rete
                 return -EIO;
         rc = tpm_hmac(tpm, tpm->key, nonce, sizeof(nonce), ours);
         if (rc != TSS2_RC_SUCCESS)
-                return tpm_fail_input(tpm, reterr, rc, FAILURE_PROTOCOL,
-                                      "The TPM does not sign with the hub key");
+                return tpm_fail_input(
+                        tpm, reterr, rc,
+                        &(TpmFault){ FAILURE_PROTOCOL, "The TPM does not sign with the hub key" },
+                        "The TPM failed to sign with the hub key");
         rc = tpm_hmac(tpm, resident->object, nonce, sizeof(nonce), theirs);
         if (tpm_rc_is_auth(rc))
                 return 0;

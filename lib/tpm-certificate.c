@@ -103,6 +103,20 @@ static int read_opened(Tpm *tpm, ESYS_TR index, uint32_t number, Bytes *ret, Fai
         return 0;
 }
 
+/* The manufacturer's indices belong to the platform as a rule, and the firmware can disable those. */
+static int fail_look(Tpm *tpm, TSS2_RC rc, uint32_t number, Failure *reterr) {
+        uint32_t enabled;
+
+        if (tpm_rc(rc) == TPM2_RC_HANDLE && tpm_read_property(tpm, TPM2_PT_STARTUP_CLEAR, &enabled) &&
+            !(enabled & TPMA_STARTUP_CLEAR_PHENABLENV))
+                return failure_set(
+                        reterr, FAILURE_TPM_HIERARCHY, NULL,
+                        "The certificate in the TPM's NV index 0x%08x can't be read: the platform's "
+                        "NV indices are disabled",
+                        number);
+        return tpm_fail(tpm, reterr, rc, "The TPM's NV index 0x%08x can't be looked at", number);
+}
+
 /* *ret stays empty when nothing was ever written there. */
 static int read_index(Tpm *tpm, uint32_t number, Bytes *ret, Failure *reterr) {
         ESYS_TR index = ESYS_TR_NONE;
@@ -112,7 +126,7 @@ static int read_index(Tpm *tpm, uint32_t number, Bytes *ret, Failure *reterr) {
         rc = TPM_DO(tpm, Esys_TR_FromTPMPublic(tpm->esys, number, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
                                                &index));
         if (rc != TSS2_RC_SUCCESS)
-                return tpm_fail(tpm, reterr, rc, "The TPM's NV index 0x%08x can't be looked at", number);
+                return fail_look(tpm, rc, number, reterr);
         r = read_opened(tpm, index, number, ret, reterr);
         (void) Esys_TR_Close(tpm->esys, &index);
         return r;

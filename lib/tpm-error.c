@@ -79,63 +79,99 @@ static FailureKind failure_kind(TSS2_RC rc) {
         return FAILURE_TPM_FAILED;
 }
 
-PRINTF_LIKE(4, 0)
-static int fail(Failure *reterr, FailureKind kind, TSS2_RC rc, const char *format, va_list ap) {
-        char code[16], text[256];
+static int fail(Failure *reterr, FailureKind kind, TSS2_RC rc, const char *text) {
+        char code[16];
 
         (void) snprintf(code, sizeof(code), "0x%x", rc);
-        (void) vsnprintf(text, sizeof(text), format, ap);
         return failure_set(reterr, kind, code, "%s: %s", text, Tss2_RC_Decode(rc));
 }
 
-/* Seconds until the TPM takes back one failed try, which is what ends a lockout; 0 when it does not say. */
-static uint32_t lockout_interval(Tpm *tpm) {
+bool tpm_read_property(Tpm *tpm, TPM2_PT property, uint32_t *ret) {
         TPMS_CAPABILITY_DATA *data = NULL;
-        uint32_t seconds = 0;
-        TSS2_RC rc;
+        bool found;
 
-        rc = Esys_GetCapability(tpm->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CAP_TPM_PROPERTIES,
-                                TPM2_PT_LOCKOUT_INTERVAL, 1, NULL, &data);
-        if (rc != TSS2_RC_SUCCESS)
-                return 0;
-        if (data->capability == TPM2_CAP_TPM_PROPERTIES && data->data.tpmProperties.count > 0 &&
-            data->data.tpmProperties.tpmProperty[0].property == TPM2_PT_LOCKOUT_INTERVAL)
-                seconds = data->data.tpmProperties.tpmProperty[0].value;
+        if (Esys_GetCapability(tpm->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CAP_TPM_PROPERTIES,
+                               property, 1, NULL, &data) != TSS2_RC_SUCCESS)
+                return false;
+        found = data->capability == TPM2_CAP_TPM_PROPERTIES && data->data.tpmProperties.count > 0 &&
+                data->data.tpmProperties.tpmProperty[0].property == property;
+        if (found)
+                *ret = data->data.tpmProperties.tpmProperty[0].value;
         Esys_Free(data);
-        return seconds;
+        return found;
 }
 
-int tpm_fail(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *format, ...) {
-        FailureKind kind = failure_kind(rc);
-        char text[256];
-        uint32_t seconds;
-        va_list ap;
+static int fail_lockout(Tpm *tpm, Failure *reterr, const char *text) {
+        uint32_t seconds = 0; /* until the TPM takes back one failed try, which is what ends a lockout */
         int r;
 
-        if (kind != FAILURE_TPM_LOCKOUT) {
-                va_start(ap, format);
-                r = fail(reterr, kind, rc, format, ap);
-                va_end(ap);
-                return r;
-        }
-
-        va_start(ap, format);
-        (void) vsnprintf(text, sizeof(text), format, ap);
-        va_end(ap);
-        seconds = lockout_interval(tpm);
-        if (seconds == 0)
+        if (!tpm_read_property(tpm, TPM2_PT_LOCKOUT_INTERVAL, &seconds) || seconds == 0)
                 return failure_set(
-                        reterr, kind, "0x921",
+                        reterr, FAILURE_TPM_LOCKOUT, "0x921",
                         "%s: the TPM is in lockout after too many wrong authorization values, and "
                         "does not end it by itself",
                         text);
         r = failure_set(
-                reterr, kind, "0x921",
+                reterr, FAILURE_TPM_LOCKOUT, "0x921",
                 "%s: the TPM is in lockout after too many wrong authorization values, and takes back "
                 "one of them every %u s",
                 text, seconds);
         if (reterr)
                 reterr->retry_after_usec = seconds * USEC_PER_SEC;
+        return r;
+}
+
+const char *tpm_disabled_hierarchy(Tpm *tpm) {
+        uint32_t enabled;
+
+        if (!tpm_read_property(tpm, TPM2_PT_STARTUP_CLEAR, &enabled))
+                return NULL;
+        switch (enabled & (TPMA_STARTUP_CLEAR_SHENABLE | TPMA_STARTUP_CLEAR_EHENABLE)) {
+        case 0:
+                return "storage and endorsement hierarchies are";
+        case TPMA_STARTUP_CLEAR_EHENABLE:
+                return "storage hierarchy is";
+        case TPMA_STARTUP_CLEAR_SHENABLE:
+                return "endorsement hierarchy is";
+        default:
+                return NULL;
+        }
+}
+
+/* A command that names a disabled hierarchy gets TPM_RC_HIERARCHY, one that names an object in it
+ * TPM_RC_HANDLE (Trusted Platform Module Library, part 3, section 24.2). */
+static int fail_hierarchy(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *text) {
+        const char *disabled = tpm_disabled_hierarchy(tpm);
+        char code[16];
+
+        if (!disabled && tpm_rc(rc) != TPM2_RC_HIERARCHY)
+                return fail(reterr, FAILURE_TPM_FAILED, rc, text);
+        (void) snprintf(code, sizeof(code), "0x%x", rc);
+        return failure_set(reterr, FAILURE_TPM_HIERARCHY, code, "%s: the TPM's %s disabled", text,
+                           disabled ? disabled : "hierarchy is");
+}
+
+int tpm_fail(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *format, ...) {
+        FailureKind kind = failure_kind(rc);
+        char text[256];
+        va_list ap;
+        int r;
+
+        va_start(ap, format);
+        (void) vsnprintf(text, sizeof(text), format, ap);
+        va_end(ap);
+        if (tpm_rc(rc) == TPM2_RC_HIERARCHY || tpm_rc(rc) == TPM2_RC_HANDLE)
+                return fail_hierarchy(tpm, reterr, rc, text);
+        if (kind == FAILURE_TPM_LOCKOUT)
+                return fail_lockout(tpm, reterr, text);
+        r = fail(reterr, kind, rc, text);
+        /* The connection to the TPM was made, so neither the firmware nor the device's rights are at fault.
+         */
+        if (reterr && kind == FAILURE_TPM_MISSING && tpm->esys)
+                reterr->remedy =
+                        "The daemon tries again automatically. If the error stays, see the kernel's "
+                        "messages about the TPM ('journalctl -k --grep=tpm') and power-cycle the "
+                        "device.";
         return r;
 }
 
@@ -149,20 +185,10 @@ static bool works(Tpm *tpm) {
         return rc == TSS2_RC_SUCCESS;
 }
 
-int tpm_fail_input(Tpm *tpm, Failure *reterr, TSS2_RC rc, FailureKind kind, const char *format, ...) {
-        char text[256];
-        va_list ap;
-        int r;
-
-        va_start(ap, format);
+int tpm_fail_input(Tpm *tpm, Failure *reterr, TSS2_RC rc, const TpmFault *fault, const char *text) {
         if (tpm_rc_is_parameter(rc) || (tpm_rc(rc) == TPM2_RC_FAILURE && works(tpm)))
-                r = fail(reterr, kind, rc, format, ap);
-        else {
-                (void) vsnprintf(text, sizeof(text), format, ap);
-                r = tpm_fail(tpm, reterr, rc, "%s", text);
-        }
-        va_end(ap);
-        return r;
+                return fail(reterr, fault->kind, rc, fault->sentence);
+        return tpm_fail(tpm, reterr, rc, "%s", text);
 }
 
 /* "root:tss, mode 0660", for a sentence; names where there are any. */

@@ -54,8 +54,11 @@ static int activate(Tpm *tpm, const TpmBlob *blob, TPM2B_DATA *ret_inner, Failur
                                                  &blob->credential, &blob->secret, &inner));
         if (rc != TSS2_RC_SUCCESS)
                 return tpm_fail_input(
-                        tpm, reterr, rc, FAILURE_IDENTITY_MISMATCH,
-                        "The key that the service sent was made for another TPM than this one");
+                        tpm, reterr, rc,
+                        &(TpmFault){
+                                FAILURE_IDENTITY_MISMATCH,
+                                "The key that the service sent was made for another TPM than this one" },
+                        "The TPM failed to decrypt the challenge");
         tpm->session = ESYS_TR_NONE;
 
         if (inner->size == TPM_INNER_KEY_SIZE) {
@@ -89,22 +92,43 @@ static int import(Tpm *tpm, const TpmBlob *blob, TPM2B_PRIVATE *ret, Failure *re
                                 &inner, &blob->public_area, &blob->duplicate, &blob->seed, &aes, &private));
         explicit_bzero(&inner, sizeof(inner));
         if (rc != TSS2_RC_SUCCESS)
-                return tpm_fail_input(tpm, reterr, rc, FAILURE_PROTOCOL,
-                                      "The TPM does not take the key that the service sent");
+                return tpm_fail_input(tpm, reterr, rc,
+                                      &(TpmFault){ FAILURE_PROTOCOL,
+                                                   "The TPM does not take the key that the service sent" },
+                                      "The TPM failed to import a key");
         *ret = *private;
         Esys_Free(private);
         return 0;
 }
 
-int tpm_load(Tpm *tpm, const TPM2B_PRIVATE *private, const TPM2B_PUBLIC *public, FailureKind kind,
-             const char *sentence, Failure *reterr) {
+int tpm_load(Tpm *tpm, const TPM2B_PRIVATE *private, const TPM2B_PUBLIC *public, const TpmFault *fault,
+             Failure *reterr) {
         TSS2_RC rc;
 
         rc = TPM_DO(tpm, Esys_Load(tpm->esys, tpm->srk.object, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
                                    private, public, &tpm->key));
         if (rc != TSS2_RC_SUCCESS)
-                return tpm_fail_input(tpm, reterr, rc, kind, "%s", sentence);
+                return tpm_fail_input(tpm, reterr, rc, fault, "The TPM failed to load a key");
         return 0;
+}
+
+/* Firmware may lack TPM2_HMAC, whose command code TPM2_MAC shares. */
+static TSS2_RC hmac_sequence(Tpm *tpm, ESYS_TR key, const TPM2B_MAX_BUFFER *buffer, TPM2B_DIGEST **ret) {
+        const TPM2B_AUTH empty = {};
+        ESYS_TR sequence = ESYS_TR_NONE;
+        TSS2_RC rc;
+
+        /* The sequence takes a place, and a TPM without a resource manager has three. */
+        if (!tpm->ek.persistent)
+                tpm_flush(tpm, &tpm->ek.object);
+        rc = TPM_DO(tpm, Esys_HMAC_Start(tpm->esys, key, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+                                         &empty, TPM2_ALG_SHA256, &sequence));
+        if (rc == TSS2_RC_SUCCESS)
+                rc = TPM_DO(tpm, Esys_SequenceComplete(tpm->esys, sequence, ESYS_TR_PASSWORD, ESYS_TR_NONE,
+                                                       ESYS_TR_NONE, buffer, ESYS_TR_RH_NULL, ret, NULL));
+        if (rc != TSS2_RC_SUCCESS)
+                tpm_flush(tpm, &sequence);
+        return rc;
 }
 
 TSS2_RC tpm_hmac(Tpm *tpm, ESYS_TR key, const void *message, size_t size, uint8_t ret[static SHA256_SIZE]) {
@@ -115,6 +139,8 @@ TSS2_RC tpm_hmac(Tpm *tpm, ESYS_TR key, const void *message, size_t size, uint8_
         memcpy(buffer.buffer, message, size);
         rc = TPM_DO(tpm, Esys_HMAC(tpm->esys, key, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &buffer,
                                    TPM2_ALG_SHA256, &hmac));
+        if (tpm_rc(rc) == TPM2_RC_COMMAND_CODE)
+                rc = hmac_sequence(tpm, key, &buffer, &hmac);
         if (rc != TSS2_RC_SUCCESS)
                 return rc;
         if (hmac->size == SHA256_SIZE)
@@ -138,14 +164,18 @@ static int sign_challenge(Tpm *tpm, const TpmBlob *blob, const void *message, si
         r = import(tpm, blob, &private, reterr);
         if (r < 0)
                 return r;
-        r = tpm_load(tpm, &private, &blob->public_area, FAILURE_PROTOCOL,
-                     "The TPM does not load the key that the service sent", reterr);
+        r = tpm_load(tpm, &private, &blob->public_area,
+                     &(TpmFault){ FAILURE_PROTOCOL, "The TPM does not load the key that the service sent" },
+                     reterr);
         if (r < 0)
                 return r;
         rc = tpm_hmac(tpm, tpm->key, message, size, ret);
         if (rc != TSS2_RC_SUCCESS)
-                return tpm_fail_input(tpm, reterr, rc, FAILURE_PROTOCOL,
-                                      "The TPM does not sign with the key that the service sent");
+                return tpm_fail_input(
+                        tpm, reterr, rc,
+                        &(TpmFault){ FAILURE_PROTOCOL,
+                                     "The TPM does not sign with the key that the service sent" },
+                        "The TPM failed to sign");
         return 0;
 }
 

@@ -93,10 +93,19 @@ bool tpm_rc_is_parameter(TSS2_RC rc); /* the TPM does not take one of the comman
 /* Fills reterr with the kind that fits the code; the sentence is the formatted text and the code's meaning.
  * Asks the TPM for its recovery time when it is in lockout. */
 int tpm_fail(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *format, ...) PRINTF_LIKE(4, 5);
-/* The same, but with the given kind when the code says that the input is to blame: a parameter's error, or
- * TPM_RC_FAILURE from a TPM that goes on working (what libtpms says to a credential for another EK). */
-int tpm_fail_input(Tpm *tpm, Failure *reterr, TSS2_RC rc, FailureKind kind, const char *format, ...)
-        PRINTF_LIKE(5, 6);
+bool tpm_read_property(Tpm *tpm, TPM2_PT property, uint32_t *ret); /* false: the TPM does not say */
+/* "storage hierarchy is", for a message; NULL: those that DPS needs are enabled. */
+const char *tpm_disabled_hierarchy(Tpm *tpm);
+/* What the input of a command is accused of when the TPM does not take it. */
+typedef struct TpmFault {
+        FailureKind kind;
+        const char *sentence;
+} TpmFault;
+
+/* The same, but with the fault when the code says that the input is to blame: a parameter's error, or
+ * TPM_RC_FAILURE from a TPM that goes on working (what libtpms says to a credential for another EK). The
+ * text says what failed when the input is not to blame. */
+int tpm_fail_input(Tpm *tpm, Failure *reterr, TSS2_RC rc, const TpmFault *fault, const char *text);
 /* Why a device node can't be used, found out by opening it; 0 when it can. */
 int tpm_check_node(const char *path, Failure *reterr);
 
@@ -122,9 +131,10 @@ int tpm_name(Tpm *tpm, ESYS_TR object, Bytes *ret, Failure *reterr);
 TSS2_RC tpm_persist(Tpm *tpm, ESYS_TR object, uint32_t handle, ESYS_TR *ret);
 
 /* tpm-import.c */
-/* Loads a key below the SRK into tpm->key; kind and sentence are for one that the TPM does not take. */
-int tpm_load(Tpm *tpm, const TPM2B_PRIVATE *private, const TPM2B_PUBLIC *public, FailureKind kind,
-             const char *sentence, Failure *reterr);
+/* Loads a key below the SRK into tpm->key. */
+int tpm_load(Tpm *tpm, const TPM2B_PRIVATE *private, const TPM2B_PUBLIC *public, const TpmFault *fault,
+             Failure *reterr);
+/* With TPM2_HMAC, or as a sequence on a TPM that does not have this command. */
 TSS2_RC tpm_hmac(Tpm *tpm, ESYS_TR key, const void *message, size_t size, uint8_t ret[static SHA256_SIZE]);
 
 /* tpm-identity.c */

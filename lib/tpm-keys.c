@@ -262,13 +262,21 @@ static int read_ek(Tpm *tpm, Failure *reterr) {
                 return r;
         tpm->ek.persistent = true;
         tpm->ek_tcg_template = has_tcg_template(&public.publicArea);
-        if (!tpm_is_ek(&public.publicArea))
-                return failure_set(
-                        reterr, FAILURE_TPM_HANDLE_TAKEN, NULL,
+        if (tpm_is_ek(&public.publicArea))
+                return 0;
+        r = failure_set(reterr, FAILURE_TPM_HANDLE_TAKEN, NULL,
                         "The TPM object at the endorsement key's handle 0x%08x is not an RSA-2048 "
                         "endorsement key of the TCG profile",
                         TPM_EK_HANDLE);
-        return 0;
+        if (reterr)
+                reterr->remedy =
+                        "Find out which program uses the object ('tpm2_readpublic -c 0x81010001'). If none "
+                        "does, remove it with 'tpm2_evictcontrol -C o -c 0x81010001' (-P with the owner "
+                        "authorization, if one is set). A program that uses it loses its key. dps-tpmd "
+                        "makes "
+                        "the standard endorsement key in its place; compare the enrollment with what "
+                        "'dps-provision enrollment' prints then.";
+        return r;
 }
 
 /* After tpm_list_persistent() and tpm_read_permanent(). */

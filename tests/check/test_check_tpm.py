@@ -1,4 +1,5 @@
 """Suite "check", the TPM: machines that are broken for real; see test_check.py."""
+import re
 import subprocess
 
 import pytest
@@ -188,16 +189,47 @@ STORAGE_KEY = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|
 def test_unsuitable_srk_in_the_way(fresh, template, words):
     w = fresh(tpm="fresh")
     persist(w, "0x81000001", "-C", "o", *template)
-    expect(w, "srk", "warn", "srk-unsuitable", f"0x81000001 holds {words}", "RSA storage root key")
+    expect(w, "srk", "warn", "srk-unsuitable", f"0x81000001 holds {words}", "tpm2_evictcontrol -C o -c 0x81000001")
 
 
-@pytest.mark.parametrize("template, what", [(("-C", "e", "-G", "ecc"), "ECC"), (("-C", "o", "-G", "rsa"), "RSA")])
-def test_wrong_ek_at_the_handle(plain, template, what):
+@pytest.mark.parametrize("template", [("-C", "e", "-G", "ecc"), ("-C", "o", "-G", "rsa")], ids=["ecc", "rsa"])
+def test_wrong_ek_at_the_handle(plain, template):
+    """The hint, followed literally, mends it."""
     w = plain(tpm="fresh")
     persist(w, "0x81010001", *template)
-    expect(w, "ek", "fail", "tpm-handle-taken", "0x81010001 is not an RSA-2048 endorsement key", "tpm2_readpublic",
-           base=NO_TARGET, others={"enrollment": ("skip", None)})
-    assert what
+    lines = expect(w, "ek", "fail", "tpm-handle-taken", "0x81010001 is not an RSA-2048 endorsement key", "tpm2_readpublic",
+                   base=NO_TARGET, others={"enrollment": ("skip", None)})
+    hint = line(lines, "ek")["remedy"]
+    assert "HubKeyHandle=" not in hint and "ReplaceProvisioning=" not in hint
+    w.tpm2(*re.search(r"'tpm2_(evictcontrol [^']*)'", hint)[1].split())
+    bad, lines = check(w)
+    assert bad == NO_TARGET, lines
+
+
+@pytest.mark.parametrize("hierarchies", ["e", "o", "oe"])
+def test_disabled_hierarchies(plain, hierarchies):
+    """One line fails, although several keys are closed; a reboot enables them again."""
+    w = plain()
+    persist(w, "0x81000100", "-C", "o", "-G", "ecc")
+    for h in hierarchies:
+        w.tpm2("hierarchycontrol", "-C", h, {"e": "ehEnable", "o": "shEnable"}[h], "clear")
+    bad, lines = check(w)
+    failing = [x for x in lines if x["result"] == "fail" and x["id"] != "hub-key" or x["kind"] == "tpm-hierarchy"]
+    assert [(x["id"], x["kind"]) for x in failing] == [("ek", "tpm-hierarchy")], lines
+    assert "firmware" in failing[0]["remedy"] and "power-cycle" not in failing[0]["remedy"]
+    if "o" in hierarchies:
+        assert bad["srk"][0] == bad["hub-key"][0] == "skip", lines
+
+
+def test_the_platforms_indices_are_disabled(plain):
+    w = plain()
+    (w.dir / "nv").write_bytes(b"x" * 16)
+    w.tpm2("nvdefine", "-Q", "0x1c00002", "-C", "p", "-s", "16", "-a",
+           "ppread|ppwrite|ownerread|authread|no_da|platformcreate")
+    w.tpm2("nvwrite", "-Q", "0x1c00002", "-C", "p", "-i", "nv")
+    w.tpm2("hierarchycontrol", "-C", "p", "phEnableNV", "clear")
+    w.tpm2("hierarchycontrol", "-C", "p", "phEnable", "clear")
+    expect(w, "ek-certificate", "warn", "ek-certificate", "platform", "DPS", base=NO_TARGET)
 
 
 @pytest.mark.smoke

@@ -204,7 +204,7 @@ static void every_step_may_fail_and_leaves_nothing_behind(void **state) {
         assert_in_range(steps, 6, 12);
         for (unsigned i = 1; i <= steps; i++) {
                 (void) snprintf(faults, sizeof(faults),
-                                "{\"rules\": [{\"nth\": %u, \"answer\": \"0x143\"}]}", i);
+                                "{\"rules\": [{\"nth\": %u, \"answer\": \"0x100\"}]}", i);
                 set_faults(f, faults);
                 sign_fails(f, &blob, FAILURE_TPM_FAILED);
                 assert_nothing_left(f);
@@ -213,7 +213,7 @@ static void every_step_may_fail_and_leaves_nothing_behind(void **state) {
                 CLEANUP(freep) char *after = NULL;
 
                 (void) snprintf(faults, sizeof(faults),
-                                "{\"rules\": [{\"nth\": %u, \"answer\": \"0x143\"}]}", i);
+                                "{\"rules\": [{\"nth\": %u, \"answer\": \"0x100\"}]}", i);
                 set_faults(f, faults);
                 adopt_fails(f, &private, &public, &first, 1, FAILURE_TPM_FAILED);
                 assert_nothing_left(f);
