@@ -12,6 +12,8 @@
 #include <mbedtls/pem.h>
 #include <mbedtls/x509_crt.h>
 
+#include "x509-rsa.h"
+
 #define CA_FILE_MAX ((size_t) 1024 * 1024)
 #define PEM_BEGIN   "-----BEGIN CERTIFICATE-----\n"
 #define PEM_END     "-----END CERTIFICATE-----\n"
@@ -67,7 +69,28 @@ static int take_extension(void *userdata, const mbedtls_x509_crt *crt, const mbe
 }
 
 static int parse_der(mbedtls_x509_crt *list, const uint8_t *data, size_t size) {
-        return mbedtls_x509_crt_parse_der_with_ext_cb(list, data, size, 1, take_extension, NULL);
+        CLEANUP(bytes_deinit) Bytes copy = {};
+        int r;
+
+        r = mbedtls_x509_crt_parse_der_with_ext_cb(list, data, size, 1, take_extension, NULL);
+        if (r == 0 || x509_rsa_copy(&copy, data, size) < 0)
+                return r;
+        return mbedtls_x509_crt_parse_der_with_ext_cb(list, copy.data, copy.size, 1, take_extension, NULL);
+}
+
+/* The signature of the certificate is verified, so the bytes have to live as long as the list. */
+static int parse_signed(mbedtls_x509_crt *list, const uint8_t *data, size_t size) {
+        const uint8_t *tbs = NULL;
+        int r;
+
+        r = parse_der(list, data, size);
+        if (r != 0)
+                return r;
+        while (list->next)
+                list = list->next;
+        if (x509_signed_part(data, size, &tbs, &list->tbs.len) >= 0)
+                list->tbs.p = (unsigned char *) tbs;
+        return 0;
 }
 
 /* Behind and between the certificates the NV indices may be padded. Calls found() for each value. */
@@ -91,7 +114,7 @@ static int split_chain(const Bytes *chain, int (*found)(void *userdata, const ui
 }
 
 static int add_issuer(void *userdata, const uint8_t *data, size_t size) {
-        (void) parse_der(userdata, data, size); /* one that can't be read leads nowhere */
+        (void) parse_signed(userdata, data, size); /* one that can't be read leads nowhere */
         return 0;
 }
 
@@ -270,7 +293,7 @@ int ek_certificate_examine(EkCertificate *ret, const TpmCertificates *held, cons
                 return 0;
         }
         mbedtls_x509_crt_init(&crt);
-        r = parse_der(&crt, data->data, der_size(data->data, data->size));
+        r = parse_signed(&crt, data->data, der_size(data->data, data->size));
         if (r == MBEDTLS_ERR_X509_ALLOC_FAILED)
                 r = -ENOMEM;
         else if (r != 0) {

@@ -201,6 +201,88 @@ def test_what_a_chain_has_to_be(maker, issuer, ek, options, expected, text):
     assert maker.verdict() == expected and text in maker.line()
 
 
+def value(tag, *content):
+    """One DER value."""
+    data = b"".join(content)
+    length = bytes([len(data)]) if len(data) < 128 else bytes([0x82]) + len(data).to_bytes(2, "big")
+    return bytes([tag]) + length + data
+
+
+def parts(data):
+    """The values that a DER value consists of."""
+    found, at = [], 4 if data[1] == 0x82 else 3 if data[1] == 0x81 else 2
+    while at < len(data):
+        size, head = data[at + 1], 2
+        if size & 0x80:
+            head += size & 0x7f
+            size = int.from_bytes(data[at + 2:at + head], "big")
+        found.append(data[at:at + head + size])
+        at += head + size
+    return found
+
+
+SHA256, PKCS1 = bytes.fromhex("608648016503040201"), bytes.fromhex("2a864886f70d0101")
+HASH = value(0xa0, value(0x30, value(6, SHA256), value(5)))
+MASK = value(0xa1, value(0x30, value(6, PKCS1 + b"\x08"), value(0x30, value(6, SHA256), value(5))))
+LABEL = value(0xa2, value(0x30, value(6, PKCS1 + b"\x09"), value(4, b"TCPA")))
+ALGORITHMS = {
+    "oaep": (PKCS1 + b"\x07", []),
+    "oaep-null": (PKCS1 + b"\x07", [value(5)]),
+    "oaep-empty": (PKCS1 + b"\x07", [value(0x30)]),
+    "oaep-label": (PKCS1 + b"\x07", [value(0x30, LABEL)]),
+    "oaep-all": (PKCS1 + b"\x07", [value(0x30, HASH, MASK, LABEL)]),
+    "pss": (PKCS1 + b"\x0a", []),
+    "pss-all": (PKCS1 + b"\x0a", [value(0x30, HASH, MASK, value(0xa2, value(2, b"\x20")))]),
+}
+
+
+def with_algorithm(maker, name, signer, oid, parameters):
+    """The certificate again, with this algorithm of its key."""
+    tbs, algorithm, _ = parts(maker.der(name))
+    fields = parts(tbs)
+    fields[6] = value(0x30, value(0x30, value(6, oid), *parameters), parts(fields[6])[1])
+    tbs = value(0x30, *fields)
+    (maker.dir / "tbs").write_bytes(tbs)
+    openssl("dgst", "-sha256", "-sign", maker.dir / f"{signer}.key", "-out", maker.dir / "signature", maker.dir / "tbs")
+    return value(0x30, tbs, algorithm, value(3, b"\0", (maker.dir / "signature").read_bytes()))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_keys_algorithm_names_its_use(maker, algorithm):
+    """As some manufacturers have it. What is signed are the bytes as they are, so a changed one is noticed."""
+    data = with_algorithm(maker, "ek", "issuer", *ALGORITHMS[algorithm])
+    maker.store(data)
+    maker.trust("root", "issuer")
+    assert verdict(maker.gateway) == "matches"
+    assert maker.verdict() == "trusted"
+    (maker.dir / "out.pem").write_text(maker.gateway.run("--format=pem"))
+    openssl("x509", "-in", maker.dir / "out.pem", "-outform", "der", "-out", maker.dir / "out.der")
+    assert (maker.dir / "out.der").read_bytes() == data
+    maker.gateway.tpm2("nvundefine", INDEX)
+    maker.store(data.replace(b"issuer", b"Issuer", 1))
+    assert maker.verdict() == "untrusted"
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["tpm", "directory"])
+def test_an_issuers_key_is_for_pss_only(maker, stored):
+    d = maker.dir
+    openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048", "-out", d / "issuer.key")
+    openssl("pkey", "-in", d / "issuer.key", "-pubout", "-out", d / "issuer.pub")
+    (d / "issuer.ext").write_text(CA)
+    maker.certificate("other", CA)
+    openssl("x509", "-req", "-in", d / "other.csr", "-subj", "/O=Maker/CN=issuer", "-out", d / "issuer.pem", "-extfile",
+            d / "issuer.ext", "-days", 100, "-CA", d / "root.pem", "-CAkey", d / "root.key", "-CAcreateserial",
+            "-force_pubkey", d / "issuer.pub")
+    maker.certificate("ek", EK, signer="issuer", public_key=maker.gateway.dir / "ek.pub.pem",
+                      options=["-sha256", "-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:32"])
+    maker.store(maker.der("ek"))
+    if stored:
+        maker.store(maker.der("issuer"), index="0x1c00100")
+    else:
+        maker.trust("issuer")
+    assert maker.verdict() == "trusted"
+
+
 def test_a_wrong_clock_is_named_and_no_more(maker):
     maker.certificate("ek", EK, signer="issuer", public_key=maker.gateway.dir / "ek.pub.pem", days=-1)
     maker.store(maker.der("ek"))
