@@ -12,40 +12,12 @@
 #include "check.h"
 #include "dps.h"
 #include "project.h"
+#include "proxy.h"
 
 #define STATE_FILE "/var/lib/dps-provisiond/state.json"
 #define BEHIND_SEC 20 /* from there on IoT Edge's tokens are refused */
 #define AHEAD_SEC  300
 #define DAY_SEC    (24 * 3600)
-
-static const char *environment(const char *lower, const char *upper) {
-        const char *value = getenv(lower);
-
-        if (!value || !value[0])
-                value = getenv(upper);
-        return value && value[0] ? value : NULL;
-}
-
-/* As curl reads no_proxy: names with their subdomains, or an asterisk. */
-static bool is_exempt(const char *host) {
-        const char *list = environment("no_proxy", "NO_PROXY");
-        size_t length = strcspn(host, ":");
-
-        for (const char *p = list; p && *p; p += strcspn(p, ", "), p += strspn(p, ", ")) {
-                size_t n = strcspn(p, ", ");
-
-                if (n == 1 && *p == '*')
-                        return true;
-                if (*p == '.') {
-                        p++;
-                        n--;
-                }
-                if (n > 0 && n <= length && strncasecmp(host + length - n, p, n) == 0 &&
-                    (n == length || host[length - n - 1] == '.'))
-                        return true;
-        }
-        return false;
-}
 
 /* With Proxy= the daemon goes through it, whatever this shell exempts. */
 static void tell_exempt(Check *c) {
@@ -61,21 +33,17 @@ static void tell_exempt(Check *c) {
 }
 
 static void probe_proxy(Check *c) {
-        const char *from_environment = environment("https_proxy", "HTTPS_PROXY"), *proxy = c->config->proxy;
+        const char *proxy = c->config->proxy ? c->config->proxy : proxy_of_environment();
         CLEANUP(freep) char *shown = NULL;
 
         if (check_key_refused(c, "GlobalEndpoint") || check_key_refused(c, "Proxy") ||
             string_replace(&c->host, c->config->global_endpoint + strlen("https://")) < 0)
                 return; /* what would be asked is not what was meant */
-        if (!from_environment)
-                from_environment = environment("all_proxy", "ALL_PROXY");
-        if (!proxy)
-                proxy = from_environment;
         if (!proxy) {
                 check_ok(c, "None, straight to '%s'", c->host);
                 return;
         }
-        if (is_exempt(c->host)) {
+        if (proxy_exempts(c->host)) {
                 tell_exempt(c);
                 return;
         }
@@ -93,13 +61,7 @@ static void probe_proxy(Check *c) {
 
 /* What is connected to first. */
 static const char *first_hop(const Check *c) {
-        const char *rest = c->proxy ? strstr(c->proxy, "://") : NULL, *at;
-
-        if (!c->proxy)
-                return c->host;
-        rest = rest ? rest + 3 : c->proxy;
-        at = strrchr(rest, '@');
-        return at ? at + 1 : rest;
+        return c->proxy ? proxy_authority(c->proxy) : c->host;
 }
 
 static void probe_dns(Check *c) {
@@ -116,7 +78,7 @@ static void probe_dns(Check *c) {
                 check_ok(c, "%s", text);
         } else if (c->proxy)
                 check_bad(c, CHECK_FAIL, FAILURE_PROXY, NULL,
-                          "The name of the proxy, '%.*s', can't be resolved: %s", (int) strcspn(hop, ":/"),
+                          "The name of the proxy '%.*s' can't be resolved: %s", (int) strcspn(hop, ":/"),
                           hop, why);
         else
                 check_bad(c, CHECK_FAIL, FAILURE_DNS, NULL, "The name '%.*s' can't be resolved: %s",
@@ -134,8 +96,7 @@ static void probe_route(Check *c) {
         if (c->routed)
                 check_ok(c, "%s", text);
         else
-                check_bad(c, CHECK_FAIL, FAILURE_CONNECT,
-                          "Give the device an address and a default route ('ip route' shows them)",
+                check_bad(c, CHECK_FAIL, FAILURE_CONNECT, HTTP_HINT_NO_ROUTE,
                           "There is no route to '%s': %s", first_hop(c), text);
 }
 
@@ -158,6 +119,7 @@ static void on_reply(void *userdata, const HttpReply *reply, const Failure *fail
         if (!reply) {
                 a->failure = *failure;
                 a->unverified_date = http_unverified_date(q->http);
+                a->failed_at_proxy = http_failed_at_proxy(q->http);
                 return;
         }
         a->status = reply->status;
@@ -192,33 +154,6 @@ static void run_request(Request *q, const HttpRequest *request) {
         q->http = http_free(q->http);
 }
 
-static void probe_connect(Check *c) {
-        Request q = { .check = c };
-        CLEANUP(freep) char *url = NULL;
-        const CheckAnswer *a = &c->answer;
-
-        if (!c->routed || c->ca_file_bad) {
-                check_skip(c, CHECK_LOOK_ABOVE, c->routed ? "Not tried without CAFile=" : "Not tried");
-                return;
-        }
-        if (asprintf(&url, "%s/", c->config->global_endpoint) < 0) {
-                url = NULL;
-                return;
-        }
-        run_request(&q, &(HttpRequest){ .method = "GET", .url = url });
-        free(q.body);
-        switch (a->answered ? FAILURE_NONE : a->failure.kind) {
-        case FAILURE_NONE:
-        case FAILURE_TLS_CLOCK:
-        case FAILURE_TLS_TRUST:
-                check_ok(c, "'%s' %s", c->host,
-                         c->proxy ? "can be reached through the proxy" : "can be reached");
-                break;
-        default:
-                check_failure(c, &a->failure);
-        }
-}
-
 static uint64_t distance(uint64_t a, uint64_t b) {
         return a > b ? a - b : b - a;
 }
@@ -235,9 +170,37 @@ static bool blames_clock(const CheckAnswer *a) {
         return a->failure.kind == FAILURE_TLS_CLOCK;
 }
 
+/* The service, or what answers in its place. */
 static bool reached(const Check *c) {
-        return c->routed && (c->answer.answered || c->answer.failure.kind == FAILURE_TLS_CLOCK ||
-                             c->answer.failure.kind == FAILURE_TLS_TRUST);
+        const CheckAnswer *a = &c->answer;
+
+        return c->routed && (a->answered || (!a->failed_at_proxy && (a->failure.kind == FAILURE_TLS_CLOCK ||
+                                                                     a->failure.kind == FAILURE_TLS_TRUST)));
+}
+
+static void probe_connect(Check *c) {
+        Request q = { .check = c };
+        CLEANUP(freep) char *url = NULL;
+        const CheckAnswer *a = &c->answer;
+
+        if (!c->routed || c->ca_file_bad) {
+                check_skip(c, CHECK_LOOK_ABOVE, c->routed ? "Not tried without CAFile=" : "Not tried");
+                return;
+        }
+        if (asprintf(&url, "%s/", c->config->global_endpoint) < 0) {
+                url = NULL;
+                return;
+        }
+        run_request(&q, &(HttpRequest){ .method = "GET", .url = url });
+        free(q.body);
+        if (reached(c))
+                check_ok(c, "'%s' %s", c->host,
+                         c->proxy ? "can be reached through the proxy" : "can be reached");
+        else if (blames_clock(a))
+                check_skip(c, "Set the clock first", "Can't be judged while the clock is wrong: %s",
+                           a->failure.sentence);
+        else
+                check_failure(c, &a->failure);
 }
 
 static void probe_tls(Check *c) {
@@ -282,7 +245,7 @@ static void probe_clock(Check *c) {
 
         if (a->answered && a->date > 0)
                 judge_clock(c, a->date, "the service's");
-        else if (reached(c) && a->unverified_date > 0)
+        else if (a->unverified_date > 0 && (reached(c) || blames_clock(a)))
                 judge_clock(c, a->unverified_date, "what the other side says it is");
         else if (blames_clock(a))
                 check_failure(c, &a->failure);
@@ -337,13 +300,12 @@ static void judge_reply(Check *c, const DpsRawReply *raw) {
         Failure failure = {};
 
         if (dps_parse_reply(&reply, DPS_REQUEST_REGISTER, c->id_scope, c->registration_id, raw, &failure) >=
-            0) {
-                check_ok(c, "The service has an enrolment '%s' in the ID scope %s for this endorsement key",
+            0)
+                check_ok(c, "DPS has an enrollment '%s' in the ID scope %s for this endorsement key",
                          c->registration_id, c->id_scope);
-                return;
-        }
-        check_bad(c, CHECK_FAIL, failure.kind, failure_advice(&failure), "%s [%s]", failure.sentence,
-                  failure.code);
+        else
+                check_bad(c, CHECK_FAIL, failure.kind, failure_advice(&failure), "%s [%s]", failure.sentence,
+                          failure.code);
 }
 
 static void probe_enrollment(Check *c) {

@@ -44,6 +44,7 @@ typedef struct CheckAnswer {
         bool answered; /* with whatever status */
         unsigned status;
         Failure failure;
+        bool failed_at_proxy;
         uint64_t date, unverified_date;
         char issuer[256];
 } CheckAnswer;

@@ -13,7 +13,7 @@
 #define HUB_MAX          (HOST_MAX + 6) /* with a port */
 #define SUBSTATUS_MAX    64
 #define TRACKING_MAX     64
-#define SENTENCE_MAX     320
+#define SENTENCE_MAX     340
 #define SAYS             "; it says: "
 #define ALNUM            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 #define HUB_CHARS        ALNUM "-.:"
@@ -173,27 +173,64 @@ static int malformed(const Context *c, const char *what) {
                     what);
 }
 
-/* Which causes a 401 without a challenge has can't be told from outside: the service's six-digit codes are
- * not documented, and it is not known whether a missing enrolment gives 401 or 404. So the sentence has them
- * all. */
-static int parse_unauthorized(const Context *c, DpsRequest request) {
-        int r;
+#define HINT_LET_IN                                                                                         \
+        "Check on the networking page of the DPS instance who may reach it: its IP filter has to let this " \
+        "gateway's address in, or public access has to be allowed. Through a private endpoint set "         \
+        "GlobalEndpoint=https://NAME.azure-devices-provisioning.net, with the instance's own name."
 
-        if (request == DPS_REQUEST_REGISTER) {
-                r = fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
-                         "The service gave '%s' no challenge: its enrollment is missing or for another "
-                         "endorsement key, or the ID scope '%s' is wrong",
-                         c->registration_id, c->id_scope);
-                if (c->reterr)
-                        c->reterr->remedy =
-                                "Compare the enrollment's endorsement key with what 'dps-provision "
-                                "enrollment' prints, IdScope= with the ID scope on the overview page of the "
-                                "DPS instance, and GlobalEndpoint= with its cloud. Create another "
-                                "enrollment after a replaced mainboard.";
-                return r;
-        }
+static int set_remedy(const Context *c, int r, const char *remedy) {
+        if (c->reterr)
+                c->reterr->remedy = remedy;
+        return r;
+}
+
+/* A registration in a network that the DPS instance shuts out. Its words differ from day to day, so they
+ * only make the advice shorter. */
+static bool speaks_of_network(const Context *c) {
+        static const char *const words[] = { "network access", "private endpoint", "private link",
+                                             "IP filter",      "IpFilter",         "IP address" };
+        json_object *message;
+
+        if (!c->root || !json_object_object_get_ex(c->root, "message", &message) ||
+            !json_object_is_type(message, json_type_string))
+                return false;
+        for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+                if (strcasestr(json_object_get_string(message), words[i]))
+                        return true;
+        return false;
+}
+
+static int not_let_in(const Context *c, FailureKind kind) {
+        const char *cause = speaks_of_network(c) ? ""
+                                                 : ": an IP filter or a private endpoint may shut this "
+                                                   "gateway out";
+
+        return set_remedy(c,
+                          fail(c, kind, c->root, "message",
+                               "DPS refused the registration '%s' with HTTP status %u%s", c->registration_id,
+                               c->raw->status, cause),
+                          HINT_LET_IN " Azure's support asks for the tracking ID.");
+}
+
+/* The causes of a 401 without a challenge can't be told apart from outside: DPS' six-digit codes are not
+ * documented, it is not known whether a missing enrollment gives 401 or 404, and an instance with an IP
+ * filter or without public access answers 401 without a word about it. So the message names all. */
+static int parse_unauthorized(const Context *c, DpsRequest request) {
+        if (speaks_of_network(c))
+                return not_let_in(c, FAILURE_IDENTITY_MISMATCH);
+        if (request == DPS_REQUEST_REGISTER)
+                return set_remedy(
+                        c,
+                        fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
+                             "DPS gave '%s' no challenge: its enrollment is missing or for another "
+                             "endorsement key, the ID scope '%s' is wrong, or DPS shuts this network out",
+                             c->registration_id, c->id_scope),
+                        "Compare the enrollment's endorsement key with what 'dps-provision enrollment' "
+                        "prints, IdScope= with the ID scope on the overview page of the DPS instance, and "
+                        "GlobalEndpoint= with its cloud. Create another enrollment after a replaced "
+                        "mainboard. If all of them fit: " HINT_LET_IN);
         return fail(c, FAILURE_IDENTITY_MISMATCH, c->root, "message",
-                    "The service did not accept the token of '%s' in the ID scope '%s'", c->registration_id,
+                    "DPS did not accept the token of '%s' in the ID scope '%s'", c->registration_id,
                     c->id_scope);
 }
 
@@ -232,6 +269,8 @@ static int parse_error(const Context *c, DpsRequest request) {
                 return parse_unauthorized(c, request);
         if (status == 404)
                 return parse_not_found(c, request);
+        if (status == 403 && c->root && json_object_object_get_ex(c->root, "errorCode", NULL))
+                return not_let_in(c, FAILURE_PROTOCOL);
         if (status == 429)
                 return fail(c, FAILURE_HTTP_THROTTLED, c->root, "message",
                             "The service throttles the registration '%s'", c->registration_id);
@@ -241,14 +280,13 @@ static int parse_error(const Context *c, DpsRequest request) {
                             c->registration_id);
         r = fail(c, FAILURE_PROTOCOL, c->root, "message",
                  status < 400 ? "The registration '%s' was answered with the unexpected HTTP status %u"
-                              : "The service refused the registration '%s' with HTTP status %u",
+                              : "DPS refused the registration '%s' with HTTP status %u",
                  c->registration_id, status);
-        /* No proxy talks like that, so the kind's remedy would lead astray. */
-        if (c->reterr && status >= 400 && c->root && json_object_object_get_ex(c->root, "errorCode", NULL))
-                c->reterr->remedy =
-                        "The service itself says why. Check the registration ID and who may reach "
-                        "the DPS instance (its networking page); Azure's support asks for the "
-                        "tracking ID.";
+        /* No proxy talks like that, so the kind's hint would lead astray. */
+        if (status >= 400 && c->root && json_object_object_get_ex(c->root, "errorCode", NULL))
+                return set_remedy(c, r,
+                                  "DPS itself says why. Check the registration ID; Azure's support asks for "
+                                  "the tracking ID.");
         return r;
 }
 

@@ -75,8 +75,8 @@ static const FailureInfo failures[] = {
                               "service." },
         [FAILURE_PROXY] = { "proxy", TRANSIENT, NETWORK, ECONNREFUSED, "31f8c22827854f2f8c4ed08c9d48a80b",
                             "The proxy does not let the request through",
-                            "Check Proxy= (or https_proxy in the service's environment) and what the proxy "
-                            "allows; credentials "
+                            "Check the scheme, the name and the port in Proxy= (or https_proxy in the "
+                            "environment of dps-provisiond.service), and what the proxy allows; credentials "
                             "for it come as the systemd credential dps.proxy." },
         [FAILURE_TLS_CLOCK] = { "tls-clock", TRANSIENT, NETWORK | CLOCK, ETIME,
                                 "31f8c22827854f2f8c4ed08c9d48a80c",
@@ -87,10 +87,11 @@ static const FailureInfo failures[] = {
         [FAILURE_TLS_TRUST] = { "tls-trust", OPERATOR, NETWORK | CLOCK, EKEYREJECTED,
                                 "31f8c22827854f2f8c4ed08c9d48a80d",
                                 "The service's certificate is not trusted",
-                                "If the issuer is a proxy of the site that opens TLS, exempt the service "
-                                "from it, or name the "
-                                "proxy's root certificate with CAFile=. Else update the package "
-                                "ca-certificates." },
+                                "If the issuer is a proxy of the site that opens TLS, exempt DPS from it, "
+                                "or "
+                                "name the proxy's root certificate with CAFile=. Else update the package "
+                                "ca-certificates; where CAFile= is set, which replaces the system's "
+                                "certificates, add the issuer's root certificate to that file." },
         [FAILURE_TIMEOUT] = { "timeout", TRANSIENT, NETWORK, ETIMEDOUT, "31f8c22827854f2f8c4ed08c9d48a80e",
                               "The other side did not answer in time",
                               "Check the quality of the network; a slow link may need a larger "

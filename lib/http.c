@@ -3,15 +3,18 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <curl/curl.h>
 
 #include "http-failure.h"
 #include "http-loop.h"
+#include "http-probe.h"
 #include "project.h"
+#include "proxy.h"
 
 #define HEADER_VALUE_MAX 256
-#define PROBE_TIMEOUT_MS 15000L
 #define DATE_END         4102444800 /* 2100: tokens and clocks that went by a later one would be of no use */
 #define HEADERS_MAX      100        /* lines of a reply; curl bounds the length of each */
 
@@ -38,7 +41,7 @@ struct Http {
         /* its reply */
         char *reply;
         size_t reply_size;
-        bool too_large, sent;
+        bool too_large, connected, sent, proxys_fault;
         unsigned header_count;
         char request_id[HEADER_VALUE_MAX], retry_after[HEADER_VALUE_MAX];
         uint64_t date;
@@ -114,6 +117,16 @@ static size_t on_header(char *line, size_t size, size_t count, void *userdata) {
         return size;
 }
 
+/* CURLOPT_CLOSESOCKETFUNCTION. curl does not say how far a connection came that has ended. */
+static int on_close(void *userdata, curl_socket_t fd) {
+        Http *http = userdata;
+        struct sockaddr_storage peer;
+        socklen_t size = sizeof(peer);
+
+        http->connected = getpeername(fd, (struct sockaddr *) &peer, &size) == 0;
+        return close(fd);
+}
+
 static int setup(Http *http) {
         CURL *e = http->easy;
         CURLcode c = CURLE_OK;
@@ -123,6 +136,9 @@ static int setup(Http *http) {
         c = c ?: curl_easy_setopt(e, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
         c = c ?: curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 1L);
         c = c ?: curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+        c = c ?: curl_easy_setopt(e, CURLOPT_PROXY_SSL_VERIFYPEER, 1L);
+        c = c ?: curl_easy_setopt(e, CURLOPT_PROXY_SSL_VERIFYHOST, 2L);
         c = c ?: curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
         c = c ?: curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
         /* Else curl waits for its resolver's thread, and the loop with it, where a name server does not
@@ -136,6 +152,8 @@ static int setup(Http *http) {
         c = c ?: curl_easy_setopt(e, CURLOPT_WRITEDATA, http);
         c = c ?: curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header);
         c = c ?: curl_easy_setopt(e, CURLOPT_HEADERDATA, http);
+        c = c ?: curl_easy_setopt(e, CURLOPT_CLOSESOCKETFUNCTION, on_close);
+        c = c ?: curl_easy_setopt(e, CURLOPT_CLOSESOCKETDATA, http);
         c = c
                     ?: curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
                                         (long) (http->connect_timeout_usec / USEC_PER_MSEC));
@@ -151,8 +169,10 @@ static int setup(Http *http) {
                 c = c ?: curl_easy_setopt(e, CURLOPT_CERTINFO, 1L);
         if (http->proxy)
                 c = c ?: curl_easy_setopt(e, CURLOPT_PROXY, http->proxy);
-        if (http->ca_file)
+        if (http->ca_file) {
                 c = c ?: curl_easy_setopt(e, CURLOPT_CAINFO, http->ca_file);
+                c = c ?: curl_easy_setopt(e, CURLOPT_PROXY_CAINFO, http->ca_file);
+        }
         return c == CURLE_OK ? 0 : c == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EOPNOTSUPP;
 }
 
@@ -200,7 +220,7 @@ static void forget_reply(Http *http) {
                 explicit_bzero(http->reply, http->reply_size);
         free(TAKE(http->reply));
         http->reply_size = 0;
-        http->too_large = false;
+        http->too_large = http->connected = http->proxys_fault = false;
         http->header_count = 0;
         http->error[0] = '\0';
         forget_headers(http);
@@ -322,30 +342,18 @@ int http_start(Http *http, const HttpRequest *request, HttpDone done, void *user
 /* curl does not give the chain of a handshake that failed, so who issued the certificate is found out by a
  * second handshake, over which nothing is sent that anybody may not know: an intercepting proxy shows
  * itself. */
-static int start_probe(Http *http) {
-        CURLcode c = CURLE_OK;
+static int start_probe(Http *http, const char *refused_proxy) {
+        int r;
 
-        http->probe = curl_easy_init();
-        if (!http->probe)
-                return -ENOMEM;
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_URL, http->url);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROTOCOLS_STR, "https");
-        if (http->examine) { /* HEAD, for the Date */
-                c = c ?: curl_easy_setopt(http->probe, CURLOPT_NOBODY, 1L);
-                c = c ?: curl_easy_setopt(http->probe, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-                c = c ?: curl_easy_setopt(http->probe, CURLOPT_HEADERFUNCTION, on_header);
-                c = c ?: curl_easy_setopt(http->probe, CURLOPT_HEADERDATA, http);
-        } else
-                c = c ?: curl_easy_setopt(http->probe, CURLOPT_CONNECT_ONLY, 1L);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_CERTINFO, 1L);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYPEER, 0L);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_SSL_VERIFYHOST, 0L);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_NOSIGNAL, 1L);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_QUICK_EXIT, 1L);
-        c = c ?: curl_easy_setopt(http->probe, CURLOPT_TIMEOUT_MS, PROBE_TIMEOUT_MS);
-        if (http->proxy)
-                c = c ?: curl_easy_setopt(http->probe, CURLOPT_PROXY, http->proxy);
-        if (c == CURLE_OK && curl_multi_add_handle(http->loop.multi, http->probe) == CURLM_OK)
+        r = http_probe_new(&http->probe, &(HttpProbe){ .url = http->url,
+                                                       .configured = http->proxy,
+                                                       .refused_proxy = refused_proxy,
+                                                       .ca_file = http->ca_file,
+                                                       .on_head = http->examine ? on_header : NULL,
+                                                       .userdata = http });
+        if (r < 0)
+                return r;
+        if (curl_multi_add_handle(http->loop.multi, http->probe) == CURLM_OK)
                 return 0;
         curl_easy_cleanup(TAKE(http->probe));
         return -EIO;
@@ -358,26 +366,14 @@ static void end_probe(Http *http) {
         curl_easy_cleanup(TAKE(http->probe));
 }
 
-/* Borrowed from curl. */
-static const char *issuer_of(CURL *easy) {
-        struct curl_certinfo *chain = NULL;
-
-        if (curl_easy_getinfo(easy, CURLINFO_CERTINFO, &chain) != CURLE_OK || !chain ||
-            chain->num_of_certs < 1)
-                return NULL;
-        for (const struct curl_slist *line = chain->certinfo[0]; line; line = line->next)
-                if (strncmp(line->data, "Issuer:", 7) == 0)
-                        return line->data + 7;
-        return NULL;
-}
-
 static void add_issuer(Http *http) {
         const Failure failure = http->failure;
-        const char *issuer = issuer_of(http->probe);
+        const char *issuer = http_issuer_of(http->probe);
 
         if (issuer)
                 (void) failure_set(&http->failure, failure.kind, failure.code,
                                    "%.250s; its issuer is '%.200s'", failure.sentence, issuer);
+        http->failure.remedy = failure.remedy;
 }
 
 uint64_t http_unverified_date(const Http *http) {
@@ -392,27 +388,55 @@ static void report_failure(Http *http) {
         http->done(http->userdata, NULL, &failure);
 }
 
-static void request_failed(Http *http, CURLcode code) {
-        curl_off_t ready_usec = 0; /* the connection was ready for the request */
-        long proxy_status = 0;
+static const char *proxy_in_use(const Http *http) {
+        const char *host = strstr(http->url, "://");
 
-        (void) curl_easy_getinfo(http->easy, CURLINFO_HTTP_CONNECTCODE, &proxy_status);
+        return http->unix_socket || !host ? NULL : proxy_for(http->proxy, host + 3);
+}
+
+static HttpOutcome get_outcome(const Http *http, CURLcode code) {
+        curl_off_t ready_usec = 0;
+        HttpOutcome o = { .code = code,
+                          .error = http->error,
+                          .url = http->url,
+                          .proxy = proxy_in_use(http),
+                          .ca_file = http->ca_file,
+                          .connected = http->connected,
+                          .too_large = http->too_large,
+                          .body_max = http->body_max,
+                          .connect_timeout_usec = http->connect_timeout_usec,
+                          .request_timeout_usec = http->request_timeout_usec,
+                          .build_time = http->build_time,
+                          .latest_time = http->latest_time };
+
+        (void) curl_easy_getinfo(http->easy, CURLINFO_HTTP_CONNECTCODE, &o.proxy_status);
+        (void) curl_easy_getinfo(http->easy, CURLINFO_OS_ERRNO, &o.os_error);
         (void) curl_easy_getinfo(http->easy, CURLINFO_PRETRANSFER_TIME_T, &ready_usec);
-        http->sent = ready_usec > 0;
-        http_set_failure(&http->failure, &(HttpOutcome){ .code = code,
-                                                         .error = http->error,
-                                                         .url = http->url,
-                                                         .ca_file = http->ca_file,
-                                                         .proxy_status = proxy_status,
-                                                         .too_large = http->too_large,
-                                                         .body_max = http->body_max,
-                                                         .build_time = http->build_time,
-                                                         .latest_time = http->latest_time });
+        o.ready = ready_usec > 0;
+        return o;
+}
+
+static void request_failed(Http *http, CURLcode code) {
+        const HttpOutcome o = get_outcome(http, code);
+
+        http->sent = o.ready;
+        http->proxys_fault = http_blames_proxy(&o);
+        http_set_failure(&http->failure, &o);
         http->date = 0;
-        if (!(http->failure.kind == FAILURE_TLS_TRUST ||
-              (http->examine && http->failure.kind == FAILURE_TLS_CLOCK)) ||
-            start_probe(http) < 0)
+        if (!(http_certificate_refused(&o) || http_certificate_doubted(&o)) ||
+            (http->failure.kind == FAILURE_TLS_CLOCK && !http->examine) ||
+            start_probe(http, http->proxys_fault ? o.proxy : NULL) < 0)
                 report_failure(http);
+}
+
+static void probe_succeeded(Http *http) {
+        if (http->failure.kind == FAILURE_CONNECT) { /* so it was the certificate after all */
+                HttpOutcome o = get_outcome(http, CURLE_PEER_FAILED_VERIFICATION);
+
+                o.error = "it can't be verified";
+                http_set_failure(&http->failure, &o);
+        }
+        add_issuer(http);
 }
 
 static void request_succeeded(Http *http) {
@@ -429,12 +453,16 @@ static void request_succeeded(Http *http) {
                              .request_id = http->request_id[0] ? http->request_id : NULL,
                              .retry_after = http->retry_after[0] ? http->retry_after : NULL,
                              .date = http->date,
-                             .issuer = http->examine ? issuer_of(http->easy) : NULL };
+                             .issuer = http->examine ? http_issuer_of(http->easy) : NULL };
         http->done(http->userdata, &reply, NULL);
 }
 
 bool http_was_sent(const Http *http) {
         return http->sent;
+}
+
+bool http_failed_at_proxy(const Http *http) {
+        return http->proxys_fault;
 }
 
 /* Looks whether the transfer has ended. done() may start another one or free http. */
@@ -455,7 +483,7 @@ static void finish(void *userdata) {
 
         if (easy == http->probe) {
                 if (code == CURLE_OK)
-                        add_issuer(http);
+                        probe_succeeded(http);
                 report_failure(http);
                 return;
         }

@@ -13,6 +13,8 @@
 
 #include "failure.h"
 
+#define HTTP_HINT_NO_ROUTE "Give the device an address and a default route ('ip route' shows them)."
+
 typedef struct Http Http;
 
 typedef struct HttpSettings {
@@ -58,6 +60,9 @@ int http_start(Http *http, const HttpRequest *request, HttpDone done,
 
 /* True when the last request, or a part of it, may have reached the peer. */
 bool http_was_sent(const Http *http);
+
+/* After a failure: the proxy is its cause, not what is behind it. */
+bool http_failed_at_proxy(const Http *http);
 
 /* After a failure to trust the peer, when examined: the Date that the peer gave when it was asked again for
  * nothing but that, by nobody's word but its own; 0: none. Tells a wrong clock from a wrong certificate. */

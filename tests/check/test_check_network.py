@@ -37,11 +37,14 @@ def test_nobody_listens(plain):
 
 
 class Proxy:
-    """An HTTP proxy on a port of its own: it tunnels, refuses, or opens TLS with a certificate of its own."""
+    """An HTTP proxy: it tunnels, refuses, or opens TLS with another certificate.
 
-    def __init__(self, status=200, context=None):
+    outer: the TLS in which it is spoken to; status None: it answers nothing."""
+
+    def __init__(self, status=200, context=None, outer=None):
         self.status = status
         self.context = context
+        self.outer = outer
         self.asked = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -56,6 +59,10 @@ class Proxy:
             threading.Thread(target=self.tunnel, args=(client,), daemon=True).start()
 
     def tunnel(self, client):
+        try:
+            client = self.outer.wrap_socket(client, server_side=True) if self.outer else client
+        except OSError:
+            return
         with client:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -63,8 +70,14 @@ class Proxy:
                 if not part:
                     return
                 head += part
-            target = head.split(b" ")[1].decode()
+            method, target, *_ = head.decode().split(" ")
+            if method != "CONNECT":  # for its Date
+                client.sendall(b"HTTP/1.1 400 X\r\nContent-Length: 0\r\n\r\n")
+                return
             self.asked.append(target)
+            if not self.status:
+                client.recv(1)
+                return
             client.sendall(f"HTTP/1.1 {self.status} X\r\nContent-Length: 0\r\n\r\n".encode() if self.status != 200
                            else b"HTTP/1.1 200 Connection established\r\n\r\n")
             if self.status == 200 and self.context:
@@ -131,7 +144,7 @@ def test_a_proxy_that_this_shell_exempts_but_the_daemon_does_not(plain, new_prox
 def test_proxy_refuses(plain, new_proxy):
     w, proxy = plain(), new_proxy(status=403)
     w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}"})
-    expect(w, "connect", "fail", "proxy", "proxy refuses", "what the proxy allows", base=NO_TARGET,
+    expect(w, "connect", "fail", "proxy", "the proxy .* refuses", "what the proxy allows", base=NO_TARGET,
            others=SKIP_AFTER_CONNECT)
     assert proxy.asked == [f"localhost:{w.port}"]
 
@@ -141,7 +154,7 @@ def test_proxy_is_down(plain):
     with socket.socket() as unused:  # nobody else gets the port meanwhile, and nobody listens
         unused.bind(("127.0.0.1", 0))
         w.write_config(Network={"Proxy": f"http://127.0.0.1:{unused.getsockname()[1]}"})
-        expect(w, "connect", "fail", "proxy", "Failed to connect to 127.0.0.1", "Check Proxy=", base=NO_TARGET,
+        expect(w, "connect", "fail", "proxy", "Failed to connect to 127.0.0.1", "in Proxy=", base=NO_TARGET,
                others=SKIP_AFTER_CONNECT)
 
 
@@ -172,7 +185,7 @@ def test_intercepting_proxy(plain, new_proxy):
     w = plain()
     proxy = new_proxy(context=certificate(w.dir, "Corporate Inspection"))
     w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}"})
-    lines = expect(w, "tls", "fail", "tls-trust", "issuer is '.*Corporate Inspection", "exempt the service.*CAFile=",
+    lines = expect(w, "tls", "fail", "tls-trust", "issuer is '.*Corporate Inspection", "exempt DPS.*CAFile=",
                    base=NO_TARGET, others={"clock": ("skip", None), "enrollment": ("skip", None)})
     assert line(lines, "connect")["result"] == "ok"
 
@@ -200,9 +213,96 @@ def test_clock_slightly_behind(fresh):
 def test_expired_certificate(plain):
     w = plain()
     w.faults("expired-cert")
-    lines = expect(w, "tls", "fail", "tls-trust", "expired", "ca-certificates", base=NO_TARGET,
+    lines = expect(w, "tls", "fail", "tls-trust", "expired", "clock.*ca-certificates", base=NO_TARGET,
                    others={"enrollment": ("skip", None)})
     assert line(lines, "clock")["result"] == "ok"
+
+
+def test_certificate_for_another_host(plain):
+    w = plain()
+    w.faults("wrong-host-cert")
+    expect(w, "tls", "fail", "tls-trust", "localhost.*issuer", "GlobalEndpoint=.*captive portal", base=NO_TARGET,
+           others={"enrollment": ("skip", None)})
+
+
+def with_status(w, expected):
+    """status has the message and the hint that check has."""
+    w.start_daemon()
+    found = w.wait_for_failure(expected["kind"])["LastError"]
+    w.stop_daemon()
+    assert found[3] == expected["remedy"] and found[2] == expected["message"], (found, expected)
+
+
+def trusted(w, *paths):
+    """The file for CAFile= with DPS' root certificate and these."""
+    both = w.dir / "both.pem"
+    both.write_text("".join(path.read_text() for path in (w.dir / "emulator/ca.pem", *paths)))
+    return both
+
+
+def test_tls_to_the_proxy(plain, new_proxy):
+    """CAFile= counts for the proxy, too; without its certificate the proxy is blamed, here and in status."""
+    w = plain()
+    proxy = new_proxy(outer=certificate(w.dir, "Site Proxy"))
+    url = f"https://localhost:{proxy.port}"
+    w.write_config(Network={"Proxy": url, "CAFile": trusted(w, w.dir / "ica.pem")})
+    bad, lines = check(w)
+    assert bad == NO_TARGET and proxy.asked, lines
+    w.write_config(Network={"Proxy": url, "CAFile": w.dir / "emulator/ca.pem"})
+    lines = expect(w, "connect", "fail", "proxy", f"certificate of the proxy 'localhost:{proxy.port}'.*Site Proxy",
+                   "root certificate of the proxy.*CAFile=", base=NO_TARGET, others=SKIP_AFTER_CONNECT)
+    with_status(w, line(lines, "connect"))
+
+
+def test_a_proxy_with_a_certificate_for_another_name(plain, new_proxy):
+    w = plain()
+    proxy = new_proxy(outer=certificate(w.dir, "Site Proxy"))
+    w.write_config(Network={"Proxy": f"https://127.0.0.1:{proxy.port}", "CAFile": trusted(w, w.dir / "ica.pem")})
+    expect(w, "connect", "fail", "proxy", "certificate of the proxy", "host name that its certificate has", base=NO_TARGET,
+           others=SKIP_AFTER_CONNECT)
+
+
+def test_clock_before_the_certificate_of_a_proxy(plain, new_proxy):
+    w = plain()
+    proxy = new_proxy(outer=certificate(w.dir, "Site Proxy"))
+    w.write_config(Network={"Proxy": f"https://localhost:{proxy.port}", "CAFile": trusted(w, w.dir / "ica.pem")})
+    w.set_clock(-400 * 24 * 3600)
+    expect(w, "clock", "fail", "tls-clock", "certificate of the proxy", "NTP", base=NO_TARGET,
+           others={name: ("skip", None) for name in ("connect", "tls", "enrollment")}, environment=w.clock())
+
+
+@pytest.mark.parametrize("status, message, hint", [
+    (407, "the proxy .* refuses", "dps.proxy"),
+    (503, "the proxy .* refuses", "on the proxy"),
+    (None, "No tunnel through the proxy .* within 1 s", "ConnectTimeoutSec="),
+])
+def test_proxy_fails(plain, new_proxy, status, message, hint):
+    w, proxy = plain(), new_proxy(status=status)
+    w.write_config(Network={"Proxy": f"http://127.0.0.1:{proxy.port}", "ConnectTimeoutSec": 1})
+    lines = expect(w, "connect", "fail", "proxy" if status else "timeout", message, hint, base=NO_TARGET,
+                   others=SKIP_AFTER_CONNECT)
+    with_status(w, line(lines, "connect"))
+
+
+def test_name_of_the_proxy(plain):
+    w = plain()
+    w.write_config(Network={"Proxy": "http://no-such-proxy.invalid:3128"})
+    expect(w, "dns", "fail", "proxy", "name of the proxy 'no-such-proxy.invalid", "Proxy=", base=NO_TARGET,
+           others={"route": ("skip", None), **SKIP_NETWORK})
+
+
+@pytest.mark.parametrize("limits, key", [((1, 30), "ConnectTimeoutSec="), ((30, 1), "RequestTimeoutSec=")])
+def test_nobody_answers_the_handshake(plain, limits, key):
+    w = plain()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        port = listener.getsockname()[1]
+        w.write_config(Provisioning={"GlobalEndpoint": f"https://localhost:{port}"},
+                       Network=dict(zip(("ConnectTimeoutSec", "RequestTimeoutSec"), limits)))
+        lines = expect(w, "connect", "fail", "timeout", f"TLS handshake with 'localhost:{port}' within 1 s", key,
+                       base=NO_TARGET, others=SKIP_AFTER_CONNECT)
+        with_status(w, line(lines, "connect"))
 
 
 # --- the service ---
@@ -229,6 +329,18 @@ def test_the_service_s_own_refusal(plain):
     w = plain()
     w.enroll({**w.enrollment(), "emulator": {"status": 403}})
     expect(w, "enrollment", "fail", "protocol", "HTTP status 403", "tracking ID", base=NO_TARGET)
+
+
+@pytest.mark.parametrize("reply, kind", [
+    ({"status": 401, "errorCode": 401002, "errorMessage": "Unauthorized"}, "identity-mismatch"),
+    ({"status": 403, "errorCode": 403002, "errorMessage": "Public network access is disabled"}, "protocol"),
+])
+def test_an_instance_that_is_closed_to_this_network(plain, reply, kind):
+    w = plain()
+    w.enroll({**w.enrollment(), "emulator": reply})
+    lines = expect(w, "enrollment", "fail", kind, reply["errorMessage"], "IP filter.*GlobalEndpoint=", base=NO_TARGET)
+    w.start_daemon()
+    assert w.wait_for_failure(kind)["LastError"][3] == line(lines, "enrollment")["remedy"]
 
 
 def test_a_scope_that_was_changed(plain):

@@ -36,6 +36,7 @@ static void on_done(void *userdata, const HttpReply *reply, const Failure *failu
                 add_string(o, "kind", failure_kind_to_string(failure->kind));
                 add_string(o, "code", failure->code);
                 add_string(o, "sentence", failure->sentence);
+                add_string(o, "hint", failure_advice(failure));
         }
         (void) printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
         (void) fflush(stdout);

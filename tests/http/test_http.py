@@ -3,150 +3,13 @@
 
 test_http.py --client=PROGRAM --emulator=PROGRAM prints TAP. Everything happens on the loopback interface.
 """
-import argparse
-import base64
-import contextlib
-import json
-import os
-import pathlib
-import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import warnings
 
-DEADLINE = 60
-
-
-class Server:
-    """Accepts connections in a thread and gives each to `handler`, through TLS unless told otherwise."""
-
-    def __init__(self, world, handler, tls=True, versions=None, certificate=None):
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.url = f"https://localhost:{self.port}/x"
-        self.connections = 0
-        self.handler = handler
-        self.context = None
-        if tls:
-            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.context.load_cert_chain(certificate or world.certificate, world.key)
-            if versions:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    self.context.minimum_version, self.context.maximum_version = versions
-                self.context.set_ciphers("ALL:@SECLEVEL=0")  # or this library would refuse the old ones
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.thread.start()
-
-    def run(self):
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
-
-    def serve(self, connection):
-        with contextlib.suppress(OSError, ssl.SSLError):
-            if self.context:
-                connection = self.context.wrap_socket(connection, server_side=True)
-            connection.settimeout(DEADLINE)
-            self.handler(connection)
-        with contextlib.suppress(OSError):
-            connection.close()
-
-    def close(self):
-        # shutdown() wakes accept(), close() alone does not
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-
-
-def read_request(connection):
-    data = b""
-    while b"\r\n\r\n" not in data:
-        part = connection.recv(65536)
-        if not part:
-            return None
-        data += part
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = 0
-    for line in head.split(b"\r\n")[1:]:
-        if line.lower().startswith(b"content-length:"):
-            length = int(line.split(b":")[1])
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head.decode()
-
-
-def answering(*parts):
-    """A handler that sends these bytes after every request of a kept connection."""
-
-    def handler(connection):
-        while read_request(connection):
-            for part in parts:
-                connection.sendall(part)
-
-    return handler
-
-
-def reply(body=b"{}", status="200 OK", headers=()):
-    lines = [f"HTTP/1.1 {status}".encode(), b"Content-Length: " + str(len(body)).encode(), *headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-class World:
-    def __init__(self, directory, client, emulator):
-        self.dir = pathlib.Path(directory)
-        self.client = client
-        self.emulator = emulator
-        self.certificate = self.dir / "server.pem"
-        self.key = self.dir / "server.key"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                        "-nodes", "-days", "2", "-subj", "/CN=Test of lib http", "-addext",
-                        "subjectAltName=DNS:localhost", "-keyout", self.key, "-out", self.certificate],
-                       check=True, capture_output=True)
-
-    def run(self, *requests, env=None, **options):
-        options.setdefault("ca", self.certificate)
-        arguments = [f"{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-        result = subprocess.run([self.client, *arguments], input="\n".join(requests) + "\n", text=True,
-                                capture_output=True, timeout=DEADLINE, check=False,
-                                env={**{k: v for k, v in os.environ.items() if "proxy" not in k.lower()},
-                                     **(env or {})})
-        assert result.returncode == 0, result
-        outcomes = [json.loads(line) for line in result.stdout.splitlines()]
-        assert len(outcomes) == len(requests), result
-        return outcomes if len(outcomes) > 1 else outcomes[0]
-
-    @contextlib.contextmanager
-    def server(self, handler, tls=True, **options):
-        server = Server(self, handler, tls, **options)
-        try:
-            yield server
-        finally:
-            server.close()
-
-    @contextlib.contextmanager
-    def emulated(self, *faults):
-        state = pathlib.Path(tempfile.mkdtemp(dir=self.dir))
-        (state / "enrollments.json").write_text("[]")
-        process = subprocess.Popen([self.emulator, "--port=0", "--scope=0ne00TEST", f"--state-dir={state}",
-                                    f"--enrollments={state}/enrollments.json", *(f"--fault={f}" for f in faults)],
-                                   stdout=subprocess.PIPE, text=True)
-        try:
-            line = process.stdout.readline()
-            assert line.startswith("listening on "), line
-            yield line.split()[-1], state / "ca.pem"
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+from serving import answering, main, free_port, read_request, reply
 
 
 def test_one_connection_serves_several_requests(world):
@@ -317,16 +180,8 @@ def test_silence_ends_in_time(world):
         assert world.run(f"GET {server.url}", total_ms=700)["kind"] == "timeout"
 
 
-@contextlib.contextmanager
-def nobody():
-    """A port where nobody listens, and nobody else will meanwhile."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
 def test_nobody_there(world):
-    with nobody() as port:
+    with free_port() as port:
         outcome = world.run(f"GET https://localhost:{port}/")
     assert outcome["kind"] == "connect" and f"localhost:{port}" in outcome["sentence"], outcome
     outcome = world.run("GET https://no-such-host.invalid/")
@@ -339,111 +194,5 @@ def test_plain_http_is_refused(world):
         assert "kind" in world.run(f"GET http://localhost:{server.port}/")
 
 
-def test_certificates(world):
-    with world.emulated() as (url, ca):
-        assert world.run(f"GET {url}/x", ca=ca)["status"] == 404
-        outcome = world.run(f"GET {url}/x", ca=world.certificate)
-        assert outcome["kind"] == "tls-trust" and "its issuer is" in outcome["sentence"], outcome
-        assert "status" in world.run(f"GET {url}/x", ca=ca)
-    for fault, kind, says in (("wrong-host-cert", "tls-trust", "localhost"), ("untrusted-cert", "tls-trust", "issuer"),
-                              ("expired-cert", "tls-trust", "expired"), ("future-cert", "tls-clock", "not yet valid")):
-        with world.emulated(fault) as (url, ca):
-            outcome = world.run(f"GET {url}/x", ca=ca)
-            assert outcome["kind"] == kind and says in outcome["sentence"], (fault, outcome)
-    with world.emulated("expired-cert") as (url, ca):
-        outcome = world.run(f"GET {url}/x", ca=ca, build_time=1 << 40)
-        assert outcome["kind"] == "tls-clock", outcome
-        assert world.run(f"GET {url}/x", ca=ca, latest_time=1 << 30)["kind"] == "tls-clock"
-        assert world.run(f"GET {url}/x", ca=ca, latest_time=1 << 40)["kind"] == "tls-trust"
-
-
-def test_a_missing_ca_file_is_told(world):
-    with world.server(answering(reply())) as server:
-        outcome = world.run(f"GET {server.url}", ca="/nonexistent/ca.pem")
-        assert outcome["kind"] == "config" and "/nonexistent/ca.pem" in outcome["sentence"], outcome
-
-
-def proxy(answer, seen, credentials=None):
-    def handler(connection):
-        head = read_request(connection)
-        if credentials and f"Proxy-Authorization: Basic {credentials}" not in head:
-            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\n"
-                               b"Content-Length: 0\r\n\r\n")
-            return
-        seen.append(head.splitlines()[0])
-        connection.sendall(answer)
-        if b" 200 " not in answer:
-            return
-        port = head.split()[1].partition(":")[2]
-        # not "localhost": curl knows it by itself, but a machine without /etc/hosts does not
-        with socket.create_connection(("127.0.0.1", int(port))) as target:
-            def copy(source, sink):
-                with contextlib.suppress(OSError):
-                    while data := source.recv(65536):
-                        sink.sendall(data)
-                    sink.shutdown(socket.SHUT_WR)
-
-            thread = threading.Thread(target=copy, args=(target, connection), daemon=True)
-            thread.start()
-            copy(connection, target)
-            thread.join(DEADLINE)
-
-    return handler
-
-
-def test_proxies(world):
-    seen = []
-    with world.server(answering(reply())) as server:
-        established = b"HTTP/1.1 200 Connection established\r\nDate: Wed, 21 Oct 2015 12:00:00 GMT\r\n\r\n"
-        with world.server(proxy(established, seen), tls=False) as good:
-            address = f"http://localhost:{good.port}"
-            outcome = world.run(f"GET {server.url}", proxy=address)
-            assert outcome["status"] == 200 and outcome["date"] == 0, outcome
-            assert world.run(f"GET {server.url}", env={"https_proxy": address})["status"] == 200
-        assert seen == [f"CONNECT localhost:{server.port} HTTP/1.1"] * 2
-        word = base64.b64encode(b"gateway:p@ss").decode()
-        with world.server(proxy(established, seen, word), tls=False) as closed:
-            for credentials, result in (("gateway:p%40ss@", True), ("", False), ("gateway:wrong@", False)):
-                outcome = world.run(f"GET {server.url}", proxy=f"http://{credentials}localhost:{closed.port}")
-                assert outcome.get("status") == 200 if result else outcome["kind"] == "proxy", (credentials, outcome)
-                assert result or "407" in outcome["code"], outcome
-                assert "ss@" not in str(outcome) and "wrong" not in str(outcome), outcome
-        for status in ("403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway"):
-            refusal = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
-            with world.server(proxy(refusal, seen), tls=False) as bad:
-                outcome = world.run(f"GET {server.url}", proxy=f"http://localhost:{bad.port}")
-                assert outcome["kind"] == "proxy" and status[:3] in outcome["code"], outcome
-        with world.server(lambda connection: read_request(connection), tls=False) as mute:
-            outcome = world.run(f"GET {server.url}", proxy=f"http://localhost:{mute.port}")
-            assert outcome["kind"] == "proxy", outcome
-        with nobody() as port:
-            for address in ("http://no-such-proxy.invalid:3128", f"http://localhost:{port}"):
-                outcome = world.run(f"GET {server.url}", proxy=address)
-                assert outcome["kind"] == "proxy", outcome
-            outcome = world.run(f"GET https://localhost:{port}/x")
-            assert outcome["kind"] == "connect", outcome
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--client", required=True)
-    parser.add_argument("--emulator", required=True)
-    arguments = parser.parse_args()
-    key = os.environ.get("TEST_FILTER", "")
-    tests = [(name[5:], value) for name, value in globals().items() if name.startswith("test_") and key in name]
-    print(f"1..{len(tests)}")
-    failed = False
-    with tempfile.TemporaryDirectory() as directory:
-        world = World(directory, arguments.client, arguments.emulator)
-        for number, (name, test) in enumerate(tests, 1):
-            try:
-                test(world)
-                print(f"ok {number} - {name}", flush=True)
-            except Exception as error:  # whatever it is, it is this test's
-                failed = True
-                print(f"not ok {number} - {name}\n# {error!r}".replace("\n", "\n# "), flush=True)
-    return failed
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

@@ -325,10 +325,42 @@ static void the_service_s_own_refusal_is_not_blamed_on_a_proxy(void **state) {
         DpsReply reply = {};
         Failure f = {};
 
-        assert_true(parse(&reply, DPS_REQUEST_REGISTER, 403, "{\"errorCode\":403001}", 0, &f) < 0);
+        assert_true(parse(&reply, DPS_REQUEST_REGISTER, 400, "{\"errorCode\":400004}", 0, &f) < 0);
         assert_non_null(strstr(failure_advice(&f), "tracking ID"));
+        assert_null(strstr(failure_advice(&f), "IP filter"));
         assert_true(parse(&reply, DPS_REQUEST_REGISTER, 403, "<html>", 0, &f) < 0);
         assert_ptr_equal(failure_advice(&f), failure_remedy(FAILURE_PROTOCOL));
+}
+
+static void a_closed_instance_is_told(void **state) {
+        static const struct {
+                DpsRequest request;
+                unsigned status;
+                const char *body;
+                FailureKind kind;
+        } cases[] = {
+                { DPS_REQUEST_REGISTER, 401, "{\"errorCode\":401002,\"message\":\"Unauthorized\"}",
+                  FAILURE_IDENTITY_MISMATCH },
+                { DPS_REQUEST_REGISTER, 401, "", FAILURE_IDENTITY_MISMATCH },
+                { DPS_REQUEST_CONFIRM, 401,
+                  "{\"errorCode\":401002,\"message\":\"Public network access is disabled\"}",
+                  FAILURE_IDENTITY_MISMATCH },
+                { DPS_REQUEST_REGISTER, 403, "{\"errorCode\":403001,\"message\":\"Forbidden\"}",
+                  FAILURE_PROTOCOL },
+                { DPS_REQUEST_POLL, 403,
+                  "{\"errorCode\":403000,\"message\":\"The IP address 192.0.2.1 is rejected\"}",
+                  FAILURE_PROTOCOL },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                DpsReply reply = {};
+                Failure f = {};
+
+                assert_true(parse(&reply, cases[i].request, cases[i].status, cases[i].body, 0, &f) < 0);
+                assert_int_equal(f.kind, cases[i].kind);
+                assert_non_null(strstr(failure_advice(&f), "IP filter"));
+                assert_non_null(strstr(failure_advice(&f), "GlobalEndpoint="));
+        }
 }
 
 /* The longest names and the longest message: what identifies the case to the service's support is kept. */
@@ -347,7 +379,7 @@ static void long_sentences_keep_the_tracking_id(void **state) {
         assert_true(dps_parse_reply(&reply, DPS_REQUEST_REGISTER, scope, id,
                                     &(DpsRawReply){ .status = 401, .body = body, .size = strlen(body) },
                                     &f) < 0);
-        assert_non_null(strstr(f.sentence, "' is wrong; it says: mmm"));
+        assert_non_null(strstr(f.sentence, "shuts this network out; it says: mmm"));
         assert_non_null(strstr(f.sentence, "m (tracking ID t-1)"));
 }
 
@@ -457,6 +489,7 @@ int main(void) {
                 cmocka_unit_test(polls_are_clamped),
                 cmocka_unit_test(refusals_are_told_apart),
                 cmocka_unit_test(the_service_s_own_refusal_is_not_blamed_on_a_proxy),
+                cmocka_unit_test(a_closed_instance_is_told),
                 cmocka_unit_test(long_sentences_keep_the_tracking_id),
                 cmocka_unit_test(a_nul_in_the_body_is_refused),
                 cmocka_unit_test(deeply_nested_json_is_refused),
