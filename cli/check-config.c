@@ -68,16 +68,13 @@ static void probe_files(Check *c) {
 
         for (size_t i = 0; i < config->problem_count; i++) {
                 const ConfigProblem *p = &config->problems[i];
+                CLEANUP(freep) char *text = config_problem_to_string(p);
                 FailureKind kind = p->fatal ? FAILURE_CONFIG : WARNING_CONFIG_IGNORED;
 
                 if (is_closed(p))
                         check_skip(c, CHECK_AS_ROOT, "'%s' can't be read by this user", p->file);
-                else if (p->line > 0)
-                        check_bad(c, p->fatal ? CHECK_FAIL : CHECK_WARN, kind, NULL, "%s:%u: %s", p->file,
-                                  p->line, p->text);
                 else
-                        check_bad(c, p->fatal ? CHECK_FAIL : CHECK_WARN, kind, NULL, "%s: %s", p->file,
-                                  p->text);
+                        check_bad(c, p->fatal ? CHECK_FAIL : CHECK_WARN, kind, NULL, "%s", text ? text : "");
         }
         if (config->problem_count == 0 && !closed)
                 check_ok(c, "No mistakes");

@@ -51,12 +51,9 @@ int verb_config(int argc, char *argv[]) {
         print_config(config);
         (void) fflush(stdout);
         for (size_t i = 0; i < config->problem_count; i++) {
-                const ConfigProblem *p = &config->problems[i];
+                CLEANUP(freep) char *text = config_problem_to_string(&config->problems[i]);
 
-                if (p->line > 0)
-                        (void) fprintf(stderr, "%s:%u: %s\n", p->file, p->line, p->text);
-                else
-                        (void) fprintf(stderr, "%s: %s\n", p->file, p->text);
+                (void) fprintf(stderr, "%s\n", text ? text : "");
         }
         return config_failure(config, &failure) ? EXIT_FAILED : EXIT_OK;
 }

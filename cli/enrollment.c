@@ -36,7 +36,7 @@ typedef struct Options {
         Format format;
         const char *tcti, *device_id, *hub, *output, *station, *serial_number, *asset, *dps_name,
                 *resource_group, *ca_dir;
-        bool format_given, full, merge;
+        bool format_given, full, merge, to_stdout;
 } Options;
 
 static void print_help(void) {
@@ -56,7 +56,8 @@ static void print_help(void) {
                 "  --format=qr             a QR code of the registration ID\n"
                 "  --full                  put all that json has into the QR code\n"
                 "  --format=pem            the certificates of endorsement keys that the TPM holds\n"
-                "  --output=FILE           write to this file; for qr it ends in .svg or .png\n"
+                "  --output=FILE           write to this file ('-': standard output); for qr it ends in "
+                ".svg or .png\n"
                 "  --merge FILE…           join what --format=json printed on many devices, or a "
                 "--station's\n"
                 "                          tables, into bodies of at most 10 enrolments, one a line\n"
@@ -141,6 +142,10 @@ static int parse(Options *ret, int argc, char *argv[]) {
         r = parse_options(argc, argv, options, INT_MAX, print_help);
         if (r == GO_ON && format)
                 r = parse_format(ret, argv[0], format);
+        if (ret->output && streq(ret->output, "-")) {
+                ret->output = NULL;
+                ret->to_stdout = true;
+        }
         return r == GO_ON ? check_options(ret, argv[0], argc - optind) : r;
 }
 
@@ -202,7 +207,7 @@ static int read_tpm(const Options *o, const Config *config, Facts *ret, Failure 
         return r >= 0 && wants_certificate(o) ? read_certificate(o, tpm, ret, reterr) : r;
 }
 
-/* A device or a pipe must not be replaced by a file. */
+/* A link, a device or a pipe must not be replaced by a file. */
 static int write_special(const char *path, const void *data, size_t size) {
         FILE *f = fopen(path, "we");
         size_t written;
@@ -221,8 +226,8 @@ int enrollment_write(const char *path, const void *data, size_t size) {
                 (void) fwrite(data, 1, size, stdout); /* main() looks whether it is out */
                 return EXIT_OK;
         }
-        r = stat(path, &st) == 0 && !S_ISREG(st.st_mode) ? write_special(path, data, size)
-                                                         : store_write(path, data, size, 0644);
+        r = lstat(path, &st) == 0 && !S_ISREG(st.st_mode) ? write_special(path, data, size)
+                                                          : store_write(path, data, size, 0644);
         return r < 0 ? report_errno(r, "'%s' can't be written", path) : EXIT_OK;
 }
 
@@ -260,7 +265,7 @@ static int deliver(const Options *o, const Enrollment *e) {
         if (!o->station)
                 return print(o, e);
         r = enrollment_station(o->station, e, &line);
-        if (r != EXIT_OK || o->format_given || o->output)
+        if (r != EXIT_OK || o->format_given || o->output || o->to_stdout)
                 return r != EXIT_OK ? r : print(o, e);
         (void) printf("%s is in line %zu of '%s'.\n", e->registration_id, line, o->station);
         return EXIT_OK;

@@ -70,55 +70,97 @@ static bool says_nothing(const char *text) {
         return true;
 }
 
-/* Without it the one of its name would count that it hides. */
-static bool hides_another(const char *path) {
+/* The next file of the same name and of a lower precedence, which does not count while this one is there.
+ * *ret is NULL when there is none. */
+static int find_hidden(char **ret, const char *path) {
         static const char *const below[] = { "/run", "/usr/lib" };
         const char *name = path + strlen("/etc"); /* "/run" is as long */
 
-        if (strncmp(path, "/etc/", 5) != 0 && strncmp(path, "/run/", 5) != 0)
-                return false;
+        *ret = NULL;
+        if (strncmp(path, "/etc/" CONFIG_DIR, strlen("/etc/" CONFIG_DIR)) != 0 &&
+            strncmp(path, "/run/" CONFIG_DIR, strlen("/run/" CONFIG_DIR)) != 0)
+                return 0;
         for (size_t i = 0; i < ARRAY_SIZE(below); i++) {
                 CLEANUP(freep) char *other = NULL;
 
-                if (asprintf(&other, "%s%s", below[i], name) < 0)
+                if (asprintf(&other, "%s%s", below[i], name) < 0) {
                         other = NULL;
-                if (!other || (!streq(other, path) && access(other, F_OK) == 0))
-                        return true;
+                        return -ENOMEM;
+                }
+                if (!streq(other, path) && access(other, F_OK) == 0) {
+                        *ret = TAKE(other);
+                        return 0;
+                }
         }
-        return false;
+        return 0;
 }
 
-static int change(const char *name, const char *scope) {
-        CLEANUP(freep) char *old = NULL, *edited = NULL, *target = NULL;
-        struct stat st = { .st_mode = 0644 };
-        const char *path = name;
+/* What a new file begins with: the file that it hides goes on to count. */
+static int start_file(char **ret, const char *path, char **ret_copied) {
+        CLEANUP(freep) char *hidden = NULL;
         int r;
 
-        if (lstat(name, &st) == 0 && S_ISLNK(st.st_mode)) { /* it stays one */
-                target = realpath(name, NULL);
-                path = target ? target : name;
-        }
-        st.st_mode = 0644;
-        r = read_file(path, FILE_MAX, &old, NULL);
-        if (r == -ENOENT && scope)
-                r = string_replace(&old, "");
-        if (r < 0)
-                return r;
-        (void) stat(path, &st);
-        r = edit(&edited, old, scope);
-        if (r < 0)
-                return r;
-        return !scope && says_nothing(edited) && path == name && !hides_another(path)
-                       ? store_remove(path)
-                       : store_write(path, edited, strlen(edited), st.st_mode & 07777);
+        r = find_hidden(&hidden, path);
+        if (r >= 0)
+                r = hidden ? read_file(hidden, FILE_MAX, ret, NULL)
+                           : string_replace(ret, "# Written by 'dps-provision set-scope'.\n");
+        if (r >= 0)
+                *ret_copied = TAKE(hidden);
+        return r;
 }
 
-int scope_set(const char *path, const char *scope) {
-        return change(path, scope);
+/* A link stays one. -ENOLINK: it leads nowhere. */
+static int resolve(char **ret, const char *path) {
+        struct stat st;
+
+        if (lstat(path, &st) < 0 || !S_ISLNK(st.st_mode))
+                return string_replace(ret, path);
+        *ret = realpath(path, NULL);
+        return *ret ? 0 : errno == ENOENT ? -ENOLINK : -errno;
 }
 
-int scope_unset(const char *path) {
-        return change(path, NULL);
+/* Mode and owner stay as well. */
+static int write_back(const char *path, const char *text, const struct stat *st) {
+        const StoreAttributes attributes = { .mode = st->st_mode & 07777,
+                                             .uid = st->st_uid,
+                                             .gid = st->st_gid };
+
+        return store_write_as(path, text, strlen(text), &attributes);
+}
+
+int scope_set(const char *name, const char *scope, char **ret_copied) {
+        CLEANUP(freep) char *old = NULL, *edited = NULL, *path = NULL;
+        struct stat st = { .st_mode = 0644, .st_uid = geteuid(), .st_gid = getegid() };
+        int r;
+
+        *ret_copied = NULL;
+        r = resolve(&path, name);
+        if (r < 0)
+                return r;
+        r = read_file_stat(path, FILE_MAX, &old, NULL, &st);
+        if (r == -ENOENT)
+                r = start_file(&old, path, ret_copied);
+        if (r >= 0)
+                r = edit(&edited, old, scope);
+        return r < 0 ? r : write_back(path, edited, &st);
+}
+
+int scope_unset(const char *name) {
+        CLEANUP(freep) char *old = NULL, *edited = NULL, *path = NULL, *hidden = NULL;
+        struct stat st;
+        int r;
+
+        r = resolve(&path, name);
+        if (r >= 0)
+                r = read_file_stat(path, FILE_MAX, &old, NULL, &st);
+        if (r >= 0)
+                r = edit(&edited, old, NULL);
+        if (r >= 0)
+                r = find_hidden(&hidden, path);
+        if (r < 0)
+                return r;
+        return says_nothing(edited) && streq(path, name) && !hidden ? store_remove(path)
+                                                                    : write_back(path, edited, &st);
 }
 
 /* "FILE:LINE", or "credential …" as a whole. */

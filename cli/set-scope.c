@@ -4,7 +4,6 @@
 
 #include "cli.h"
 #include "scope-files.h"
-#include "store.h"
 
 static void print_help(void) {
         (void) puts("Usage: dps-provision set-scope ID [--config=FILE]\n\n"
@@ -14,25 +13,31 @@ static void print_help(void) {
                     "  --config=FILE   set it in this file instead, and leave the rest of it as it is");
 }
 
-static int write_result(int r, const char *path) {
-        return r < 0 ? report_errno(r, "'%s' can't be written", path) : EXIT_OK;
+static int set_in(const char *path, const char *scope) {
+        CLEANUP(freep) char *copied = NULL;
+        int r;
+
+        r = scope_set(path, scope, &copied);
+        if (r == -ENOLINK || r == -EBADF) {
+                (void) fprintf(stderr, "dps-provision: '%s' is a link %s.\nRemove the link.\n", path,
+                               r == -ENOLINK ? "that leads nowhere" : "to something else than a file");
+                return EXIT_FAILED;
+        }
+        if (r < 0)
+                return report_errno(r, "Failed to write '%s'", path);
+        if (copied)
+                (void) printf("'%s' was copied to '%s', which takes its place.\n", copied, path);
+        return EXIT_OK;
 }
 
 static int set_in_dropin(const char *scope) {
-        CLEANUP(freep) char *text = NULL;
-
         for (const char *const *dir = (const char *const[]){ "/etc/" CONFIG_DIR, SCOPE_DROPIN_DIR, NULL };
              *dir; dir++)
                 if (mkdir(*dir, 0755) == 0)
                         (void) chmod(*dir, 0755); /* the daemon's user looks in, whatever root's umask is */
                 else if (errno != EEXIST)
                         return report_errno(errno, "'%s' can't be made", *dir);
-        if (asprintf(&text, "# Written by 'dps-provision set-scope'.\n[Provisioning]\nIdScope=%s\n", scope) <
-            0) {
-                text = NULL;
-                return report_errno(ENOMEM, "'%s' can't be written", SCOPE_DROPIN);
-        }
-        return write_result(store_write(SCOPE_DROPIN, text, strlen(text), 0644), SCOPE_DROPIN);
+        return set_in(SCOPE_DROPIN, scope);
 }
 
 /* Which lines this one overrides. */
@@ -109,7 +114,7 @@ int verb_set_scope(int argc, char *argv[]) {
                         "'%s' is not an ID scope: 1 to %d letters, digits and dashes, as on the overview "
                         "page of the DPS instance",
                         scope, CONFIG_SCOPE_MAX);
-        r = paths.file ? write_result(scope_set(paths.file, scope), paths.file) : set_in_dropin(scope);
+        r = paths.file ? set_in(paths.file, scope) : set_in_dropin(scope);
         if (r == EXIT_OK)
                 r = check_effect(&paths, scope, paths.file ? paths.file : SCOPE_DROPIN);
         if (r == EXIT_OK)

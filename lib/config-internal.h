@@ -15,12 +15,14 @@ struct ConfigKey {
         size_t offset;        /* of the field in Config */
         const char *fallback; /* as it would be written; NULL: unset, and the field is a string */
         const char *allowed;  /* for people */
+        bool list;            /* several lines of one file add up */
 };
 
 const ConfigKey *config_key(size_t index);       /* NULL past the end */
 bool config_key_is_secret(const ConfigKey *key); /* its value may hold a password */
 char *config_key_to_string(const Config *config,
                            const ConfigKey *key); /* as it may be shown; NULL: no memory */
+int config_key_append(Config *config, const ConfigKey *key, const char *value); /* of a list; as set() */
 void config_hubs_free(char **list);
 
 /* Adds a problem; the text is formatted. line 0: the whole file. */

@@ -228,7 +228,7 @@ static const ConfigKey keys[] = {
         { "HandOff", "Identity", set_enum, FIELD(identity), "adopt", "adopt, register" },
         { "HandOff", "ReplaceProvisioning", set_bool, FIELD(replace_provisioning), "no", "yes or no" },
         { "HandOff", "AllowedHubs", set_hubs, FIELD(allowed_hubs), DEFAULT_HUBS,
-          "host names, where * stands for one or more labels, separated by spaces" },
+          "host names, where * stands for one or more labels, separated by spaces", true },
 };
 static_assert(ARRAY_SIZE(keys) == CONFIG_KEY_COUNT, "every key has a source");
 static_assert(sizeof(HandOffTarget) == sizeof(int) && sizeof(IdentityMode) == sizeof(int) &&
@@ -259,6 +259,17 @@ static char *hubs_to_string(char *const *hubs) {
                 text = longer;
         }
         return text;
+}
+
+int config_key_append(Config *config, const ConfigKey *key, const char *value) {
+        void *field = (char *) config + key->offset;
+        CLEANUP(freep) char *text = NULL, *before = hubs_to_string(*(char *const *const *) field);
+
+        if (!before || asprintf(&text, "%s %s", before, value) < 0) {
+                text = NULL;
+                return -ENOMEM;
+        }
+        return key->set(key, field, text);
 }
 
 char *config_proxy_to_show(const char *proxy) {

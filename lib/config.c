@@ -79,16 +79,25 @@ static int note_override(Config *config, size_t index, const char *file, unsigne
         return set_source(&last->by, file, line);
 }
 
+/* Does an earlier line of this file set the key? */
+static bool set_by_file(const Config *config, size_t index, const char *file) {
+        const char *source = config->sources[index];
+        size_t length = strlen(file);
+
+        return source && strncmp(source, file, length) == 0 && source[length] == ':';
+}
+
 static int assign(Config *config, size_t index, const char *file, unsigned line, const char *value) {
         const ConfigKey *key = config_key(index);
+        bool more = key->list && value[0] && set_by_file(config, index, file);
         int r;
 
-        r = note_override(config, index, file, line);
+        r = more ? 0 : note_override(config, index, file, line);
         if (r < 0)
                 return r;
         if (value[0] == '\0')
                 return set_default(config, index);
-        r = key->set(key, field_of(config, key), value);
+        r = more ? config_key_append(config, key, value) : key->set(key, field_of(config, key), value);
         if (r == -EINVAL) {
                 r = set_default(config, index);
                 if (config_key_is_secret(key))
@@ -100,7 +109,7 @@ static int assign(Config *config, size_t index, const char *file, unsigned line,
         }
         if (r < 0)
                 return r;
-        return set_source(&config->sources[index], file, line);
+        return more ? 0 : set_source(&config->sources[index], file, line);
 }
 
 int config_assign(Config *config, const char *file, unsigned line, const char *section, const char *name,
@@ -131,8 +140,22 @@ typedef struct Parse {
         int error;
 } Parse;
 
+/* The length of the line without its comment. */
+static size_t without_comment(const char *line, size_t length) {
+        if (*line == '#')
+                return 0;
+        for (size_t i = 0; i < length; i++)
+                if (line[i] == ';' && (i == 0 || strchr(" \t", line[i - 1])))
+                        length = i;
+        while (length > 0 && strchr(" \t\r", line[length - 1]))
+                length--;
+        return length;
+}
+
 /* Like fgets(). Leading white space is dropped: inih would take such a line for more of the previous value.
- * A line that is too long for inih's buffer is reported, and a comment stands in for it. */
+ * Without its comment, a line that is too long for inih's buffer is reported, and a comment stands in for
+ * it.
+ */
 static char *next_line(char *buffer, int size, void *userdata) {
         Parse *parse = userdata;
         const char *start = parse->next + strspn(parse->next, " \t"), *end = strchrnul(start, '\n');
@@ -142,6 +165,8 @@ static char *next_line(char *buffer, int size, void *userdata) {
                 return NULL;
         parse->next = *end ? end + 1 : end;
         parse->line++;
+        if (length + 1 >= (size_t) size)
+                length = without_comment(start, length);
         if (length + 1 >= (size_t) size) {
                 parse->error = config_add_problem(parse->config, true, parse->file, parse->line,
                                                   "the line is longer than %d characters", size - 2);
@@ -227,17 +252,22 @@ void config_freep(Config **config) {
         *config = config_free(*config);
 }
 
+char *config_problem_to_string(const ConfigProblem *p) {
+        char line[16] = "", *text = NULL;
+
+        if (p->line > 0)
+                (void) snprintf(line, sizeof(line), ":%u", p->line);
+        return asprintf(&text, "%s%s: %s", p->file, line, p->text) < 0 ? NULL : text;
+}
+
 bool config_failure(const Config *config, Failure *ret) {
         for (size_t i = 0; i < config->problem_count; i++) {
-                const ConfigProblem *p = &config->problems[i];
+                CLEANUP(freep) char *text = NULL;
 
-                if (!p->fatal)
+                if (!config->problems[i].fatal)
                         continue;
-                if (p->line > 0)
-                        (void) failure_set(ret, FAILURE_CONFIG, NULL, "%s:%u: %s", p->file, p->line,
-                                           p->text);
-                else
-                        (void) failure_set(ret, FAILURE_CONFIG, NULL, "%s: %s", p->file, p->text);
+                text = config_problem_to_string(&config->problems[i]);
+                (void) failure_set(ret, FAILURE_CONFIG, NULL, "%s", text ? text : config->problems[i].file);
                 return true;
         }
         return false;

@@ -88,6 +88,9 @@ void config_freep(Config **config);
 /* The first fatal problem as a FAILURE_CONFIG ("FILE:LINE: …"); false when there is none. */
 bool config_failure(const Config *config, Failure *ret);
 
+/* "FILE:LINE: TEXT", or "FILE: TEXT" when the whole file is meant. The caller frees; NULL: no memory. */
+char *config_problem_to_string(const ConfigProblem *problem);
+
 /* Every directory whose changes mean that the configuration must be read again: for a default Config
  * the six directories (existing or not), for --config=FILE the one the file is in. NULL-terminated, caller
  * frees the array and the strings. */

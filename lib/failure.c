@@ -235,9 +235,9 @@ static const FailureInfo failures[] = {
                                      "a lost identity." },
         [WARNING_CONFIG_IGNORED] = { "config-ignored", WARNING, 0, EINVAL,
                                      "31f8c22827854f2f8c4ed08c9d48a845",
-                                     "A line of the configuration has no effect",
-                                     "Correct or remove the named line; provisiond.conf(5) lists the "
-                                     "keys." },
+                                     "Part of the configuration has no effect",
+                                     "Correct or remove what is named; provisiond.conf(5) says what is "
+                                     "read." },
         [WARNING_EK_CERTIFICATE] = { "ek-certificate", WARNING, 0, EINVAL,
                                      "31f8c22827854f2f8c4ed08c9d48a846",
                                      "The endorsement key certificate is missing or does not fit",

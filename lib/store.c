@@ -306,11 +306,16 @@ static const char *name_of(const char *path) {
         return slash ? slash + 1 : path;
 }
 
-int store_write(const char *path, const void *data, size_t size, mode_t mode) {
-        const StoreAttributes attributes = { .mode = mode, .uid = (uid_t) -1, .gid = (gid_t) -1 };
+int store_write_as(const char *path, const void *data, size_t size, const StoreAttributes *attributes) {
         CLEANUP(closep) int fd = open_parent(path);
 
-        return fd < 0 ? fd : store_write_at(fd, name_of(path), data, size, &attributes);
+        return fd < 0 ? fd : store_write_at(fd, name_of(path), data, size, attributes);
+}
+
+int store_write(const char *path, const void *data, size_t size, mode_t mode) {
+        const StoreAttributes attributes = { .mode = mode, .uid = (uid_t) -1, .gid = (gid_t) -1 };
+
+        return store_write_as(path, data, size, &attributes);
 }
 
 int store_remove(const char *path) {

@@ -52,6 +52,7 @@ int store_write_at(int dir_fd, const char *name, const void *data, size_t size,
 int store_link_at(int dir_fd, const char *name, const char *target, const StoreAttributes *attributes);
 
 /* store_write_at() by path; the directory must exist. */
+int store_write_as(const char *path, const void *data, size_t size, const StoreAttributes *attributes);
 int store_write(const char *path, const void *data, size_t size, mode_t mode);
 
 /* Removes a file and fsyncs its directory; 0 also when there was none. */

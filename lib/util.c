@@ -240,6 +240,12 @@ int parse_uint(const char *text, uint64_t max, uint64_t *ret) {
 #define READ_FIRST ((size_t) 64 * 1024) /* a secret is shorter: realloc() leaves no copy of it behind */
 
 int read_file(const char *path, size_t max, char **ret, size_t *ret_size) {
+        struct stat st;
+
+        return read_file_stat(path, max, ret, ret_size, &st);
+}
+
+int read_file_stat(const char *path, size_t max, char **ret, size_t *ret_size, struct stat *ret_stat) {
         CLEANUP(closep) int fd = -1;
         CLEANUP(freep) char *text = NULL;
         struct stat st;
@@ -283,6 +289,7 @@ int read_file(const char *path, size_t max, char **ret, size_t *ret_size) {
         }
         text[size] = '\0';
         *ret = TAKE(text);
+        *ret_stat = st;
         if (ret_size)
                 *ret_size = size;
         return 0;

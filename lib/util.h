@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 /* Ownership */
@@ -90,5 +91,6 @@ int parse_uint(const char *text, uint64_t max, uint64_t *ret); /* decimal or 0xâ
 size_t utf8_length(const char *text);
 
 /* Reads a whole regular file of at most max bytes; NUL-terminated, ret_size (may be NULL) without the NUL.
- * -EFBIG when larger. */
+ * -EFBIG when larger. ret_stat is that of the file that was read. */
 int read_file(const char *path, size_t max, char **ret, size_t *ret_size);
+int read_file_stat(const char *path, size_t max, char **ret, size_t *ret_size, struct stat *ret_stat);

@@ -133,13 +133,12 @@ void daemon_warn_about_config(Daemon *d) {
         size_t used = 0;
 
         for (size_t i = 0; i < c->problem_count; i++) {
-                const ConfigProblem *p = &c->problems[i];
+                CLEANUP(freep) char *text = config_problem_to_string(&c->problems[i]);
                 int n;
 
-                if (p->fatal || used >= sizeof(all))
+                if (c->problems[i].fatal || used >= sizeof(all))
                         continue;
-                n = snprintf(all + used, sizeof(all) - used, "%s%s:%u: %s", used > 0 ? "; " : "", p->file,
-                             p->line, p->text);
+                n = snprintf(all + used, sizeof(all) - used, "%s%s", used > 0 ? "; " : "", text ? text : "");
                 used += n > 0 ? (size_t) n : 0;
         }
         if (used > 0)

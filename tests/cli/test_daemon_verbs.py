@@ -375,6 +375,66 @@ def test_set_scope_finds_the_line_however_it_is_written(new_world, text):
     assert "IdScope=0ne00NEW\n" in cli(w, "config", f"--config={link}").stdout
 
 
+@pytest.mark.namespaces
+def test_set_scope_keeps_the_rest_of_its_drop_in(new_world):
+    w = new_world(**NO_EDGE)
+    prefix = own_etc(w)
+    dropin = w.dir / "etc/dps-provisiond/provisiond.conf.d/50-scope.conf"
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text("# ours\n[HandOff]\nAllowedHubs=hub-a.example\n[Provisioning]\nRegistrationId=gw-1\nIdScope=0ne00OLD\n")
+    dropin.chmod(0o640)
+    os.chown(dropin, 0, 4)
+    assert cli(w, "set-scope", "0ne00NEW", prefix=prefix).returncode == 0
+    assert dropin.read_text() == ("# ours\n[HandOff]\nAllowedHubs=hub-a.example\n[Provisioning]\nIdScope=0ne00NEW\n"
+                                  "RegistrationId=gw-1\n")
+    assert (dropin.stat().st_mode & 0o777, dropin.stat().st_gid) == (0o640, 4)
+
+
+@pytest.mark.namespaces
+@pytest.mark.parametrize("name, arguments", [("provisiond.conf.d/50-scope.conf", ()),
+                                             ("provisiond.conf", ("--config=/etc/dps-provisiond/provisiond.conf",))])
+def test_set_scope_does_not_mask_what_a_package_set(new_world, name, arguments):
+    w = new_world(**NO_EDGE)
+    (w.dir / "vendor" / name).parent.mkdir(parents=True)
+    (w.dir / "vendor" / name).write_text("[HandOff]\nAllowedHubs=hub-a.example\n[Provisioning]\nIdScope=0ne00OLD\n")
+    vendor = f'mkdir -p /run/dps-provisiond /etc/dps-provisiond && mount --bind {w.dir}/vendor /run/dps-provisiond && exec "$@"'
+    prefix = (*own_etc(w), "sh", "-c", vendor, "sh")
+    result = cli(w, "set-scope", "0ne00NEW", *arguments, prefix=prefix)
+    assert result.returncode == 0 and f"/run/dps-provisiond/{name}" in result.stdout, result
+    assert (w.dir / "etc/dps-provisiond" / name).read_text() == "[HandOff]\nAllowedHubs=hub-a.example\n[Provisioning]\nIdScope=0ne00NEW\n"
+    config = cli(w, "config", prefix=prefix).stdout
+    assert "\nAllowedHubs=hub-a.example\n" in config and "\nIdScope=0ne00NEW\n" in config
+
+
+@pytest.mark.namespaces
+@pytest.mark.parametrize("target", ["/dev/null", "nowhere"])
+def test_set_scope_keeps_a_link_that_leads_to_no_file(new_world, target):
+    w = new_world(**NO_EDGE)
+    prefix = own_etc(w)
+    dropin = w.dir / "etc/dps-provisiond/provisiond.conf.d/50-scope.conf"
+    dropin.parent.mkdir(parents=True)
+    dropin.symlink_to(target)
+    result = cli(w, "set-scope", "0ne00NEW", prefix=prefix)
+    assert result.returncode == 1 and "50-scope.conf' is a link" in result.stderr and "Remove the link" in result.stderr, result
+    assert os.readlink(dropin) == target
+
+
+@pytest.mark.root
+def test_a_file_that_others_may_write_is_ignored_and_named(new_world):
+    """By the daemon and by check; what it set before stays until then."""
+    w = new_world(**NO_EDGE)
+    w.config_path.chmod(0o666)
+    w.start_daemon()
+    p = w.wait_for_state("unprovisioned")
+    warning = next(x for x in w.bus.properties()["Warnings"] if x[0] == "config-ignored")
+    assert str(w.config_path) in warning[1] and "chmod go-w" in warning[1], p
+    checks = {x["id"]: x for x in json.loads(cli(w, "check", "--json", f"--config={w.config_path}").stdout)["checks"]}
+    assert checks["config-files"]["kind"] == "config-ignored" and str(w.config_path) in checks["config-files"]["message"], checks
+    w.config_path.chmod(0o644)
+    w.enroll(w.enrollment())
+    w.wait_for_state("handed-off")
+
+
 @pytest.mark.smoke
 def test_set_scope_reaches_the_daemon(new_world):
     w = new_world(Provisioning={"IdScope": None}, **NO_EDGE)

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import stat
 import shutil
 import subprocess
 import time
@@ -209,3 +210,25 @@ def test_output_replaces_a_whole_file(gateway):
     assert json.loads(path.read_text()) == gateway.json()
     gateway.run("--format=json", "--output=/no/such/directory/file", status=1)
     assert "'/no/such/directory/file' can't be written" in gateway.stderr
+
+
+def test_output_leaves_links_and_devices_what_they_are(gateway):
+    printed = gateway.run("--format=json")
+    assert gateway.run("--format=json", "--output=-") == printed
+    target, link, fifo = gateway.dir / "target.json", gateway.dir / "link.json", gateway.dir / "fifo"
+    target.write_text("x" * 10000)
+    link.symlink_to("target.json")
+    os.mkfifo(fifo)
+    assert gateway.run("--format=json", f"--output={link}") == ""
+    assert link.is_symlink() and target.read_text() == printed
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    gateway.run("--format=json", f"--output={fifo}")
+    assert os.read(reader, 65536).decode() == printed and stat.S_ISFIFO(fifo.stat().st_mode)
+    os.close(reader)
+    gateway.run("--format=json", "--output=/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    table = gateway.dir / "table.csv"
+    assert gateway.run(f"--station={table}", "--output=-").startswith(gateway.run()[:20])
+    gateway.run("--format=json", f"--output={gateway.dir}", status=1)
+    assert "directory" in gateway.stderr
+

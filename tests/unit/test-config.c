@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "store.h"
 
 static char root[] = "/tmp/test-config-XXXXXX";
 
@@ -146,6 +147,89 @@ static void long_and_indented_lines(void **state) {
         assert_true(config_failure(c, &f));
         assert_non_null(strstr(f.sentence, "one.conf:2: the line is longer"));
         assert_string_equal(c->id_scope, "x");
+}
+
+static void comments_may_be_longer_than_a_line(void **state) {
+        char text[2000];
+        CLEANUP(config_freep) Config *c = NULL;
+
+        (void) snprintf(text, sizeof(text),
+                        "\xef\xbb\xbf[Provisioning] ; %0300d\n# %0300d\n  ; %0300d\nIdScope=x \t; %0300d\n"
+                        "RegistrationId=a;b%200s\n[Retry]\nMaxSec=7",
+                        0, 0, 0, 0, "\r");
+        c = load_text(text);
+        assert_int_equal(c->problem_count, 1); /* the semicolon in the registration ID */
+        assert_int_equal(c->problems[0].line, 5);
+        assert_string_equal(c->id_scope, "x");
+        assert_int_equal(c->retry.max_usec, 7 * USEC_PER_SEC);
+}
+
+static void a_list_takes_several_lines_of_a_file(void **state) {
+        const ConfigPaths paths = { .root = root };
+        CLEANUP(config_freep)
+        Config *c = load_text("[HandOff]\nAllowedHubs=a.example\n[Retry]\nMaxSec=7\n[HandOff]\nAllowedHubs="
+                              "b.example c.example\n");
+        CLEANUP(config_freep)
+        Config *reset = load_text("[HandOff]\nAllowedHubs=a.example\nAllowedHubs=\nAllowedHubs=b.example\n");
+        CLEANUP(config_freep) Config *bad = load_text("[HandOff]\nAllowedHubs=a.example\nAllowedHubs=b/c\n");
+        CLEANUP(config_freep) Config *later = NULL;
+
+        assert_true(config_hub_allowed(c, "a.example") && config_hub_allowed(c, "c.example"));
+        assert_false(config_hub_allowed(c, "x.azure-devices.net"));
+        assert_int_equal(c->override_count, 0);
+        assert_true(config_hub_allowed(reset, "b.example") && !config_hub_allowed(reset, "a.example"));
+        assert_true(config_failure(bad, &(Failure){}));
+        put("etc/dps-provisiond/provisiond.conf.d/80-a.conf",
+            "[HandOff]\nAllowedHubs=a.example\nAllowedHubs=b.example\n");
+        put("etc/dps-provisiond/provisiond.conf.d/81-b.conf", "[HandOff]\nAllowedHubs=c.example\n");
+        assert_int_equal(config_load(&later, &paths), 0);
+        assert_true(config_hub_allowed(later, "c.example") && !config_hub_allowed(later, "a.example"));
+        assert_int_equal(later->override_count, 1);
+        assert_int_equal(unlink(in_root("etc/dps-provisiond/provisiond.conf.d/80-a.conf")), 0);
+        assert_int_equal(unlink(in_root("etc/dps-provisiond/provisiond.conf.d/81-b.conf")), 0);
+}
+
+/* What another user could have written does not count, and is named. */
+static void untrusted_files_are_ignored(void **state) {
+        static const char main_file[] = "trust/etc/dps-provisiond/provisiond.conf",
+                          dropins[] = "trust/etc/dps-provisiond/provisiond.conf.d",
+                          dropin[] = "trust/etc/dps-provisiond/provisiond.conf.d/90-x.conf",
+                          directory[] = "trust/etc/dps-provisiond";
+        static const struct {
+                const char *file, *whose;
+                mode_t mode;
+                uid_t uid;
+                bool counts;
+        } cases[] = {
+                { main_file, main_file, 0644, 0, true },  { main_file, main_file, 0664, 0, true },
+                { main_file, main_file, 0666, 0, false }, { main_file, main_file, 0644, 65534, false },
+                { dropin, dropin, 0646, 0, false },       { dropin, dropins, 0777, 0, false },
+                { dropin, dropins, 0755, 65534, false },  { dropin, directory, 01777, 0, false },
+                { main_file, directory, 0757, 0, false },
+        };
+        char trust[512];
+        ConfigPaths paths = { .root = trust };
+
+        if (geteuid() != 0)
+                skip();
+        (void) snprintf(trust, sizeof(trust), "%s", in_root("trust"));
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                CLEANUP(config_freep) Config *c = NULL;
+
+                assert_int_equal(store_make_directory(in_root(dropins), 0755), 0);
+                put(cases[i].file, "[Provisioning]\nIdScope=x\n");
+                assert_int_equal(chown(in_root(cases[i].whose), cases[i].uid, 0), 0);
+                assert_int_equal(chmod(in_root(cases[i].whose), cases[i].mode), 0);
+                assert_int_equal(config_load(&c, &paths), 0);
+                assert_int_equal(c->id_scope != NULL, cases[i].counts);
+                assert_int_equal(c->problem_count, cases[i].counts ? 0 : 1);
+                if (!cases[i].counts)
+                        assert_string_equal(c->problems[0].file, in_root(cases[i].whose));
+                assert_false(config_failure(c, &(Failure){}));
+                assert_int_equal(unlink(in_root(cases[i].file)), 0);
+                assert_int_equal(rmdir(in_root(dropins)), 0);
+                assert_int_equal(rmdir(in_root(directory)), 0);
+        }
 }
 
 static void unknown_keys_are_only_warned_about(void **state) {
@@ -400,6 +484,9 @@ int main(void) {
                 cmocka_unit_test(values_are_checked),
                 cmocka_unit_test(endpoints_are_canonical),
                 cmocka_unit_test(long_and_indented_lines),
+                cmocka_unit_test(comments_may_be_longer_than_a_line),
+                cmocka_unit_test(a_list_takes_several_lines_of_a_file),
+                cmocka_unit_test(untrusted_files_are_ignored),
                 cmocka_unit_test(unknown_keys_are_only_warned_about),
                 cmocka_unit_test(an_empty_assignment_resets),
                 cmocka_unit_test(later_dropins_win_and_higher_directories_mask),
