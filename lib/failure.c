@@ -22,6 +22,7 @@ typedef struct FailureInfo {
 #define NETWORK   FAILURE_CURE_NETWORK
 #define CLOCK     FAILURE_CURE_CLOCK
 #define TPM       FAILURE_CURE_TPM
+#define ENGINE    FAILURE_CURE_ENGINE
 
 static const FailureInfo failures[] = {
         [FAILURE_NONE] = { "", TRANSIENT, 0, 0, "", "", "" },
@@ -136,7 +137,7 @@ static const FailureInfo failures[] = {
                                         "Check the DPS instance's linked hubs, the enrolment's allocation "
                                         "policy and the access rights of "
                                         "DPS on the hub." },
-        [FAILURE_RUNTIME_MISSING] = { "runtime-missing", OPERATOR, 0, ENOPKG,
+        [FAILURE_RUNTIME_MISSING] = { "runtime-missing", OPERATOR, ENGINE, ENOPKG,
                                       "31f8c22827854f2f8c4ed08c9d48a817",
                                       "Azure IoT Edge is not installed or can't be used",
                                       "Install the packages aziot-edge and aziot-identity-service and "
@@ -192,17 +193,25 @@ static const FailureInfo failures[] = {
                                         "Run 'dps-provision status' and 'dps-provision check' and mend the "
                                         "cause that they show. Then run 'dps-provision retry' as root to "
                                         "allow another disruption at once." },
-        [FAILURE_ENGINE_UNREACHABLE] = { "engine-unreachable", LOCAL, 0, ECONNREFUSED,
+        [FAILURE_ENGINE_UNREACHABLE] = { "engine-unreachable", LOCAL, ENGINE, ECONNREFUSED,
                                          "31f8c22827854f2f8c4ed08c9d48a822",
                                          "The container engine does not answer",
                                          "Start the container engine (systemctl start docker), or correct "
-                                         "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon "
-                                         "tries again within a minute." },
+                                         "uri in [moby_runtime] of /etc/aziot/config.toml. The daemon goes "
+                                         "on at once when the engine starts, and tries again every 10 "
+                                         "seconds." },
         [FAILURE_TPM_HIERARCHY] = { "tpm-hierarchy", OPERATOR, TPM, EPERM,
                                     "31f8c22827854f2f8c4ed08c9d48a830", "A hierarchy of the TPM is disabled",
                                     "Enable the TPM's storage and endorsement hierarchies in the firmware "
                                     "setup, then reboot. A hierarchy that a program has disabled "
                                     "(tpm2_hierarchycontrol) comes back with the reboot alone." },
+        [FAILURE_ENGINE_UNSUITABLE] = { "engine-unsuitable", OPERATOR, ENGINE, EPROTONOSUPPORT,
+                                        "31f8c22827854f2f8c4ed08c9d48a823",
+                                        "The container engine refuses IoT Edge's version of the Docker API",
+                                        "Upgrade IoT Edge to 1.6 or later. Or let the engine accept older "
+                                        "clients: run 'systemctl edit docker', add the lines '[Service]' "
+                                        "and 'Environment=DOCKER_MIN_API_VERSION=1.24', and run "
+                                        "'systemctl restart docker'." },
         [WARNING_EDGE_FLAG_MISSING] = { "edge-flag-missing", WARNING, 0, ENOENT,
                                         "31f8c22827854f2f8c4ed08c9d48a840",
                                         "The device is not an IoT Edge device in its hub",

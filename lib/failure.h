@@ -47,6 +47,7 @@ typedef enum FailureKind {
         FAILURE_DISRUPTION_BUDGET,
         FAILURE_ENGINE_UNREACHABLE,
         FAILURE_TPM_HIERARCHY,
+        FAILURE_ENGINE_UNSUITABLE,
         /* warnings: they never stop the work */
         WARNING_EDGE_FLAG_MISSING,
         WARNING_ADOPTION_REFUSED,
@@ -76,6 +77,7 @@ typedef enum FailureCure {
         FAILURE_CURE_NETWORK = 1 << 0, /* a default route appears, or an address where there is none */
         FAILURE_CURE_CLOCK = 1 << 1,   /* the clock is set */
         FAILURE_CURE_TPM = 1 << 2,     /* the TPM's device appears */
+        FAILURE_CURE_ENGINE = 1 << 3,  /* the container engine starts */
 } FailureCure;
 
 typedef struct Failure {

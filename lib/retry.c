@@ -4,9 +4,7 @@
 
 #define OPERATOR_DAY_USEC (24 * 3600 * USEC_PER_SEC)
 #define JITTER_USEC       (2 * USEC_PER_SEC)
-#define LOCAL_HOUR_USEC   (3600 * USEC_PER_SEC)
-#define LOCAL_SOON_USEC   (10 * USEC_PER_SEC) /* during the first hour */
-#define LOCAL_LATE_USEC   (60 * USEC_PER_SEC)
+#define LOCAL_MAX_USEC    (10 * USEC_PER_SEC)
 
 /* A throttled device can't know the number of the others, but it knows for how long it has been throttled.
  * The time since the first 429 is divided into windows. Each window is THROTTLED_GROWTH times as long as the
@@ -17,8 +15,11 @@
 #define THROTTLED_GROWTH     5
 
 static const char *const event_names[] = {
-        [RETRY_EVENT_NETWORK] = "the network has changed", [RETRY_EVENT_ADDRESS] = "the network has changed",
-        [RETRY_EVENT_CLOCK] = "the clock was set",         [RETRY_EVENT_TPM] = "the TPM has appeared",
+        [RETRY_EVENT_NETWORK] = "the network has changed",
+        [RETRY_EVENT_ADDRESS] = "the network has changed",
+        [RETRY_EVENT_CLOCK] = "the clock was set",
+        [RETRY_EVENT_TPM] = "the TPM has appeared",
+        [RETRY_EVENT_ENGINE] = "the container engine has started",
         [RETRY_EVENT_OPERATOR] = "an operator acted",
 };
 static_assert(ARRAY_SIZE(event_names) == _RETRY_EVENT_MAX, "every event has a name");
@@ -30,7 +31,7 @@ const char *retry_event_to_string(RetryEvent event) {
 
 void retry_reset(Retry *retry) {
         retry->attempts = retry->transient_count = retry->operator_count = 0;
-        retry->throttled_waited_usec = retry->operator_waited_usec = retry->local_waited_usec = 0;
+        retry->throttled_waited_usec = retry->operator_waited_usec = 0;
 }
 
 static usec_t min_usec(usec_t a, usec_t b) {
@@ -65,15 +66,6 @@ static usec_t operator_wait(Retry *retry, const RetryPolicy *p) {
                 wait = grown(p->operator_max_usec, retry->operator_count, p->operator_long_max_usec);
         }
         retry->operator_waited_usec += wait;
-        return wait;
-}
-
-/* Each retry writes some files, so the retries become rarer as long as the cause lasts. */
-static usec_t local_wait(Retry *retry, const RetryPolicy *p) {
-        const usec_t most = retry->local_waited_usec < LOCAL_HOUR_USEC ? LOCAL_SOON_USEC : LOCAL_LATE_USEC,
-                     wait = grown(p->initial_usec, retry->transient_count++, min_usec(p->max_usec, most));
-
-        retry->local_waited_usec += wait;
         return wait;
 }
 
@@ -150,7 +142,8 @@ usec_t retry_next(Retry *retry, const RetryPolicy *policy, FailureClass class, u
         if (class == FAILURE_CLASS_OPERATOR)
                 wait = operator_wait(retry, policy);
         else if (class == FAILURE_CLASS_LOCAL)
-                wait = local_wait(retry, policy);
+                wait = grown(policy->initial_usec, retry->transient_count++,
+                             min_usec(policy->max_usec, LOCAL_MAX_USEC));
         else
                 wait = grown(policy->initial_usec, retry->transient_count++, policy->max_usec);
         /* Retry-After is the minimum. The jitter comes on top, so that devices with the same Retry-After do
@@ -173,6 +166,8 @@ static bool event_cures(const Failure *failure, RetryEvent event) {
                 return failure_cures(failure->kind) & FAILURE_CURE_CLOCK;
         case RETRY_EVENT_TPM:
                 return failure_cures(failure->kind) & FAILURE_CURE_TPM;
+        case RETRY_EVENT_ENGINE:
+                return failure_cures(failure->kind) & FAILURE_CURE_ENGINE;
         case RETRY_EVENT_OPERATOR:
                 return failure_class(failure->kind) != FAILURE_CLASS_THROTTLED;
         case _RETRY_EVENT_MAX:

@@ -3,11 +3,10 @@
  * simulation runs the same rules.
  *
  * There are four backoff classes. Transient: exponential, with jitter over the upper half. Local: the same
- * up to 10 seconds in the first hour, and up to a minute after it: such a retry stays within this machine,
- * but writes some files. Throttled: in proportion to the time for which DPS has throttled this device, up to
- * a cap of hours. Operator: capped at half an hour on the first day, then growing to six hours, since DPS
- * bills useless registrations as well. An event that may cure the failure shortens a wait; a bucket limits
- * such events.
+ * up to 10 seconds, because such a retry stays within this machine. Throttled: in proportion to the time for
+ * which DPS has throttled this device, up to a cap of hours. Operator: capped at half an hour on the first
+ * day, then growing to six hours, since DPS bills useless registrations as well. An event that may cure the
+ * failure shortens a wait; a bucket limits such events.
  */
 #pragma once
 
@@ -25,7 +24,6 @@ typedef struct Retry {
         uint32_t transient_count, operator_count;
         usec_t throttled_waited_usec; /* sum of the throttled waits; the next wait grows with it */
         usec_t operator_waited_usec;  /* sum of the operator waits; a day of them ends the half-hour cap */
-        usec_t local_waited_usec;     /* sum of the local waits; not persisted */
         uint32_t bucket;              /* network events that may still shorten a wait */
         usec_t bucket_filled_usec;    /* when it was last refilled (CLOCK_BOOTTIME) */
 } Retry;
@@ -46,6 +44,7 @@ typedef enum RetryEvent {
         RETRY_EVENT_ADDRESS,  /* without any default route: an address, or a route to another network */
         RETRY_EVENT_CLOCK,    /* the clock was set, or the system says that it is right */
         RETRY_EVENT_TPM,      /* the TPM's device appeared */
+        RETRY_EVENT_ENGINE,   /* the container engine has started */
         RETRY_EVENT_OPERATOR, /* changed configuration, Retry() */
         _RETRY_EVENT_MAX,
 } RetryEvent;

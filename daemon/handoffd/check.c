@@ -51,7 +51,8 @@ static void add_warnings(Operation *op) {
         for (size_t i = 0; i < op->verdict.count; i++) {
                 const Finding *f = &op->verdict.findings[i];
 
-                if (f->owner == OWNER_NOBODY && failure_class(f->failure.kind) == FAILURE_CLASS_WARNING)
+                if (f->owner == OWNER_NOBODY && (failure_class(f->failure.kind) == FAILURE_CLASS_WARNING ||
+                                                 f->type == FINDING_ENGINE_SILENT))
                         operation_warn_failure(op, &f->failure);
         }
 }
@@ -88,21 +89,32 @@ static int set_device(Operation *op, const char *hub, const char *device_id) {
                      : 0;
 }
 
+/* Without a configuration to apply the judge does not ask the engine. IoT Edge needs it all the same. */
+static int check_engine(Operation *op) {
+        Failure failure;
+
+        if (op->plan.run_apply || engine_check(&op->situation, &failure) >= 0)
+                return 0;
+        if (failure.kind != FAILURE_ENGINE_UNREACHABLE) {
+                op->failure = failure;
+                return failure_to_errno(failure.kind);
+        }
+        operation_warn_failure(op, &failure);
+        return 0;
+}
+
 static int step_decide(Operation *op) {
         const Situation *s = &op->situation;
-        Failure failure;
         int r;
 
         r = operation_judge(op);
+        if (r >= 0)
+                r = check_engine(op);
         if (r >= 0)
                 r = operation_disruption_wait(op, &op->disruption_wait_usec);
         if (r < 0)
                 return r;
         op->result = "ready";
-        /* The first hand-off does not need the engine before aziot-edged starts. */
-        if (engine_check(s, &failure) < 0)
-                operation_warn(op, failure.kind, "%s, and IoT Edge does not start without it",
-                               failure.sentence);
         if (!s->record.hub && !op->plan.run_apply && s->device.hub[0] && s->device.device_id[0] &&
             s->prev_state.text[0] && judge_identityd_provisioned(&op->wanted, s)) {
                 op->result = "already";

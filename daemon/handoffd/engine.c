@@ -2,12 +2,49 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "http.h"
 #include "paths.h"
+#include "release.h"
+
+#define SCHEME     "unix://"
+#define ANSWER_MAX ((size_t) 64 * 1024)
+
+typedef struct Answer {
+        bool done;
+        unsigned status; /* 0: none */
+        Failure failure;
+        char message[160]; /* of an answer that is an error */
+} Answer;
+
+static void copy_message(Answer *answer, const char *body) {
+        json_object *json = json_tokener_parse(body), *value;
+
+        if (json_object_is_type(json, json_type_object) &&
+            json_object_object_get_ex(json, "message", &value) &&
+            json_object_is_type(value, json_type_string))
+                (void) snprintf(answer->message, sizeof(answer->message), "%s",
+                                json_object_get_string(value));
+        (void) json_object_put(json);
+}
+
+static void on_reply(void *userdata, const HttpReply *reply, const Failure *failure) {
+        Answer *answer = userdata;
+
+        answer->done = true;
+        if (!reply) {
+                answer->failure = *failure;
+                return;
+        }
+        answer->status = reply->status;
+        if (reply->status >= 400)
+                copy_message(answer, reply->body);
+}
 
 static int connect_unix(const char *path) {
         CLEANUP(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -23,24 +60,140 @@ static int connect_unix(const char *path) {
         return 0;
 }
 
-int engine_check(const Situation *s, Failure *reterr) {
-        static const char scheme[] = "unix://";
-        const char *uri = situation_origin(s).toml->runtime_uri;
-        CLEANUP(freep) char *path = NULL;
+/* The engine checks the version in the path before anything else. The loop is a separate one: nothing else
+ * happens until the answer is there. */
+static void ask(const char *path, const char *version, Answer *ret) {
+        CLEANUP(sd_event_unrefp) sd_event *event = NULL;
+        CLEANUP(http_freep) Http *http = NULL;
+        char url[64];
         int r;
 
-        if (uri && strncmp(uri, scheme, strlen(scheme)) != 0)
-                return 0;
-        r = path_under(&path, s->root, uri ? uri + strlen(scheme) : PATH_DOCKER);
+        *ret = (Answer){};
+        (void) snprintf(url, sizeof(url), "http://localhost/v%s/_ping", version);
+        r = sd_event_new(&event);
         if (r >= 0)
-                r = connect_unix(path);
+                r = http_new(&http, event,
+                             &(HttpSettings){ .unix_socket = path,
+                                              .connect_timeout_usec = ENGINE_TIMEOUT_USEC,
+                                              .request_timeout_usec = ENGINE_TIMEOUT_USEC,
+                                              .body_max = ANSWER_MAX });
         if (r >= 0)
+                r = http_start(http, &(HttpRequest){ .method = "GET", .url = url }, on_reply, ret);
+        while (r >= 0 && !ret->done)
+                r = sd_event_run(event, UINT64_MAX);
+        if (r < 0)
+                (void) failure_set_errno(&ret->failure, FAILURE_CONNECT, r, "HTTP can't be used");
+}
+
+static int fail_missing(const Situation *s, const char *path, Failure *reterr) {
+        int r;
+
+        if (s->engine_masked) {
+                r = failure_set(reterr, FAILURE_RUNTIME_MISSING, "engine-masked",
+                                "The container engine at '%s' can't be started: '%s' is masked", path,
+                                s->engine_masked);
+                if (reterr)
+                        reterr->remedy = "Unmask and start the container engine ('systemctl unmask "
+                                         "docker.service docker.socket' and 'systemctl start docker').";
+                return r;
+        }
+        r = failure_set(reterr, FAILURE_RUNTIME_MISSING, "engine",
+                        "No container engine is installed: neither a unit of an engine nor '%s' exists",
+                        path);
+        if (reterr)
+                reterr->remedy =
+                        "Install a container engine that IoT Edge supports (moby-engine), or correct "
+                        "uri in [moby_runtime] of /etc/aziot/config.toml. When the engine starts, "
+                        "the daemon goes on at once.";
+        return r;
+}
+
+static int fail_unreachable(const Situation *s, const char *path, int error, Failure *reterr) {
+        bool exists = faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) >= 0;
+
+        if (s->units_known && !s->engine_installed && (s->engine_masked || !exists))
+                return fail_missing(s, path, reterr);
+        return failure_set_errno(
+                reterr, FAILURE_ENGINE_UNREACHABLE, error,
+                "IoT Edge does not start without the container engine, and the engine at '%s' "
+                "does not answer",
+                path);
+}
+
+static int fail_silent(const char *path, const Answer *answer, Failure *reterr) {
+        char code[16];
+
+        if (answer->status == 0)
+                return failure_set(reterr, FAILURE_ENGINE_UNREACHABLE, answer->failure.code,
+                                   "IoT Edge does not start without the container engine, and the engine at "
+                                   "'%s' does not answer: %s",
+                                   path,
+                                   answer->failure.kind == FAILURE_TIMEOUT ? "it is silent for 5 seconds"
+                                                                           : "it closes the connection");
+        (void) snprintf(code, sizeof(code), "HTTP %u", answer->status);
+        return failure_set(
+                reterr, FAILURE_ENGINE_UNREACHABLE, code,
+                "IoT Edge does not start without the container engine, and the engine at '%s' has an "
+                "internal error: %s",
+                path, answer->message[0] ? answer->message : code);
+}
+
+static int fail_refused(const char *path, const char *version, const Answer *answer, Failure *reterr) {
+        int r = failure_set(
+                reterr, FAILURE_ENGINE_UNSUITABLE, version,
+                "The container engine at '%s' refuses version %s of the Docker API, which IoT Edge "
+                "uses: %s",
+                path, version, answer->message[0] ? answer->message : "HTTP status 400");
+
+        if (reterr && strstr(answer->message, "too new"))
+                reterr->remedy =
+                        "Upgrade the container engine, for instance to a current moby-engine. When it "
+                        "has restarted, the daemon goes on at once.";
+        return r;
+}
+
+/* Versions of the Docker API that releases of IoT Edge use, the newest first. Of a release that is not known
+ * each may be right. */
+static size_t list_versions(const char *root, const char *ret[static 2]) {
+        static const unsigned newer[] = { 1, 6, 0 };
+        unsigned release[3];
+
+        ret[0] = "1.41";
+        ret[1] = "1.34";
+        if (!release_read(root, release))
+                return 2;
+        if (!release_is_least(release, newer))
+                ret[0] = ret[1];
+        return 1;
+}
+
+static int check_socket(const Situation *s, const char *path, Failure *reterr) {
+        const char *versions[2];
+        size_t count = list_versions(s->root, versions);
+        Answer answer;
+        int r;
+
+        r = connect_unix(path);
+        if (r < 0)
+                return fail_unreachable(s, path, r, reterr);
+        for (size_t i = 0; i < count; i++) {
+                ask(path, versions[i], &answer);
+                if (answer.status == 0 || answer.status >= 500)
+                        return fail_silent(path, &answer, reterr);
+                if (answer.status != 400)
+                        return 0;
+        }
+        return fail_refused(path, versions[count - 1], &answer, reterr);
+}
+
+int engine_check(const Situation *s, Failure *reterr) {
+        const char *uri = situation_origin(s).toml->runtime_uri;
+        CLEANUP(freep) char *path = NULL;
+
+        if (uri && strncmp(uri, SCHEME, strlen(SCHEME)) != 0)
                 return 0;
-        if (s->engine_installed || (path && faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) >= 0))
-                return failure_set_errno(reterr, FAILURE_ENGINE_UNREACHABLE, r,
-                                         "The container engine at '%s' does not answer",
-                                         path ? path : PATH_DOCKER);
-        return failure_set(reterr, FAILURE_RUNTIME_MISSING, "engine",
-                           "No container engine is installed: neither a unit of an engine nor '%s' exists",
-                           path ? path : PATH_DOCKER);
+        if (path_under(&path, s->root, uri ? uri + strlen(SCHEME) : PATH_DOCKER) < 0)
+                return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
+                                         "The container engine can't be asked");
+        return check_socket(s, path, reterr);
 }

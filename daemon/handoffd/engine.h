@@ -6,7 +6,14 @@
 
 #include "situation.h"
 
-/* FAILURE_ENGINE_UNREACHABLE: an engine is installed and does not answer. FAILURE_RUNTIME_MISSING: none is
- * installed. The units have to be known. Success without a check when the engine has no unix socket.
- * Connecting may start the engine. */
+/* Asks the engine for what IoT Edge asks: an answer in the version of the Docker API that the installed
+ * release uses. Blocks for ENGINE_TIMEOUT_USEC at most. The units have to be known. Asking may start the
+ * engine.
+ *
+ * FAILURE_ENGINE_UNREACHABLE: one is installed and does not answer, or has an internal error.
+ * FAILURE_ENGINE_UNSUITABLE: it refuses the version of the API.
+ * FAILURE_RUNTIME_MISSING: none is installed, or its unit is masked.
+ * Success without a question when the engine has no unix socket. */
 int engine_check(const Situation *s, Failure *reterr);
+
+#define ENGINE_TIMEOUT_USEC (5 * USEC_PER_SEC)

@@ -32,6 +32,7 @@ static const struct {
         [FINDING_CONFIG_PLACE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_DEVICE_PLACE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_APPLY_REFUSES] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
+        [FINDING_ENGINE_UNUSABLE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_ENGINE_SILENT] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_DEVICE_MISSING] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
         [FINDING_DEVICE_OTHER] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
@@ -267,6 +268,22 @@ static void judge_applied(Verdict *v, const Wanted *w, const Situation *s) {
                                    PATH_CONFIG);
 }
 
+/* `iotedge config apply` asks the engine before it changes anything, except the first time. Then the engine
+ * may come as late as the start of aziot-edged. */
+static void judge_engine(Verdict *v, const Situation *s) {
+        Failure failure;
+
+        if (!(v->mends & MEND_APPLY) || verdict_refusal(v) || engine_check(s, &failure) >= 0)
+                return;
+        if (failure.kind != FAILURE_ENGINE_UNREACHABLE) {
+                add_failure(v, FINDING_ENGINE_UNUSABLE, &failure);
+                return;
+        }
+        add_failure(v, FINDING_ENGINE_SILENT, &failure);
+        if (!s->applied_exists)
+                v->findings[v->count - 1].owner = OWNER_NOBODY;
+}
+
 static void judge_places(Verdict *v, const Situation *s) {
         Failure failure;
 
@@ -277,9 +294,7 @@ static void judge_places(Verdict *v, const Situation *s) {
         judge_apply_unit(v, s);
         if (v->mends & MEND_APPLY && apply_rules_check(s, &failure) < 0)
                 add_failure(v, FINDING_APPLY_REFUSES, &failure);
-        /* `iotedge config apply` asks the engine before it changes anything, except the first time. */
-        if (v->mends & MEND_APPLY && s->applied_exists && engine_check(s, &failure) < 0)
-                add_failure(v, FINDING_ENGINE_SILENT, &failure);
+        judge_engine(v, s);
 }
 
 /* --- the device --- */

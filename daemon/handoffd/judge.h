@@ -43,7 +43,8 @@ typedef enum FindingType {
         FINDING_CONFIG_PLACE,    /* config.toml can't be replaced: immutable, a mount point, … */
         FINDING_DEVICE_PLACE,    /* device_info can't be replaced: a link, a mount point, … */
         FINDING_APPLY_REFUSES,   /* `iotedge config apply` refuses something in config.toml or around it */
-        FINDING_ENGINE_SILENT,   /* without the container engine `iotedge config apply` fails */
+        FINDING_ENGINE_UNUSABLE, /* no container engine, or one that refuses IoT Edge */
+        FINDING_ENGINE_SILENT,   /* the container engine does not answer */
         /* the device */
         FINDING_DEVICE_MISSING, /* no device_info */
         FINDING_DEVICE_OTHER,   /* device_info of another device */

@@ -109,7 +109,7 @@ int situation_read_files(Situation *s, const char *root, const ConfigPaths *path
 }
 
 int situation_read_units(Situation *s, Units *units, Failure *reterr) {
-        UnitState snap, engines[4];
+        UnitState snap, engines[6];
         const struct {
                 const char *unit;
                 UnitState *state;
@@ -126,7 +126,9 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
                 { UNIT_DOCKER, &engines[0] },
                 { UNIT_DOCKER_SOCKET, &engines[1] },
                 { UNIT_MOBY, &engines[2] },
-                { UNIT_CONTAINERD, &engines[3] },
+                { UNIT_PODMAN, &engines[3] },
+                { UNIT_PODMAN_SOCKET, &engines[4] },
+                { UNIT_DOCKER_SNAP, &engines[5] },
         };
         const char *names[ARRAY_SIZE(all)];
         UnitState states[ARRAY_SIZE(all)];
@@ -140,8 +142,11 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
         for (size_t i = 0; i < ARRAY_SIZE(all); i++)
                 *all[i].state = states[i];
         s->snap = snap.exists && (!s->edged.exists || !s->identityd.exists);
-        for (size_t i = 0; i < ARRAY_SIZE(engines); i++)
-                s->engine_installed = s->engine_installed || engines[i].exists;
+        for (size_t i = 0; i < ARRAY_SIZE(engines); i++) {
+                s->engine_installed = s->engine_installed || (engines[i].exists && !engines[i].masked);
+                if (engines[i].masked && !s->engine_masked)
+                        s->engine_masked = names[ARRAY_SIZE(all) - ARRAY_SIZE(engines) + i];
+        }
         s->units_known = true;
         return 0;
 }

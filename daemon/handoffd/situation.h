@@ -32,8 +32,9 @@ typedef struct Situation {
         DeviceInfo device_info;  /* members NULL: none that is valid */
         bool device_info_hidden; /* from this user */
         FileMark prev_state;
-        bool units_known, snap; /* snap: IoT Edge is installed as one */
-        bool engine_installed;  /* a unit of a container engine exists */
+        bool units_known, snap;    /* snap: IoT Edge is installed as one */
+        bool engine_installed;     /* a unit of a container engine exists and is not masked */
+        const char *engine_masked; /* one that is masked, a constant; or NULL */
         UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
         IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
         bool device_asked;                    /* then identityd's identity is judged */

@@ -22,7 +22,9 @@
 #define UNIT_DOCKER           "docker.service"
 #define UNIT_DOCKER_SOCKET    "docker.socket"
 #define UNIT_MOBY             "moby-engine.service"
-#define UNIT_CONTAINERD       "containerd.service"
+#define UNIT_PODMAN           "podman.service"
+#define UNIT_PODMAN_SOCKET    "podman.socket"
+#define UNIT_DOCKER_SNAP      "snap.docker.dockerd.service"
 #define UNIT_SNAP             "snap.azure-iot-edge.aziot-edged.service"
 
 typedef struct Units Units;

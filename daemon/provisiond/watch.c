@@ -8,6 +8,7 @@ struct Watch {
         NetworkWatch *network;
         ClockWatch *clock;
         TpmWatch *tpm;
+        EngineWatch *engine;
 };
 
 int watch_new(Watch **ret, Daemon *daemon) {
@@ -30,6 +31,9 @@ int watch_new(Watch **ret, Daemon *daemon) {
         r = tpm_watch_new(&w->tpm, daemon);
         if (r < 0)
                 log_warning("Failed to watch the TPM's device: %s", strerror(-r));
+        r = engine_watch_new(&w->engine, daemon);
+        if (r < 0)
+                log_warning("Failed to watch the container engine: %s", strerror(-r));
         *ret = w;
         return 0;
 }
@@ -41,6 +45,7 @@ Watch *watch_free(Watch *w) {
         network_watch_free(w->network);
         clock_watch_free(w->clock);
         tpm_watch_free(w->tpm);
+        engine_watch_free(w->engine);
         free(w);
         return NULL;
 }
@@ -52,6 +57,8 @@ void watch_update(Watch *w) {
 void watch_configured(Watch *w) {
         if (w->tpm)
                 tpm_watch_update(w->tpm);
+        if (w->engine)
+                engine_watch_update(w->engine);
 }
 
 bool watch_clock_synchronized(Watch *w) {

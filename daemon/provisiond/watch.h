@@ -1,7 +1,7 @@
 /*
  * Watch: small observed states outside the daemon. Each part watches one state and reports its edges to the
- * daemon: the configuration files, the network, the clock, the TPM's device. A part that can't watch logs
- * the failure and leaves the daemon to its retries.
+ * daemon: the configuration files, the network, the clock, the TPM's device, the container engine. A part
+ * that can't watch logs the failure and leaves the daemon to its retries.
  */
 #pragma once
 
@@ -11,6 +11,7 @@ typedef struct FileWatch FileWatch;
 typedef struct NetworkWatch NetworkWatch;
 typedef struct ClockWatch ClockWatch;
 typedef struct TpmWatch TpmWatch;
+typedef struct EngineWatch EngineWatch;
 
 int file_watch_new(FileWatch **ret, Daemon *daemon);
 FileWatch *file_watch_free(FileWatch *w);
@@ -30,3 +31,8 @@ bool clock_watch_synchronized(ClockWatch *w);
 int tpm_watch_new(TpmWatch **ret, Daemon *daemon);
 TpmWatch *tpm_watch_free(TpmWatch *w);
 void tpm_watch_update(TpmWatch *w); /* Tcti= may have changed */
+
+/* The units of the container engine. Nothing is watched with Target=none. */
+int engine_watch_new(EngineWatch **ret, Daemon *daemon);
+EngineWatch *engine_watch_free(EngineWatch *w);
+void engine_watch_update(EngineWatch *w); /* Target= may have changed */

@@ -130,6 +130,64 @@ def test_the_container_runtime_is_dead(new_world, hub_ports):
     assert set(bad) == {"daemon", "enrollment"} and "docker.sock" in line(lines, "iotedge-apply")["message"], lines
 
 
+PODMAN = '[moby_runtime]\nuri = "unix:///run/podman/podman.sock"\nnetwork = "azure-iot-edge"\n'
+
+
+@pytest.mark.parametrize("release, faults, text, result, kind, message, hint", [
+    (None, {"min": "1.42"}, "", "fail", "engine-unsuitable", "refuses version", "DOCKER_MIN_API_VERSION"),
+    (None, {"max": "1.30"}, "", "fail", "engine-unsuitable", "too new", "Upgrade the container engine"),
+    (None, {"min": "1.40"}, "", None, None, "", ""),  # one of the versions is accepted
+    ("1.5.21", {"min": "1.40"}, "", "fail", "engine-unsuitable", "1.34", "1.6 or later"),
+    ("1.6.1", {"min": "1.40"}, "", None, None, "", ""),
+    (None, {"status": 500}, "", "warn", "engine-unreachable", "internal error", "Start the container engine"),
+    (None, {"status": 503, "message": "starting"}, "", "warn", "engine-unreachable", "starting", "Start the container engine"),
+    (None, {"status": 500}, PODMAN, "warn", "engine-unreachable", r"podman\.sock", r"\[moby_runtime\]"),
+    (None, {"status": 500}, PODMAN.replace("unix:///run/podman/podman.sock", "http://127.0.0.1:1"), None, None, "", ""),
+])
+def test_the_container_engine_of_a_new_gateway(fresh, release, faults, text, result, kind, message, hint):
+    """It has to accept what the installed release asks for. One that is not up yet may come later."""
+    w = fresh()
+    if release:
+        (w.root / "var/lib/dpkg").mkdir(parents=True)
+        (w.root / "var/lib/dpkg/status").write_text(f"Package: aziot-edge\nVersion: {release}-1\n")
+    w.config_toml.write_text(text)
+    w.standin_faults(engine=faults)
+    if result:
+        expect(w, "iotedge-apply", result, kind, message, hint)
+    else:
+        assert check(w)[0] == FRESH
+
+
+@pytest.mark.parametrize("load, message, hint", [("not-found", "No container engine is installed.*docker.sock", "moby-engine"),
+                                                 ("masked", "'docker.service' is masked", "systemctl unmask")])
+def test_no_container_engine(fresh, load, message, hint):
+    w = fresh()
+    w.standin_faults(units={"docker.service": {"load": load}})
+    (w.root / "var/run/docker.sock").unlink()
+    expect(w, "iotedge-apply", "fail", "runtime-missing", message, hint)
+
+
+def test_a_container_engine_that_is_silent(fresh):
+    """As dockerd while it starts: its socket unit takes the connections."""
+    w = fresh()
+    w.standin_faults(engine={"silent": True})
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        ends = pool.submit(expect, w, "iotedge-apply", "warn", "engine-unreachable", "silent for 5 seconds",
+                           "Start the container engine", environment=w.clock())
+        wait_for("the question", lambda: ends.done() or w.standin_events("engine-silent"))
+        w.fast_forward("the end of its patience", ends.done)
+        ends.result()
+
+
+def test_a_container_engine_with_another_socket(fresh):
+    w = fresh()
+    socket_path = w.root / "run/podman/podman.sock"
+    socket_path.parent.mkdir(parents=True)
+    (w.root / "var/run/docker.sock").rename(socket_path)
+    w.config_toml.write_text(PODMAN)
+    assert check(w)[0] == FRESH
+
+
 def test_config_toml_that_may_be_replaced(fresh):
     w = fresh(HandOff={"ReplaceProvisioning": "yes"})
     w.config_toml.write_text(OTHERS)

@@ -29,6 +29,12 @@ def remove_engine(world):
     (world.root / "var/run/docker.sock").unlink()
 
 
+def install(world, release):
+    path = world.root / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"Package: aziot-edge\nStatus: install ok installed\nVersion: {release}-1\n\n")
+
+
 def test_engine_that_comes_late(new_world):
     """A new gateway registers and adopts without the engine, and repeats no request when the engine comes."""
     w = prepared(new_world, Retry={"InitialSec": 5, "MaxSec": 600})
@@ -55,12 +61,47 @@ def test_engine_that_comes_late(new_world):
 
 
 def test_engine_that_is_installed_late(new_world):
-    w = prepared(new_world)
+    """Nothing is asked of DPS without an engine. Its start ends a wait of minutes."""
+    w = prepared(new_world, Retry={"OperatorInitialSec": 600, "OperatorMaxSec": 600})
     remove_engine(w)
     w.start_daemon()
     p = w.wait_for_failure("runtime-missing")
-    assert p["State"] == "assigned" and "engine" in p["LastError"][2]
+    assert p["State"] == "attesting" and p["LastError"][1] == "engine" and "Install a container engine" in p["LastError"][3]
+    assert w.requests() == []
+    w.standin_faults()
+    run_engine(w)
+    w.wait_for_state("handed-off")
     assert w.registrations() == 1
+
+
+def test_engine_that_refuses_the_version(new_world):
+    """It is asked for what the installed release asks. The restart that the hint names ends the wait."""
+    w = prepared(new_world, Retry={"OperatorInitialSec": 600, "OperatorMaxSec": 600})
+    install(w, "1.5.21")
+    w.standin_faults(engine={"min": "1.40"}, release="1.5.21")
+    w.start_daemon()
+    p = w.wait_for_failure("engine-unsuitable")
+    assert p["LastError"][1] == "1.34" and "too old" in p["LastError"][2] and "DOCKER_MIN_API_VERSION" in p["LastError"][3]
+    assert w.requests() == []
+    w.standin_faults(release="1.5.21")
+    w.bus.systemd("RestartUnit", "docker.service")
+    w.wait_for_state("handed-off")
+    assert w.registrations() == 1
+
+
+def test_later_hand_off_with_an_engine_that_fails(new_world):
+    w = new_world()
+    w.start_gateway()
+    w.standin_faults(engine={"status": 500, "message": "no space left on device"})
+    requests = len(w.requests())
+    w.write_config(Provisioning={"RegistrationId": "renamed"})
+    w.enroll(edge(w))
+    p = w.wait_for_failure("engine-unreachable")
+    assert p["LastError"][1] == "HTTP 500" and "no space left" in p["LastError"][2]
+    assert len(w.requests()) == requests
+    w.standin_faults(engine={"max": "1.30"})
+    p = w.wait_for_failure("engine-unsuitable")
+    assert "Upgrade the container engine" in p["LastError"][3] and len(w.requests()) == requests
 
 
 @pytest.mark.parametrize("installed", [True, False], ids=["stopped", "removed"])

@@ -20,6 +20,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import engine  # noqa: E402
 from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, applied_config, super_config, write_applied  # noqa: E402
 from identityd import Identityd, IdentitydFailed  # noqa: E402
 from systemd import Manager, Unit  # noqa: E402
@@ -109,16 +110,17 @@ class Gateway:
         self.world.log("applied", failed=failed)  # which it prints, and no more
 
     async def ask_docker(self):
+        uri = self.world.engine_uri()
         try:
-            _, writer = await asyncio.open_unix_connection(str(self.world.path("/var/run/docker.sock")))
-            writer.close()
+            if uri.startswith("unix://"):
+                await engine.ask(self.world.path(uri.removeprefix("unix://")), self.world.fault("release"))
         except OSError as error:
             raise ApplyFailed(f"the container runtime does not answer: {error}") from error
 
     async def start_docker(self):
         path = self.world.path("/var/run/docker.sock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.docker = await asyncio.start_unix_server(lambda _, writer: writer.close(), str(path))
+        self.docker = await asyncio.start_unix_server(lambda *streams: engine.serve(self.world, *streams), str(path))
 
     async def stop_docker(self):
         self.docker.close()

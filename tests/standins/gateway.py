@@ -56,6 +56,14 @@ class World:
         if not path.exists():
             path.touch()
 
+    def engine_uri(self):
+        """Of the container engine, as config.toml names it."""
+        try:
+            config = tomllib.loads(self.path("/etc/aziot/config.toml").read_text())
+        except (OSError, tomllib.TOMLDecodeError):
+            config = {}
+        return config.get("moby_runtime", {}).get("uri", "unix:///var/run/docker.sock")
+
     def own(self, path, user):
         """Gives it to the user, where there is one and where we may."""
         try:

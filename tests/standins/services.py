@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stand-ins for the services of Azure IoT Edge as processes of their own under a real systemd.
 
-    services.py tpmd | identityd | edged | idle       what a unit under units/ starts
+    services.py tpmd | identityd | edged | docker | idle       what a unit under units/ starts
     services.py iotedge config apply                  /usr/bin/iotedge
 
 NONE OF THIS IS THE REAL THING. Users, files and their modes, units, sockets and the order in which 'config apply' stops
@@ -23,6 +23,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
+import engine  # noqa: E402
 from gateway import OWNERS, SERVICES, SOCKETS, ApplyFailed, World, applied_config, super_config, write_applied  # noqa: E402
 
 RUN = pathlib.Path("/run/aziot")
@@ -172,6 +173,11 @@ async def edged(world):
 
 # --- the container runtime, keyd, certd: something that accepts connections ---
 
+async def docker(world):
+    for listening in passed_sockets():
+        await asyncio.start_unix_server(lambda *streams: engine.serve(world, *streams), sock=listening)
+
+
 async def idle(_world):
     for listening in passed_sockets():
         await asyncio.start_unix_server(lambda _, writer: writer.close(), sock=listening)
@@ -184,7 +190,7 @@ def apply(world):
     provisioning = super_config(world)
     if applied_config(world) is not None:
         try:
-            socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")
+            asyncio.run(engine.ask("/var/run/docker.sock", None))
         except OSError as error:
             raise ApplyFailed(f"the container runtime does not answer: {error}") from error
     write_applied(world, provisioning)
@@ -212,7 +218,7 @@ async def serve(service, world):
 
 
 def main():
-    services = {"tpmd": tpmd, "identityd": identityd, "edged": edged, "idle": idle}
+    services = {"tpmd": tpmd, "identityd": identityd, "edged": edged, "docker": docker, "idle": idle}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     world = new_world()
     if name == "iotedge":

@@ -24,7 +24,7 @@ typedef struct Case {
         const char *name;
         const char *config, *applied, *base, *recorded, *device, *payload;
         bool no_config, no_applied, no_device, hidden, legacy, snap, masked, missing, no_apply_unit, replace,
-                applying, ignored, unknown, no_assignment;
+                applying, ignored, unknown, no_assignment, no_engine, silent_engine, was_applied;
         unsigned status;
         int types[6];
         unsigned mends;
@@ -71,10 +71,19 @@ static void fill_files(Situation *s, const Case *c) {
         s->legacy = c->legacy;
 }
 
+/* An engine without a unix socket is not asked. */
+static void fill_engine(Situation *s, const Case *c) {
+        if (!c->no_engine && !c->silent_engine)
+                (c->no_config ? &s->base_toml : &s->toml)->runtime_uri = strdup("http://engine.example");
+        s->engine_installed = c->silent_engine;
+        s->applied_exists = c->was_applied;
+}
+
 static void fill(Situation *s, const Case *c) {
         *s = (Situation){ .root = root, .units_known = true, .snap = c->snap };
         fill_record(s, c);
         fill_files(s, c);
+        fill_engine(s, c);
         s->edged.exists = s->identityd.exists = !c->missing;
         s->identityd.masked = c->masked;
         s->apply.exists = !c->no_apply_unit;
@@ -127,6 +136,16 @@ static const Case cases[] = {
           .refusal = FINDING_APPLY_UNIT_UNUSABLE, .loss = FINDING_APPLIED_OUTDATED },
         { "no config.toml", .no_config = true, .types = { F(CONFIG_MISSING) }, .mends = CONFIG_APPLY,
           .refusal = NONE, .loss = FINDING_CONFIG_MISSING },
+        { "no engine", .no_config = true, .no_engine = true,
+          .types = { F(CONFIG_MISSING), F(ENGINE_UNUSABLE) }, .mends = CONFIG_APPLY,
+          .refusal = FINDING_ENGINE_UNUSABLE, .loss = FINDING_CONFIG_MISSING },
+        { "an engine that is not up yet", .no_config = true, .silent_engine = true,
+          .types = { F(CONFIG_MISSING), F(ENGINE_SILENT) }, .mends = CONFIG_APPLY, .refusal = NONE,
+          .loss = FINDING_CONFIG_MISSING },
+        { "the same, later", .no_config = true, .silent_engine = true, .was_applied = true,
+          .types = { F(CONFIG_MISSING), F(ENGINE_SILENT) }, .mends = CONFIG_APPLY,
+          .refusal = FINDING_ENGINE_SILENT, .loss = FINDING_CONFIG_MISSING },
+        { "no engine, and nothing to apply", .no_engine = true, .refusal = NONE, .loss = NONE },
         { "a base with everything", .no_config = true, .base = FOREIGN "[x]\n[tpm]\nauth_key_index = 7\n",
           .types = { F(CONFIG_UNUSABLE), F(CONFIG_MISSING), F(BASE_REPLACED) }, .mends = CONFIG_APPLY,
           .refusal = FINDING_CONFIG_UNUSABLE, .loss = FINDING_CONFIG_MISSING },

@@ -38,11 +38,10 @@ static void transient_doubles_to_its_cap_with_jitter(void **state) {
 }
 
 /* No retry asks anybody outside the machine. */
-static void local_waits_ten_seconds_for_an_hour_and_then_a_minute(void **state) {
+static void local_waits_ten_seconds_at_most(void **state) {
         static const usec_t expected[] = { 5, 10, 10, 10 };
         const RetryPolicy quick = { .initial_usec = USEC_PER_SEC, .max_usec = 2 * USEC_PER_SEC };
         Retry retry = {}, other = { .transient_count = 20 };
-        usec_t wait, waited = 0;
 
         assert_int_equal(failure_class(FAILURE_ENGINE_UNREACHABLE), FAILURE_CLASS_LOCAL);
         for (size_t i = 0; i < ARRAY_SIZE(expected); i++)
@@ -51,11 +50,8 @@ static void local_waits_ten_seconds_for_an_hour_and_then_a_minute(void **state) 
         assert_int_equal(retry_next(&other, &policy, FAILURE_CLASS_LOCAL, 0, 0), 10 * USEC_PER_SEC);
         assert_int_equal(retry_next(&other, &quick, FAILURE_CLASS_LOCAL, 0, 0), 2 * USEC_PER_SEC);
 
-        while ((wait = retry_next(&retry, &policy, FAILURE_CLASS_LOCAL, 0, 0)) == 10 * USEC_PER_SEC)
-                waited += wait;
-        assert_in_range(waited, 59 * 60 * USEC_PER_SEC, 60 * 60 * USEC_PER_SEC);
-        assert_int_equal(wait, 60 * USEC_PER_SEC);
-        assert_int_equal(retry_next(&retry, &policy, FAILURE_CLASS_LOCAL, 0, 0), 60 * USEC_PER_SEC);
+        for (int i = 0; i < 10000; i++)
+                assert_int_equal(retry_next(&retry, &policy, FAILURE_CLASS_LOCAL, 0, 0), 10 * USEC_PER_SEC);
         assert_int_equal(retry_next(&retry, &quick, FAILURE_CLASS_LOCAL, 0, 0), 2 * USEC_PER_SEC);
         retry_reset(&retry);
         assert_int_equal(retry_next(&retry, &policy, FAILURE_CLASS_LOCAL, 0, 0), 5 * USEC_PER_SEC);
@@ -210,6 +206,10 @@ static void only_what_cures_shortens(void **state) {
                 { FAILURE_TPM_MISSING, RETRY_EVENT_TPM, true },
                 { FAILURE_TPM_FAILED, RETRY_EVENT_TPM, true },
                 { FAILURE_TPM_LOCKOUT, RETRY_EVENT_TPM, false },
+                { FAILURE_ENGINE_UNREACHABLE, RETRY_EVENT_ENGINE, true },
+                { FAILURE_ENGINE_UNSUITABLE, RETRY_EVENT_ENGINE, true },
+                { FAILURE_RUNTIME_MISSING, RETRY_EVENT_ENGINE, true },
+                { FAILURE_DNS, RETRY_EVENT_ENGINE, false },
                 { FAILURE_TPM_MISSING, RETRY_EVENT_ADDRESS, false },
                 { FAILURE_TPM_MISSING, RETRY_EVENT_OPERATOR, true },
         };
@@ -272,7 +272,7 @@ static void addresses_leave_the_bucket_to_a_default_route(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(transient_doubles_to_its_cap_with_jitter),
-                cmocka_unit_test(local_waits_ten_seconds_for_an_hour_and_then_a_minute),
+                cmocka_unit_test(local_waits_ten_seconds_at_most),
                 cmocka_unit_test(throttled_makes_one_attempt_in_each_window),
                 cmocka_unit_test(throttled_has_a_cap_of_its_own),
                 cmocka_unit_test(throttled_is_bounded_whatever_the_record_says),
