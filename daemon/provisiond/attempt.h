@@ -27,6 +27,7 @@ typedef struct Attempt {
         bool may_adopt;               /* HandOff1.Check allows it */
         bool quiesced;
         bool keyless;             /* see Facts */
+        bool key_was_changed;     /* HubKey.changed before AdoptHubKey */
         usec_t quiesced_usec;     /* the begin of the hold */
         sd_event_source *renewal; /* while IoT Edge is quiesced */
         /* These belong to the registration, which may take several attempts. */

@@ -381,7 +381,7 @@ static int on_adopt(Daemon *d, sd_bus_message *reply) {
         if (r >= 0 && d->record.intended.hand_over == HAND_OVER_ADOPT) {
                 bytes_deinit(&key->name);
                 r = bytes_copy(&key->name, name.data, name.size);
-                key->changed = key->changed || changed;
+                key->changed = d->attempt.key_was_changed || changed;
         }
         if (r >= 0 && state == STATE_HANDED_OFF && changed)
                 record_reopen(&d->record); /* it was gone: aziot-tpmd has to load it */
@@ -423,10 +423,22 @@ static bool on_adopt_failed(Daemon *d, Failure *failure) {
         return (newer || dead) && intent_give_way(d, NULL, NULL) >= 0 && finish_adopt(d) >= 0;
 }
 
+/* The power may go when the TPM has replaced the key and before the reply is here. So the mark is on disk
+ * before the call, and the reply may take it back. */
+static void mark_change(Daemon *d) {
+        HubKey *key = &d->record.intended.key;
+
+        d->attempt.key_was_changed = key->changed;
+        if (daemon_state(d) == STATE_ASSIGNED && d->record.intended.hand_over == HAND_OVER_ADOPT &&
+            (key->name.size == 0 || !bytes_equal(&key->name, &d->tpm.handle_name)))
+                key->changed = true;
+}
+
 void step_adopt(Daemon *d) {
         bool handed_off = daemon_state(d) == STATE_HANDED_OFF;
         Failure failure;
 
+        mark_change(d);
         if (!save_or_fail(d))
                 return;
         /* While the clock is behind, the hub refuses IoT Edge's tokens, and IoT Edge then evicts the key. */

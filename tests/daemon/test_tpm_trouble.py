@@ -1,6 +1,10 @@
-"""Suite "daemon": what goes wrong with a TPM in the field, through the real helper, without IoT Edge."""
+"""Suite "daemon": what goes wrong with a TPM in the field, through the real helper."""
+import json
+import signal
+
 import pytest
-from power import power_cut
+from handoff import IDENTITYD
+from power import Since, boot, hub_accepts, power_cut, settled
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 
@@ -38,3 +42,30 @@ def test_a_tpm_without_hmac(new_world):
     w.start_daemon()
     w.wait_for_state("handed-off")
     assert w.registrations() == 1 and "SequenceComplete" in w.tpm_commands()
+
+
+def key_is_marked(world):
+    return json.loads((world.dir / "state/state.json").read_text())["intended"]["keyChanged"]
+
+
+@pytest.mark.parametrize("event", ["power cut", "crash"])
+def test_the_mark_of_a_replaced_key_survives(new_world, event):
+    """The TPM has the new key, and the daemon ends before it knows."""
+    w = new_world(emulator=["--rotate-keys"])
+    hub = w.start_gateway()["AssignedHub"]
+    old = w.hub_key()
+    w.tpm_faults(rules=[{"command": "EvictControl", "nth": 2, "cut": "after", "startup": True}])
+    w.bus.call("Reprovision")
+    w.wait("the cut", lambda p: p["LastError"][0] == "tpm-missing")
+    if event == "power cut":
+        power_cut(w)
+    else:
+        w.stop_daemon(signal.SIGKILL)
+    assert w.hub_key() not in (None, old) and key_is_marked(w)
+    if event == "power cut":
+        boot(w)
+    since = Since(w)
+    w.start_daemon()
+    settled(w, hub)
+    assert since.registrations() == 0 and since.events("start", unit=IDENTITYD)
+    assert not key_is_marked(w) and hub_accepts(w)
