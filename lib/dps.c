@@ -67,8 +67,8 @@ static int add_base64(json_object *object, const char *key, const Bytes *bytes) 
 }
 
 static int fill_body(json_object *root, const char *registration_id, const Bytes *ek_public,
-                     const Bytes *srk_public, const char *payload) {
-        json_object *tpm = json_object_new_object(), *parsed = NULL;
+                     const Bytes *srk_public) {
+        json_object *tpm = json_object_new_object();
         int r;
 
         r = dps_json_add(root, "tpm", tpm);
@@ -78,33 +78,35 @@ static int fill_body(json_object *root, const char *registration_id, const Bytes
                 r = add_base64(tpm, "endorsementKey", ek_public);
         if (r >= 0)
                 r = add_base64(tpm, "storageRootKey", srk_public);
-        if (r < 0 || !payload)
-                return r;
-        r = dps_json_parse(&parsed, payload, strlen(payload));
-        if (r < 0)
-                return r == -EBADMSG ? -EINVAL : r;
-        if (!parsed) /* "null" is a payload too, and NULL to json-c */
-                return json_object_object_add(root, "payload", NULL) < 0 ? -ENOMEM : 0;
-        return dps_json_add(root, "payload", parsed);
+        return r;
+}
+
+/* The payload is sent as it was written, not as json-c would write its numbers. */
+static int body_to_string(char **ret, json_object *root, const char *payload) {
+        const char *text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
+                                                                        JSON_C_TO_STRING_NOSLASHESCAPE);
+
+        if (!text)
+                return -ENOMEM;
+        if (!payload)
+                return string_replace(ret, text);
+        return asprintf(ret, "%.*s,\"payload\":%s}", (int) strlen(text) - 1, text, payload) < 0 ? -ENOMEM
+                                                                                                : 0;
 }
 
 int dps_register_body(char **ret, const char *registration_id, const Bytes *ek_public,
                       const Bytes *srk_public, const char *payload) {
-        json_object *root = json_object_new_object();
-        const char *text;
-        char *body = NULL;
+        json_object *root;
         int r;
 
+        if (payload && dps_json_check(payload, strlen(payload)) < 0)
+                return -EINVAL;
+        root = json_object_new_object();
         if (!root)
                 return -ENOMEM;
-        r = fill_body(root, registration_id, ek_public, srk_public, payload);
-        if (r >= 0) {
-                text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
-                                                                    JSON_C_TO_STRING_NOSLASHESCAPE);
-                r = text ? string_replace(&body, text) : -ENOMEM;
-        }
+        r = fill_body(root, registration_id, ek_public, srk_public);
         if (r >= 0)
-                *ret = body;
+                r = body_to_string(ret, root, payload);
         json_object_put(root);
         return r < 0 ? r : 0;
 }

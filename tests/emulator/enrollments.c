@@ -7,6 +7,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "dps-json.h"
+#include "json-text.h"
 #include "tpm-crypto.h"
 
 #define LETTERS_AND_DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -323,31 +325,20 @@ static int parse_list(Enrollment **ret, size_t *ret_n, json_object *root, const 
 }
 
 static int parse_text(json_object **ret, const char *text, size_t size, char **ret_why) {
-        json_tokener *tokener = json_tokener_new();
-        enum json_tokener_error error;
-        json_object *root;
-        size_t end, line = 1;
+        const char *end = text;
+        size_t line = 1;
+        int r;
 
-        if (!tokener)
-                return -ENOMEM;
-        json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_ALLOW_TRAILING_CHARS);
-        root = json_tokener_parse_ex(tokener, text, (int) size);
-        error = json_tokener_get_error(tokener);
-        end = json_tokener_get_parse_end(tokener);
-        json_tokener_free(tokener);
-        for (size_t i = 0; i < end; i++)
-                line += text[i] == '\n';
-
-        if (error == json_tokener_continue)
-                return broken(ret_why, "line %zu: it ends in the middle", line);
-        if (error != json_tokener_success)
-                return broken(ret_why, "line %zu: %s", line, json_tokener_error_desc(error));
-        if (strspn(text + end, " \t\r\n") != size - end) {
-                json_object_put(root);
+        if (dps_json_parse(ret, text, size) == 0)
+                return 0;
+        r = json_text_scan(text, DPS_JSON_DEPTH_MAX, &end);
+        for (const char *p = text; p < end; p++)
+                line += *p == '\n';
+        if (r == 0)
                 return broken(ret_why, "line %zu: there is something after the end", line);
-        }
-        *ret = root;
-        return 0;
+        if (end == text + size)
+                return broken(ret_why, "line %zu: it ends in the middle", line);
+        return broken(ret_why, "line %zu: it is not JSON in UTF-8", line);
 }
 
 static void keep_counts(Enrollment *list, size_t n, Enrollments *old) {

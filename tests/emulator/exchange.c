@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include "dps-json.h"
 #include "tpm-crypto.h"
 
 static const char *const kind_names[] = {
@@ -102,24 +103,10 @@ int request_classify(Request *request) {
 }
 
 int request_set_body(Request *request, const char *text, size_t size) {
-        json_tokener *tokener;
-        json_object *body;
-        bool complete;
+        json_object *body = NULL;
 
-        if (size == 0 || size > REQUEST_BODY_MAX)
+        if (size > REQUEST_BODY_MAX || dps_json_parse(&body, text, size) < 0 || !body)
                 return -EBADMSG;
-        tokener = json_tokener_new();
-        if (!tokener)
-                return -ENOMEM;
-        json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-        body = json_tokener_parse_ex(tokener, text, (int) size);
-        complete = json_tokener_get_error(tokener) == json_tokener_success &&
-                   json_tokener_get_parse_end(tokener) == size;
-        json_tokener_free(tokener);
-        if (!complete || !body) {
-                json_object_put(body);
-                return -EBADMSG;
-        }
         json_object_put(request->body);
         request->body = body;
         return 0;

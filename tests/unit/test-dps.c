@@ -54,16 +54,22 @@ static void payloads_are_json(void **state) {
         const Bytes key = { (uint8_t *) "\x01", 1 };
         char *unset = NULL;
 
-        for (const char *const *good = (const char *[]){ "null", " [1, 2]\n", "\"\u00fc\"", "1.10", NULL };
+        for (const char *const *good = (const char *[]){ "null", " [1, 2]\n", "\"\u00fc\"", "1.10",
+                                                         "99999999999999999999", "{\"a\":1,\"a\":2}", NULL };
              *good; good++) {
                 CLEANUP(freep) char *body = NULL;
 
                 assert_int_equal(dps_register_body(&body, "gw-7", &key, &key, *good), 0);
                 assert_non_null(strstr(body, "\"payload\":"));
+                assert_non_null(strstr(body, *good)); /* as it was written */
         }
-        for (const char *const *bad = (const char *[]){ "", "{", "{} {}", "{\"a\":NaN}", "-Infinity", "[1,]",
-                                                        "/**/1", "\xff", "\"\xc0\x80\"", "\"\xed\xa0\x80\"",
-                                                        "\"\xf4\x90\x80\x80\"", "\"\xe2\x82", NULL };
+        for (const char *const *bad =
+                     (const char *[]){ "", "{", "{} {}", "{\"a\":NaN}", "-Infinity", "[1,]", "/**/1", "\xff",
+                                       "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"",
+                                       "\"\xe2\x82", "'a'", "-01", "1.", "\"\x01\"", "{\"a\":1,}",
+                                       "\xef\xbb\xbf"
+                                       "1",
+                                       NULL };
              *bad; bad++)
                 assert_int_equal(dps_register_body(&unset, "gw-7", &key, &key, *bad), -EINVAL);
         assert_null(unset);
@@ -363,6 +369,17 @@ static void a_closed_instance_is_told(void **state) {
         }
 }
 
+static void a_message_in_any_language_is_read(void **state) {
+        DpsReply reply = {};
+        Failure f = {};
+
+        assert_true(parse(&reply, DPS_REQUEST_CONFIRM, 429,
+                          "{\"errorCode\":429001,\"message\":\"Zu viele Ger\u00e4te \u5de5\u5834\"}", 0,
+                          &f) < 0);
+        assert_string_equal(f.code, "429001");
+        assert_non_null(strstr(f.sentence, "Zu viele Ger"));
+}
+
 /* The longest names and the longest message: what identifies the case to the service's support is kept. */
 static void long_sentences_keep_the_tracking_id(void **state) {
         char id[129], scope[65], message[4000];
@@ -490,6 +507,7 @@ int main(void) {
                 cmocka_unit_test(refusals_are_told_apart),
                 cmocka_unit_test(the_service_s_own_refusal_is_not_blamed_on_a_proxy),
                 cmocka_unit_test(a_closed_instance_is_told),
+                cmocka_unit_test(a_message_in_any_language_is_read),
                 cmocka_unit_test(long_sentences_keep_the_tracking_id),
                 cmocka_unit_test(a_nul_in_the_body_is_refused),
                 cmocka_unit_test(deeply_nested_json_is_refused),
