@@ -31,16 +31,23 @@ static bool is_permission(const Check *c, const Failure *failure) {
                (!node_of(c) && geteuid() != 0 && failure->kind == FAILURE_TPM_MISSING);
 }
 
-static int open_tpm(Check *c, Failure *reterr) {
-        CLEANUP(secret_freep) char *endorsement_auth = NULL;
+/* Empty when there is none, or it is not for this user. */
+static TpmAuthValue read_auth(const Check *c, const char *name, ConfigAuth *auth) {
         ConfigPaths paths = {};
 
-        if (find_credential(&c->paths, EK_AUTH, &paths.credentials_dir) > 0)
-                (void) config_read_credential(&endorsement_auth, &paths, EK_AUTH);
+        if (find_credential(&c->paths, name, &paths.credentials_dir) > 0)
+                (void) config_read_auth(auth, &paths, name);
+        return (TpmAuthValue){ .data = auth->value.data, .size = auth->value.size, .source = auth->path };
+}
+
+static int open_tpm(Check *c, Failure *reterr) {
+        CLEANUP(config_auth_deinit) ConfigAuth owner = {}, endorsement = {};
+
         return tpm_open(&c->tpm,
                         &(TpmSettings){ .tcti = c->config->tcti,
                                         .hub_key_handle = c->config->hub_key_handle,
-                                        .endorsement_auth = endorsement_auth,
+                                        .owner_auth = read_auth(c, OWNER_AUTH, &owner),
+                                        .endorsement_auth = read_auth(c, EK_AUTH, &endorsement),
                                         .read_only = true },
                         NULL, reterr);
 }
@@ -192,13 +199,44 @@ static void probe_lockout(Check *c) {
                          recovery);
 }
 
+/* A disabled hierarchy closes several handles, and is one fault. */
+static void fail_key(Check *c, const Failure *failure) {
+        if (c->tpm_hierarchy_told && failure->kind == FAILURE_TPM_HIERARCHY) {
+                check_skip(c, CHECK_LOOK_ABOVE, "%s", failure->sentence);
+                return;
+        }
+        c->tpm_hierarchy_told = failure->kind == FAILURE_TPM_HIERARCHY;
+        check_failure(c, failure);
+}
+
+/* Returns whether the line is written. */
+static bool judge_value(Check *c, TpmHierarchy hierarchy, CheckResult result) {
+        Failure failure = { .kind = FAILURE_TPM_FAILED };
+        char fault[TPM_AUTH_FAULT_MAX];
+
+        if (tpm_test_auth(c->tpm, hierarchy, fault, &failure) < 0) {
+                fail_key(c, &failure);
+                return true;
+        }
+        if (!fault[0])
+                return false;
+        c->endorsement_rejected = c->endorsement_rejected || hierarchy == TPM_HIERARCHY_ENDORSEMENT;
+        check_bad(c, result, FAILURE_TPM_AUTH, TPM_AUTH_HINT, "%s authorization: %s",
+                  hierarchy == TPM_HIERARCHY_OWNER ? "Owner" : "Endorsement", fault);
+        return true;
+}
+
 /* An authorization value that is set needs a credential. Returns whether the line is written. */
-static bool judge_auth(Check *c, bool set, const char *credential) {
-        const char *where = NULL;
+static bool judge_auth(Check *c, TpmHierarchy hierarchy, CheckResult result) {
+        bool owner = hierarchy == TPM_HIERARCHY_OWNER,
+             set = owner ? c->tpm_properties.owner_auth_set : c->tpm_properties.endorsement_auth_set;
+        const char *credential = owner ? OWNER_AUTH : EK_AUTH, *where = NULL;
         int r = set ? find_credential(&c->paths, credential, &where) : 0;
 
         if (!set)
                 check_ok(c, "Empty");
+        else if (r > 0 && judge_value(c, hierarchy, result))
+                return true;
         else if (r > 0)
                 check_ok(c, "Set, and the credential %s is in '%s'", credential, where);
         else if (r < 0)
@@ -208,9 +246,11 @@ static bool judge_auth(Check *c, bool set, const char *credential) {
 }
 
 static void probe_owner(Check *c) {
-        if (!c->tpm_usable || judge_auth(c, c->tpm_properties.owner_auth_set, OWNER_AUTH))
+        bool needed = c->config->target == TARGET_NONE && c->config->identity == IDENTITY_ADOPT;
+
+        if (!c->tpm_usable || judge_auth(c, TPM_HIERARCHY_OWNER, needed ? CHECK_FAIL : CHECK_WARN))
                 return;
-        if (c->config->target == TARGET_NONE && c->config->identity == IDENTITY_ADOPT)
+        if (needed)
                 check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
                           "The owner authorization is set and there is no credential, so no key can be made "
                           "persistent");
@@ -221,21 +261,11 @@ static void probe_owner(Check *c) {
 }
 
 static void probe_endorsement(Check *c) {
-        if (!c->tpm_usable || judge_auth(c, c->tpm_properties.endorsement_auth_set, EK_AUTH))
+        if (!c->tpm_usable || judge_auth(c, TPM_HIERARCHY_ENDORSEMENT, CHECK_FAIL))
                 return;
         check_bad(c, CHECK_FAIL, FAILURE_TPM_AUTH, NULL,
                   "The endorsement authorization is set and there is no credential, so no challenge can be "
                   "answered");
-}
-
-/* A disabled hierarchy closes several handles, and is one fault. */
-static void fail_key(Check *c, const Failure *failure) {
-        if (c->tpm_hierarchy_told && failure->kind == FAILURE_TPM_HIERARCHY) {
-                check_skip(c, CHECK_LOOK_ABOVE, "%s", failure->sentence);
-                return;
-        }
-        c->tpm_hierarchy_told = failure->kind == FAILURE_TPM_HIERARCHY;
-        check_failure(c, failure);
 }
 
 /* false: it has said why not. */
@@ -286,7 +316,7 @@ static void probe_ek(Check *c) {
         if (!look(c, TPM_EK_HANDLE, &object))
                 return;
         if (!object.present && c->tpm_properties.endorsement_auth_set &&
-            find_credential(&c->paths, EK_AUTH, &where) <= 0) {
+            (c->endorsement_rejected || find_credential(&c->paths, EK_AUTH, &where) <= 0)) {
                 check_skip(
                         c, "Provide the credential " EK_AUTH,
                         "None at 0x%08x yet, and it can't be created without the endorsement authorization",

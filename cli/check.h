@@ -61,10 +61,11 @@ struct Check {
         sd_bus *bus;      /* NULL: there is none */
         bool daemon_runs; /* then status is what it says */
         Status status;
-        Tpm *tpm;                /* open while the TPM is looked at */
-        bool tpm_usable;         /* by this user */
-        bool tpm_denied;         /* to this user */
-        bool tpm_hierarchy_told; /* a line says that a hierarchy is disabled */
+        Tpm *tpm;                  /* open while the TPM is looked at */
+        bool tpm_usable;           /* by this user */
+        bool tpm_denied;           /* to this user */
+        bool tpm_hierarchy_told;   /* a line says that a hierarchy is disabled */
+        bool endorsement_rejected; /* the authorization value, by the TPM */
         TpmProperties tpm_properties;
         Bytes ek, srk;      /* TPM2B_PUBLIC, as far as known */
         char *host, *proxy; /* host[:port] of the service; what its requests go through, or NULL */

@@ -190,16 +190,18 @@ static bool wants_certificate(const Options *o) {
 
 static int read_tpm(const Options *o, const Config *config, Facts *ret, Failure *reterr) {
         CLEANUP(tpm_closep) Tpm *tpm = NULL;
-        CLEANUP(secret_freep) char *endorsement_auth = NULL;
+        CLEANUP(config_auth_deinit) ConfigAuth endorsement_auth = {};
         ConfigPaths credential = {};
         int r;
 
         if (find_credential(&o->paths, EK_AUTH, &credential.credentials_dir) > 0)
-                (void) config_read_credential(&endorsement_auth, &credential, EK_AUTH);
+                (void) config_read_auth(&endorsement_auth, &credential, EK_AUTH);
         r = tpm_open(&tpm,
                      &(TpmSettings){ .tcti = o->tcti ? o->tcti : config->tcti,
                                      .hub_key_handle = config->hub_key_handle,
-                                     .endorsement_auth = endorsement_auth,
+                                     .endorsement_auth = { .data = endorsement_auth.value.data,
+                                                           .size = endorsement_auth.value.size,
+                                                           .source = endorsement_auth.path },
                                      .read_only = true },
                      NULL, reterr);
         if (r >= 0)

@@ -214,10 +214,9 @@ static int ignore_directories(Config *config, const ConfigPaths *paths, bool ret
         return r;
 }
 
-int config_read_credential(char **ret, const ConfigPaths *paths, const char *name) {
+static int read_credential(const ConfigPaths *paths, const char *name, char **ret_path, char **ret,
+                           size_t *ret_size) {
         CLEANUP(freep) char *path = NULL;
-        char *text = NULL;
-        size_t size;
         int r;
 
         if (!paths->credentials_dir)
@@ -226,13 +225,44 @@ int config_read_credential(char **ret, const ConfigPaths *paths, const char *nam
                 path = NULL;
                 return -ENOMEM;
         }
-        r = read_file(path, CREDENTIAL_MAX_SIZE, &text, &size);
+        r = read_file(path, CREDENTIAL_MAX_SIZE, ret, ret_size);
+        if (r >= 0)
+                *ret_path = TAKE(path);
+        return r;
+}
+
+int config_read_credential(char **ret, const ConfigPaths *paths, const char *name) {
+        CLEANUP(freep) char *path = NULL;
+        char *text = NULL;
+        size_t size;
+        int r;
+
+        r = read_credential(paths, name, &path, &text, &size);
         if (r < 0)
                 return r;
         while (size > 0 && strchr(" \t\r\n", text[size - 1]))
                 text[--size] = '\0';
         *ret = text;
         return 0;
+}
+
+int config_read_auth(ConfigAuth *ret, const ConfigPaths *paths, const char *name) {
+        char *path = NULL, *text = NULL;
+        size_t size;
+        int r;
+
+        r = read_credential(paths, name, &path, &text, &size);
+        if (r < 0)
+                return r;
+        while (size > 0 && (text[size - 1] == '\n' || text[size - 1] == '\r'))
+                size--;
+        *ret = (ConfigAuth){ .value = { .data = (uint8_t *) text, .size = size }, .path = path };
+        return 0;
+}
+
+void config_auth_deinit(ConfigAuth *auth) {
+        bytes_deinit(&auth->value);
+        free(TAKE(auth->path));
 }
 
 static int apply_credential(Config *config, const ConfigPaths *paths, const char *name, const char *section,

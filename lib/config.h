@@ -100,6 +100,17 @@ int config_watch_directories(char ***ret, const ConfigPaths *paths);
  * Its text is secret: free it with secret_freep. */
 int config_read_credential(char **ret, const ConfigPaths *paths, const char *name);
 
+/* A credential that is an authorization value of the TPM: any bytes. Only the line ends at its end do not
+ * belong to the value, since editors and echo add them. Secret. */
+typedef struct ConfigAuth {
+        Bytes value;
+        char *path;
+} ConfigAuth;
+
+int config_read_auth(ConfigAuth *ret, const ConfigPaths *paths,
+                     const char *name); /* -ENOENT: there is none */
+void config_auth_deinit(ConfigAuth *auth);
+
 /* Iterates the key table, for `dps-provision config` and the tests: false past the end. *ret_value is the
  * effective value as text (caller frees; without a password), *ret_source "FILE:LINE" or NULL (borrowed). */
 bool config_describe(const Config *config, size_t index, const char **ret_section, const char **ret_key,

@@ -151,6 +151,18 @@ static int fail_hierarchy(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *tex
                            disabled ? disabled : "hierarchy is");
 }
 
+static int fail_auth(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *text) {
+        char code[16], fault[TPM_AUTH_FAULT_MAX];
+        int r;
+
+        tpm_describe_auth_fault(tpm->authorizing, fault);
+        (void) snprintf(code, sizeof(code), "0x%x", rc);
+        r = failure_set(reterr, FAILURE_TPM_AUTH, code, "%s: %s", text, fault);
+        if (reterr)
+                reterr->remedy = TPM_AUTH_HINT;
+        return r;
+}
+
 int tpm_fail(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *format, ...) {
         FailureKind kind = failure_kind(rc);
         char text[256];
@@ -164,6 +176,8 @@ int tpm_fail(Tpm *tpm, Failure *reterr, TSS2_RC rc, const char *format, ...) {
                 return fail_hierarchy(tpm, reterr, rc, text);
         if (kind == FAILURE_TPM_LOCKOUT)
                 return fail_lockout(tpm, reterr, text);
+        if (kind == FAILURE_TPM_AUTH && tpm->authorizing && tpm->authorizing->given)
+                return fail_auth(tpm, reterr, rc, text);
         r = fail(reterr, kind, rc, text);
         /* The connection to the TPM was made, so neither the firmware nor the device's rights are at fault.
          */

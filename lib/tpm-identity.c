@@ -31,20 +31,12 @@ static int identify_hub_key(Tpm *tpm, TpmIdentity *identity, Failure *reterr) {
 /* With a value that may be wrong the only way to know is to use it; a trial session is the one that changes
  * nothing. The owner's hierarchy has no protection against dictionary attacks, so a wrong one costs nothing.
  */
-static int prove_owner_auth(Tpm *tpm, bool *ret, Failure *reterr) {
+static int prove_auth(Tpm *tpm, ESYS_TR hierarchy, bool *ret, Failure *reterr) {
         const TPMT_SYM_DEF none = { .algorithm = TPM2_ALG_NULL };
         TSS2_RC rc;
         int r;
 
-        if (tpm->owner_proven || !(tpm->permanent & TPMA_PERMANENT_OWNERAUTHSET)) {
-                *ret = true;
-                return 0;
-        }
-        if (!tpm->owner.given) {
-                *ret = false;
-                return 0;
-        }
-        r = tpm_authorize(tpm, ESYS_TR_RH_OWNER, reterr);
+        r = tpm_authorize(tpm, hierarchy, reterr);
         if (r < 0)
                 return r;
         rc = TPM_DO(tpm, Esys_StartAuthSession(tpm->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
@@ -52,13 +44,52 @@ static int prove_owner_auth(Tpm *tpm, bool *ret, Failure *reterr) {
                                                TPM2_ALG_SHA256, &tpm->session));
         if (rc != TSS2_RC_SUCCESS)
                 return tpm_fail(tpm, reterr, rc, "The TPM does not start a session");
-        rc = TPM_DO(tpm, Esys_PolicySecret(tpm->esys, ESYS_TR_RH_OWNER, tpm->session, ESYS_TR_PASSWORD,
+        rc = TPM_DO(tpm, Esys_PolicySecret(tpm->esys, hierarchy, tpm->session, ESYS_TR_PASSWORD,
                                            ESYS_TR_NONE, ESYS_TR_NONE, NULL, NULL, NULL, 0, NULL, NULL));
         tpm_flush(tpm, &tpm->session);
+        tpm->authorizing = NULL;
         if (rc != TSS2_RC_SUCCESS && !tpm_rc_is_auth(rc))
-                return tpm_fail(tpm, reterr, rc, "The owner authorization value can't be checked");
-        *ret = tpm->owner_proven = rc == TSS2_RC_SUCCESS;
+                return tpm_fail(tpm, reterr, rc, "The %s authorization value can't be checked",
+                                hierarchy == ESYS_TR_RH_OWNER ? "owner" : "endorsement");
+        *ret = rc == TSS2_RC_SUCCESS;
         return 0;
+}
+
+static int prove_owner_auth(Tpm *tpm, TpmIdentity *identity, Failure *reterr) {
+        int r;
+
+        if (!tpm->owner_proven && (tpm->permanent & TPMA_PERMANENT_OWNERAUTHSET)) {
+                if (!tpm->owner.given)
+                        return 0;
+                r = prove_auth(tpm, ESYS_TR_RH_OWNER, &tpm->owner_proven, reterr);
+                if (r < 0)
+                        return r;
+                if (!tpm->owner_proven) {
+                        tpm_describe_auth_fault(&tpm->owner, identity->owner_auth_fault);
+                        return 0;
+                }
+        }
+        identity->owner_auth_usable = true;
+        return 0;
+}
+
+static int test_auth(Tpm *tpm, TpmHierarchy which, char *ret_fault, Failure *reterr) {
+        bool owner = which == TPM_HIERARCHY_OWNER, accepted = false;
+        const TpmAuth *auth = owner ? &tpm->owner : &tpm->endorsement;
+        int r;
+
+        ret_fault[0] = '\0';
+        if (!auth->given)
+                return 0;
+        r = prove_auth(tpm, owner ? ESYS_TR_RH_OWNER : ESYS_TR_RH_ENDORSEMENT, &accepted, reterr);
+        if (r >= 0 && !accepted)
+                tpm_describe_auth_fault(auth, ret_fault);
+        return r;
+}
+
+int tpm_test_auth(Tpm *tpm, TpmHierarchy hierarchy, char ret_fault[static TPM_AUTH_FAULT_MAX],
+                  Failure *reterr) {
+        return tpm_end(tpm, test_auth(tpm, hierarchy, ret_fault, reterr));
 }
 
 static int identify(Tpm *tpm, TpmIdentity *identity, Failure *reterr) {
@@ -79,7 +110,7 @@ static int identify(Tpm *tpm, TpmIdentity *identity, Failure *reterr) {
         r = identify_hub_key(tpm, identity, reterr);
         if (r < 0)
                 return r;
-        r = prove_owner_auth(tpm, &identity->owner_auth_usable, reterr);
+        r = prove_owner_auth(tpm, identity, reterr);
         if (r < 0)
                 return r;
 

@@ -37,6 +37,7 @@ static int start_ek_session(Tpm *tpm, Failure *reterr) {
         if (rc != TSS2_RC_SUCCESS)
                 return tpm_fail(tpm, reterr, rc,
                                 "The TPM does not authorize the use of the endorsement key");
+        tpm->authorizing = NULL; /* the session carries it */
         return 0;
 }
 

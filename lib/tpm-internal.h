@@ -25,6 +25,7 @@ typedef struct TpmAuth {
         TPM2B_AUTH value; /* secret */
         bool given;
         bool settled; /* ESYS has been told */
+        char *source; /* NULL: none */
 } TpmAuth;
 
 struct Tpm {
@@ -35,6 +36,7 @@ struct Tpm {
         uint32_t hub_key_handle;
         bool read_only;
         TpmAuth owner, endorsement;
+        const TpmAuth *authorizing; /* what the next command uses; NULL: neither */
         usec_t retry_left_usec, retry_delay_usec;
 
         TPML_HANDLE persistent; /* what the TPM lists */
@@ -82,6 +84,8 @@ int tpm_read_permanent(Tpm *tpm, Failure *reterr); /* once per job */
 /* Gives ESYS the authorization value of a hierarchy. The empty one is used when the TPM has none set, so
  * that one credential can serve a fleet. */
 int tpm_authorize(Tpm *tpm, ESYS_TR hierarchy, Failure *reterr);
+/* Why the TPM rejects the value: "the TPM rejects the value in '…'". */
+void tpm_describe_auth_fault(const TpmAuth *auth, char ret[static TPM_AUTH_FAULT_MAX]);
 void tpm_cache_clear(TpmCache *cache);
 
 /* tpm-error.c */

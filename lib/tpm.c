@@ -42,18 +42,38 @@ TpmCache *tpm_cache_free(TpmCache *cache) {
         return NULL;
 }
 
-static int set_auth(TpmAuth *auth, const char *value, const char *hierarchy, Failure *reterr) {
-        size_t size = value ? strlen(value) : 0;
+static int set_auth(TpmAuth *auth, const TpmAuthValue *value, const char *hierarchy, Failure *reterr) {
+        size_t max = sizeof(auth->value.buffer);
+        int r;
 
-        if (size > sizeof(auth->value.buffer))
-                return failure_set(reterr, FAILURE_TPM_AUTH, NULL,
-                                   "The %s authorization value is longer than the %zu bytes a TPM can take",
-                                   hierarchy, sizeof(auth->value.buffer));
-        if (size > 0)
-                memcpy(auth->value.buffer, value, size);
-        auth->value.size = (uint16_t) size;
-        auth->given = size > 0;
-        return 0;
+        if (value->size > max) {
+                r = failure_set(
+                        reterr, FAILURE_TPM_AUTH, NULL,
+                        "The %s authorization value%s%s%s is longer than the %zu bytes a TPM can take",
+                        hierarchy, value->source ? " in '" : "", value->source ? value->source : "",
+                        value->source ? "'" : "", max);
+                if (reterr)
+                        reterr->remedy = TPM_AUTH_HINT;
+                return r;
+        }
+        if (value->size > 0)
+                memcpy(auth->value.buffer, value->data, value->size);
+        auth->value.size = (uint16_t) value->size;
+        auth->given = value->size > 0;
+        return string_replace(&auth->source, value->source);
+}
+
+void tpm_describe_auth_fault(const TpmAuth *auth, char ret[static TPM_AUTH_FAULT_MAX]) {
+        const uint8_t *value = auth->value.buffer;
+        size_t size = auth->value.size;
+        const char *oddity = size == 0                        ? ""
+                             : memchr(value, '\0', size)      ? ", which contains a NUL byte"
+                             : strchr(" \t", value[size - 1]) ? ", which ends in a blank"
+                             : strchr(" \t", value[0])        ? ", which begins with a blank"
+                                                              : "";
+
+        (void) snprintf(ret, TPM_AUTH_FAULT_MAX, "the TPM rejects the authorization value in '%s'%s",
+                        auth->source ? auth->source : "the settings", oddity);
 }
 
 /* tss2 tries one TCTI after the other when it is given no configuration, and /dev/tpm0 after /dev/tpmrm0
@@ -108,10 +128,10 @@ int tpm_open(Tpm **ret, const TpmSettings *settings, TpmCache *cache, Failure *r
                 .session = ESYS_TR_NONE,
                 .key = ESYS_TR_NONE,
         };
-        r = set_auth(&tpm->owner, settings->owner_auth, "owner", reterr);
+        r = set_auth(&tpm->owner, &settings->owner_auth, "owner", reterr);
         if (r < 0)
                 return r;
-        r = set_auth(&tpm->endorsement, settings->endorsement_auth, "endorsement", reterr);
+        r = set_auth(&tpm->endorsement, &settings->endorsement_auth, "endorsement", reterr);
         if (r < 0)
                 return r;
 
@@ -136,6 +156,8 @@ Tpm *tpm_close(Tpm *tpm) {
         }
         if (tpm->tcti)
                 Tss2_TctiLdr_Finalize(&tpm->tcti);
+        free(tpm->owner.source);
+        free(tpm->endorsement.source);
         explicit_bzero(tpm, sizeof(*tpm));
         free(tpm);
         return NULL;
@@ -178,6 +200,7 @@ void tpm_flush(Tpm *tpm, ESYS_TR *object) {
 int tpm_end(Tpm *tpm, int r) {
         tpm_flush(tpm, &tpm->session);
         tpm_flush(tpm, &tpm->key);
+        tpm->authorizing = NULL;
         /* Whatever went wrong, what the cache says about the TPM may be why. */
         if (r < 0)
                 tpm_cache_clear(tpm->cache);
@@ -250,6 +273,7 @@ int tpm_authorize(Tpm *tpm, ESYS_TR hierarchy, Failure *reterr) {
         int r;
 
         assert(owner || hierarchy == ESYS_TR_RH_ENDORSEMENT);
+        tpm->authorizing = auth;
         if (!auth->given || auth->settled)
                 return 0; /* empty is what ESYS starts with */
         r = tpm_read_permanent(tpm, reterr);

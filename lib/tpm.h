@@ -30,13 +30,28 @@ typedef struct Tpm Tpm;
 typedef struct TpmCache
         TpmCache; /* EK and SRK as ESYS objects, serialized: saves later calls their ReadPublics */
 
+/* The authorization value of a hierarchy: any bytes, borrowed during tpm_open(). Messages about a value that
+ * the TPM rejects name its source, a file, and nothing of the value. */
+typedef struct TpmAuthValue {
+        const void *data;
+        size_t size; /* 0: empty */
+        const char *source;
+} TpmAuthValue;
+
+/* What to do about a rejected value. */
+#define TPM_AUTH_HINT                                                                                       \
+        "Correct the credential where systemd takes it from (/etc/credstore, the kernel command line, the " \
+        "firmware). Line ends at its end do not count; every other byte does, blanks included. Then run "   \
+        "'systemctl stop dps-tpmd' and 'dps-provision retry'."
+
 typedef struct TpmSettings {
         const char *tcti; /* for Tss2_TctiLdr_Initialize(), e.g. "device:/dev/tpmrm0" */
         uint32_t hub_key_handle;
-        const char *owner_auth;       /* NULL: empty */
-        const char *endorsement_auth; /* NULL: empty */
-        bool read_only;               /* create nothing persistent (dps-provision enrollment) */
+        TpmAuthValue owner_auth, endorsement_auth;
+        bool read_only; /* create nothing persistent (dps-provision enrollment) */
 } TpmSettings;
+
+#define TPM_AUTH_FAULT_MAX 256
 
 typedef enum TpmHubKeyState {
         TPM_HUB_KEY_EMPTY,
@@ -53,6 +68,7 @@ typedef struct TpmIdentity {
         bool srk_unsuitable;    /* the object at 0x81000001 is unusable, or its use could lock the TPM */
         TpmHubKeyState hub_key_state;
         Bytes hub_key_name; /* name of what is at the handle, empty when TPM_HUB_KEY_EMPTY */
+        char owner_auth_fault[TPM_AUTH_FAULT_MAX]; /* why a given value is not usable; "": none was given */
 } TpmIdentity;
 
 TpmCache *tpm_cache_free(TpmCache *cache);
@@ -131,6 +147,15 @@ typedef struct TpmProperties {
 } TpmProperties;
 
 int tpm_properties(Tpm *tpm, TpmProperties *ret, Failure *reterr);
+
+/* Tries the value that tpm_open() was given for the hierarchy, which has no lockout. ret_fault says why the
+ * TPM rejects it; "" when it is right, or none was given. */
+typedef enum TpmHierarchy {
+        TPM_HIERARCHY_OWNER,
+        TPM_HIERARCHY_ENDORSEMENT
+} TpmHierarchy;
+int tpm_test_auth(Tpm *tpm, TpmHierarchy hierarchy, char ret_fault[static TPM_AUTH_FAULT_MAX],
+                  Failure *reterr);
 
 /* What sits at a persistent handle, and what it could be used as. */
 typedef struct TpmObject {

@@ -11,7 +11,7 @@
 
 typedef struct Identity {
         Bytes ek, srk, hub_key_name; /* borrowed from the reply */
-        const char *hub_key_state;
+        const char *hub_key_state, *owner_auth_fault;
         int owner_auth_usable, srk_unsuitable;
 } Identity;
 
@@ -41,6 +41,7 @@ static int read_identity_entry(sd_bus_message *m, const char *key, void *userdat
                 { "hubKeyName", "ay", &id->hub_key_name },
                 { "hubKeyState", "s", &id->hub_key_state },
                 { "ownerAuthUsable", "b", &id->owner_auth_usable },
+                { "ownerAuthFault", "s", &id->owner_auth_fault },
                 { "storageRootKeyUnsuitable", "b", &id->srk_unsuitable },
         };
         int r;
@@ -93,6 +94,11 @@ static int check_handle(const Daemon *d, Failure *reterr) {
 }
 
 static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
+        const char *why = id->owner_auth_fault ? id->owner_auth_fault
+                                               : "the TPM's owner authorization is set and not known";
+        Failure warning;
+        int r;
+
         warnings_remove(&d->warnings, WARNING_SRK_UNSUITABLE);
         if (id->srk_unsuitable)
                 warnings_add(&d->warnings, WARNING_SRK_UNSUITABLE,
@@ -100,12 +106,18 @@ static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
                              "the TPM; using a transient storage root key");
         if (id->owner_auth_usable || d->config->identity == IDENTITY_REGISTER)
                 return 0;
-        if (d->config->target == TARGET_NONE && daemon_state(d) != STATE_HANDED_OFF)
-                return failure_set(reterr, FAILURE_TPM_AUTH, NULL,
-                                   "The TPM's owner authorization is set and not known, so no key can be "
-                                   "made persistent");
-        warnings_add(&d->warnings, WARNING_SRK_UNSUITABLE,
-                     "The TPM's owner authorization is set and not known: IoT Edge has to register itself");
+        if (d->config->target == TARGET_NONE && daemon_state(d) != STATE_HANDED_OFF) {
+                r = failure_set(reterr, FAILURE_TPM_AUTH, NULL, "The hub key can't be made persistent: %s",
+                                why);
+                if (id->owner_auth_fault)
+                        reterr->remedy = TPM_AUTH_HINT;
+                return r;
+        }
+        (void) failure_set(&warning, WARNING_SRK_UNSUITABLE, NULL, "IoT Edge has to register itself: %s",
+                           why);
+        if (id->owner_auth_fault)
+                warning.remedy = TPM_AUTH_HINT;
+        warnings_add_failure(&d->warnings, &warning);
         return 0;
 }
 

@@ -18,15 +18,15 @@
 typedef struct Call {
         Config *config;
         Tpm *tpm;
-        char *owner_auth, *endorsement_auth;
+        ConfigAuth owner_auth, endorsement_auth;
 } Call;
 
 static void call_deinit(Call *call) {
         call->tpm = tpm_close(call->tpm); /* has commands for the TPM as well */
         (void) alarm(0);
         call->config = config_free(call->config);
-        secret_freep(&call->owner_auth);
-        secret_freep(&call->endorsement_auth);
+        config_auth_deinit(&call->owner_auth);
+        config_auth_deinit(&call->endorsement_auth);
 }
 
 /* A command that never comes back can't be cancelled from user space. The process ends instead; the bus
@@ -38,7 +38,23 @@ static void on_stuck(int signal_number) {
         _exit(EXIT_FAILURE);
 }
 
+static int read_auth(ConfigAuth *ret, const ConfigPaths *paths, const char *name, Failure *reterr) {
+        int r = config_read_auth(ret, paths, name);
+
+        if (r >= 0 || r == -ENOENT)
+                return 0;
+        r = failure_set_errno(reterr, FAILURE_TPM_AUTH, r, "The credential '%s/%s' can't be read",
+                              paths->credentials_dir, name);
+        reterr->remedy = TPM_AUTH_HINT;
+        return r;
+}
+
+static TpmAuthValue auth_value(const ConfigAuth *auth) {
+        return (TpmAuthValue){ .data = auth->value.data, .size = auth->value.size, .source = auth->path };
+}
+
 static int read_settings(Call *call, const Tpmd *tpmd, Failure *reterr) {
+        const ConfigPaths *paths = &tpmd->options->config;
         int r;
 
         r = config_load(&call->config, &tpmd->options->config);
@@ -46,16 +62,8 @@ static int read_settings(Call *call, const Tpmd *tpmd, Failure *reterr) {
                 return failure_set_errno(reterr, FAILURE_STORAGE, r, "The configuration can't be read");
         if (config_failure(call->config, reterr))
                 return failure_to_errno(reterr->kind);
-        r = config_read_credential(&call->owner_auth, &tpmd->options->config, "dps.tpm_owner_auth");
-        if (r < 0 && r != -ENOENT)
-                return failure_set_errno(reterr, FAILURE_TPM_AUTH, r,
-                                         "The credential dps.tpm_owner_auth can't be read");
-        r = config_read_credential(&call->endorsement_auth, &tpmd->options->config,
-                                   "dps.tpm_endorsement_auth");
-        if (r < 0 && r != -ENOENT)
-                return failure_set_errno(reterr, FAILURE_TPM_AUTH, r,
-                                         "The credential dps.tpm_endorsement_auth can't be read");
-        return 0;
+        r = read_auth(&call->owner_auth, paths, "dps.tpm_owner_auth", reterr);
+        return r < 0 ? r : read_auth(&call->endorsement_auth, paths, "dps.tpm_endorsement_auth", reterr);
 }
 
 static int call_begin(Call *call, const Tpmd *tpmd, Failure *reterr) {
@@ -69,8 +77,8 @@ static int call_begin(Call *call, const Tpmd *tpmd, Failure *reterr) {
         (void) alarm((unsigned) (tpmd->options->command_timeout_usec / USEC_PER_SEC));
         settings = (TpmSettings){ .tcti = call->config->tcti,
                                   .hub_key_handle = call->config->hub_key_handle,
-                                  .owner_auth = call->owner_auth,
-                                  .endorsement_auth = call->endorsement_auth };
+                                  .owner_auth = auth_value(&call->owner_auth),
+                                  .endorsement_auth = auth_value(&call->endorsement_auth) };
         return tpm_open(&call->tpm, &settings, tpmd->cache, reterr);
 }
 
@@ -160,6 +168,8 @@ static int append_identity(sd_bus_message *reply, const TpmIdentity *id) {
                                           id->ek_tcg_template, "ownerAuthUsable", "b", id->owner_auth_usable,
                                           "storageRootKeyUnsuitable", "b", id->srk_unsuitable, "hubKeyState",
                                           "s", hub_key_states[id->hub_key_state]);
+        if (r >= 0 && id->owner_auth_fault[0])
+                r = sd_bus_message_append(reply, "{sv}", "ownerAuthFault", "s", id->owner_auth_fault);
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 

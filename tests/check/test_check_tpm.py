@@ -143,6 +143,28 @@ def test_endorsement_authorization(plain):
            others={"ek": ("skip", None), "enrollment": ("skip", None)})
 
 
+@pytest.mark.parametrize("hierarchy", ["owner", "endorsement"])
+@pytest.mark.parametrize("value, right, words", [
+    (b"secret\n", b"secret", None), (b"secret\r\n\n", b"secret", None), (b"se\0cret", b"se\0cret", None),
+    (b"secret ", b"secret ", None), (b"secret \n", b"secret", "ends in a blank"), (b"se\0cret", b"se", "NUL byte"),
+    (b"wrong", b"secret", "rejects"), (b"x" * 65, b"secret", "64 bytes"),
+], ids=["newline", "crlf", "nul", "blank", "blank-too-many", "nul-too-many", "wrong", "long"])
+def test_authorization_values(plain, hierarchy, value, right, words):
+    w = plain()
+    w.tpm2("changeauth", "-c", hierarchy, f"hex:{right.hex()}")
+    (w.dir / "credentials").mkdir()
+    path = w.dir / f"credentials/dps.tpm_{hierarchy}_auth"
+    path.write_bytes(value)
+    bad, lines = check(w, environment={"CREDENTIALS_DIRECTORY": str(path.parent)})
+    failing = [x for x in lines if x["result"] == "fail"]
+    if not words:
+        assert bad == NO_TARGET, lines
+        return
+    assert [x["kind"] for x in failing] == ["tpm-auth"], lines
+    assert f"'{path}'" in failing[0]["message"] and words in failing[0]["message"]
+    assert "secret" not in failing[0]["message"] and "line ends" in failing[0]["remedy"].lower()
+
+
 @pytest.mark.namespaces
 def test_credentials_in_the_store(plain):
     """Where the units' LoadCredential= looks; enrollment does, too. Who may not look there is told so, and nothing is wrong."""

@@ -69,3 +69,24 @@ def test_the_mark_of_a_replaced_key_survives(new_world, event):
     settled(w, hub)
     assert since.registrations() == 0 and since.events("start", unit=IDENTITYD)
     assert not key_is_marked(w) and hub_accepts(w)
+
+
+@pytest.mark.parametrize("hierarchy", ["owner", "endorsement"])
+def test_an_authorization_value_with_a_blank_too_many(new_world, hierarchy):
+    """A line end does not count. The hint, followed literally, mends it."""
+    w = new_world(**NO_EDGE)
+    w.enroll(w.enrollment())
+    w.tpm2("changeauth", "-c", hierarchy, "secret")
+    directory = w.dir / "credentials"
+    directory.mkdir()
+    path = directory / f"dps.tpm_{hierarchy}_auth"
+    path.write_text("secret \n")
+    w.helpers_environment(CREDENTIALS_DIRECTORY=directory)
+    w.start_daemon()
+    error = w.wait_for_failure("tpm-auth")["LastError"]
+    assert f"'{path}', which ends in a blank" in error[2] and "secret" not in error[2]
+    assert "blanks included" in error[3]
+    path.write_text("secret\n")
+    w.kill_helper("dps-tpmd")
+    w.retry()
+    w.wait_for_state("handed-off")

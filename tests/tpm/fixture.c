@@ -15,6 +15,10 @@
 
 Failure last_failure;
 
+TpmAuthValue auth_value(const char *text) {
+        return (TpmAuthValue){ .data = text, .size = text ? strlen(text) : 0, .source = "/creds/auth" };
+}
+
 static pid_t start(char *const argv[], int *ret_stdout) {
         int fds[2] = { -1, -1 };
         pid_t pid;

@@ -18,6 +18,9 @@
 
 #include "tpm.h"
 
+/* As read from the file "/creds/auth"; NULL: empty. */
+TpmAuthValue auth_value(const char *text);
+
 typedef struct Fixture {
         char dir[32];
         char tcti[64]; /* through the proxy */

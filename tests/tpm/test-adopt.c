@@ -202,12 +202,12 @@ static void without_the_owner_auth_nothing_is_touched(void **state) {
         import_new(f, 2, &private, &public);
         run(f, "tpm2_changeauth -c o secret");
         for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
-                f->settings.owner_auth = values[i];
+                f->settings.owner_auth = auth_value(values[i]);
                 adopt_fails(f, &private, &public, &first, 1, FAILURE_TPM_AUTH);
                 assert_name_at_handle(f, &first);
                 assert_nothing_left(f);
         }
-        f->settings.owner_auth = "secret";
+        f->settings.owner_auth = auth_value("secret");
         assert_true(adopt(f, &private, &public, &first, 1, NULL));
         assert_key_at_handle(f, 2);
 }
@@ -355,7 +355,7 @@ static void looking_at_the_handle_needs_no_authorization(void **state) {
 
         adopt_new(f, 1, &ours);
         run(f, "tpm2_changeauth -c o secret");
-        f->settings.owner_auth = "wrong";
+        f->settings.owner_auth = auth_value("wrong");
         assert_int_equal(hub_key_state(f, &found), TPM_HUB_KEY_HMAC);
         assert_true(bytes_equal(&ours, &found));
 }

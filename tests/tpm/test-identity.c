@@ -164,7 +164,7 @@ static void without_the_owner_auth_everything_is_transient(void **state) {
 
         make_blob(f, 1, &blob);
         sign(f, &blob, "message", hmac);
-        f->settings.owner_auth = "wrong";
+        f->settings.owner_auth = auth_value("wrong");
         identity(f, &again);
         assert_false(again.owner_auth_usable);
         assert_false(again.ek_persistent);
@@ -181,7 +181,7 @@ static void the_right_owner_auth_persists(void **state) {
         CLEANUP(tpm_identity_deinit) TpmIdentity id = {}, again = {}, wrong = {};
 
         run(f, "tpm2_changeauth -c o secret");
-        f->settings.owner_auth = "secret";
+        f->settings.owner_auth = auth_value("secret");
         identity(f, &id);
         assert_true(id.owner_auth_usable);
         assert_true(id.ek_persistent);
@@ -189,7 +189,7 @@ static void the_right_owner_auth_persists(void **state) {
 
         identity(f, &again); /* nothing to persist, so it has to be tried otherwise */
         assert_true(again.owner_auth_usable);
-        f->settings.owner_auth = "wrong";
+        f->settings.owner_auth = auth_value("wrong");
         identity(f, &wrong);
         assert_false(wrong.owner_auth_usable);
         assert_true(wrong.ek_persistent);
@@ -200,8 +200,8 @@ static void an_owner_auth_for_a_tpm_that_has_none_does_no_harm(void **state) {
         Fixture *f = *state;
         CLEANUP(tpm_identity_deinit) TpmIdentity id = {};
 
-        f->settings.owner_auth = "secret";
-        f->settings.endorsement_auth = "another";
+        f->settings.owner_auth = auth_value("secret");
+        f->settings.endorsement_auth = auth_value("another");
         identity(f, &id);
         assert_true(id.owner_auth_usable);
         assert_true(id.ek_persistent);
@@ -215,7 +215,7 @@ static void an_owner_auth_that_no_tpm_can_have_is_refused(void **state) {
         Tpm *tpm = NULL;
 
         memset(value, 'x', sizeof(value) - 1);
-        f->settings.owner_auth = value;
+        f->settings.owner_auth = auth_value(value);
         assert_true(tpm_open(&tpm, &f->settings, NULL, &failure) < 0);
         assert_int_equal(failure.kind, FAILURE_TPM_AUTH);
         assert_null(tpm);
@@ -230,16 +230,16 @@ static void the_endorsement_auth_is_used(void **state) {
         run(f, "tpm2_changeauth -c e secret");
         identity_fails(f, FAILURE_TPM_AUTH);
         assert_nothing_left(f);
-        f->settings.endorsement_auth = "secret";
+        f->settings.endorsement_auth = auth_value("secret");
         identity(f, &id);
         assert_true(id.ek_persistent);
         make_blob(f, 1, &blob);
         sign(f, &blob, "message", hmac);
 
-        f->settings.endorsement_auth = "wrong";
+        f->settings.endorsement_auth = auth_value("wrong");
         sign_fails(f, &blob, FAILURE_TPM_AUTH);
         assert_nothing_left(f);
-        f->settings.endorsement_auth = NULL;
+        f->settings.endorsement_auth = (TpmAuthValue){};
         sign_fails(f, &blob, FAILURE_TPM_AUTH);
         assert_nothing_left(f);
 }

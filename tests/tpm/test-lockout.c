@@ -98,7 +98,7 @@ static void with_the_owner_auth_such_an_srk_does_no_harm(void **state) {
 
         run(f, "%s && tpm2_changeauth -c o owner", SRK("userwithauth", "-p secret"));
         before = output_of(f, "tpm2_readpublic -c 0x81000001");
-        f->settings.owner_auth = "owner";
+        f->settings.owner_auth = auth_value("owner");
         attempt_often(f, FEW);
         assert_srk_is_left_alone(f, before);
 }
@@ -112,7 +112,7 @@ static void without_the_owner_auth_such_an_srk_does_no_harm(void **state) {
                 CLEANUP(bytes_deinit) Bytes blob = {}, private = {}, public = {};
                 uint8_t hmac[SHA256_SIZE];
 
-                f->settings.owner_auth = values[i % ARRAY_SIZE(values)];
+                f->settings.owner_auth = auth_value(values[i % ARRAY_SIZE(values)]);
                 make_blob(f, 1, &blob);
                 sign(f, &blob, "message", hmac);
                 import_key(f, &blob, &private, &public);

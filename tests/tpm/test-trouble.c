@@ -212,6 +212,70 @@ static void a_sequence_finds_room_beside_transient_keys(void **state) {
         assert_nothing_left(f);
 }
 
+/* Every byte counts. The message about a rejected value names the file and nothing of the value. */
+static void an_authorization_value_is_any_bytes(void **state) {
+        static const struct {
+                const char *data;
+                size_t size;
+                const char *hex, *oddity;
+        } values[] = {
+                { "se\0cret", 7, "73650063726574", "NUL byte" },
+                { "secret ", 7, "73656372657420", "ends in a blank" },
+                { "secret\t", 7, "73656372657409", "ends in a blank" },
+                { " secret", 7, "20736563726574", "begins with a blank" },
+                { "\377\200\n1", 4, "ff800a31", "/creds/auth'" },
+        };
+        static const char letters[] = "oe";
+        Fixture *f = *state;
+
+        for (size_t i = 0; i < ARRAY_SIZE(values); i++)
+                for (size_t h = 0; h < 2; h++) {
+                        TpmAuthValue value = { values[i].data, values[i].size, "/creds/auth" };
+                        TpmHierarchy which = h == 0 ? TPM_HIERARCHY_OWNER : TPM_HIERARCHY_ENDORSEMENT;
+                        char fault[TPM_AUTH_FAULT_MAX];
+                        Failure failure = {};
+                        Tpm *tpm = NULL;
+
+                        *(h == 0 ? &f->settings.owner_auth : &f->settings.endorsement_auth) = value;
+                        run(f, "tpm2_changeauth -c %c hex:%s", letters[h], values[i].hex);
+                        assert_int_equal(tpm_open(&tpm, &f->settings, NULL, NULL), 0);
+                        assert_int_equal(tpm_test_auth(tpm, which, fault, &failure), 0);
+                        assert_string_equal(fault, "");
+                        tpm = tpm_close(tpm);
+
+                        run(f, "tpm2_changeauth -c %c -p hex:%s other", letters[h], values[i].hex);
+                        assert_int_equal(tpm_open(&tpm, &f->settings, NULL, NULL), 0);
+                        assert_int_equal(tpm_test_auth(tpm, which, fault, &failure), 0);
+                        assert_non_null(strstr(fault, "'/creds/auth'"));
+                        assert_non_null(strstr(fault, values[i].oddity));
+                        assert_null(strstr(fault, "cret"));
+                        tpm = tpm_close(tpm);
+                        run(f, "tpm2_changeauth -c %c -p other", letters[h]);
+                }
+        assert_nothing_left(f);
+}
+
+static void a_rejected_authorization_value_names_its_file(void **state) {
+        Fixture *f = *state;
+        CLEANUP(tpm_identity_deinit) TpmIdentity id = {};
+        CLEANUP(bytes_deinit) Bytes blob = {}, private = {}, public = {}, first = {};
+
+        adopt_new(f, 1, &first);
+        make_blob(f, 2, &blob);
+        import_key(f, &blob, &private, &public);
+        run(f, "tpm2_changeauth -c e secret && tpm2_changeauth -c o secret");
+        f->settings.endorsement_auth = f->settings.owner_auth = auth_value("wrong ");
+        identity(f, &id);
+        assert_false(id.owner_auth_usable);
+        assert_non_null(strstr(id.owner_auth_fault, "'/creds/auth', which ends in a blank"));
+        sign_fails(f, &blob, FAILURE_TPM_AUTH);
+        assert_non_null(strstr(last_failure.sentence, "'/creds/auth', which ends in a blank"));
+        assert_non_null(strstr(failure_advice(&last_failure), "credstore"));
+        adopt_fails(f, &private, &public, &first, 1, FAILURE_TPM_AUTH);
+        assert_non_null(strstr(last_failure.sentence, "'/creds/auth'"));
+        assert_nothing_left(f);
+}
+
 #define TPM_TEST(test)       cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
 #define FRESH_TPM_TEST(test) cmocka_unit_test_setup_teardown(test, fixture_setup_fresh, fixture_teardown)
 
@@ -225,6 +289,8 @@ int main(void) {
                 TPM_TEST(other_layers_accuse_no_key),
                 TPM_TEST(a_tpm_without_hmac_signs_with_a_sequence),
                 FRESH_TPM_TEST(a_sequence_finds_room_beside_transient_keys),
+                TPM_TEST(an_authorization_value_is_any_bytes),
+                TPM_TEST(a_rejected_authorization_value_names_its_file),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
