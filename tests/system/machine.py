@@ -245,6 +245,7 @@ class Machine:
 
     def start(self, *options):
         """Boots; returns when the default target is reached."""
+        self.options = options  # also after a reboot
         self.launch(*options)
         self.await_notification("READY=1")
         self.notify.close()
@@ -284,7 +285,7 @@ class Machine:
         self.run("systemctl", "reboot", check=False)
         status = self.nspawn.wait(DEADLINE)
         assert status == REBOOT, (status, self.nspawn.stdout.read())
-        self.start()
+        self.start(*self.options)
 
     def power_off(self):
         """As when the plug is pulled."""

@@ -9,6 +9,7 @@ from conftest import DEBS, packages
 from machine import NAME, SCOPE, wait_for
 
 UNITS = ("dps-provisiond.service", "dps-handoffd.service", "dps-tpmd.service")
+TPMDS_DROPIN = "/etc/systemd/system/aziot-tpmd.service.d/50-dps-provisiond.conf"
 OURS = ("/etc/dps-provisiond", "/var/lib/dps-provisiond", "/var/lib/dps-handoffd")
 
 
@@ -76,7 +77,7 @@ def test_upgrade_keeps_state_and_configuration(machine):
 
 def test_remove_stops_everything_and_keeps_what_it_knows(machine):
     before = snapshot(machine)
-    said = dpkg(machine, "-r", "dps-provisiond")
+    dpkg(machine, "-r", "dps-provisiond")
     assert machine.run("busctl", "status", NAME, check=False).returncode != 0
     for unit in UNITS:
         assert machine.show(unit, "LoadState") == "not-found" and machine.show(unit, "ActiveState") == "inactive"
@@ -85,22 +86,25 @@ def test_remove_stops_everything_and_keeps_what_it_knows(machine):
         assert exists(machine, path)
     untouched(machine, before)
 
-    # IoT Edge's access to the TPM was ours; what to do about it is said, and helps
-    assert aziot_tpmds_groups(machine) == []
-    for command in re.findall("^    (.+)$", said, re.MULTILINE):
-        machine.run("sh", "-ec", command)
-    assert aziot_tpmds_groups(machine) == ["tss"]
+    # and IoT Edge boots without us: its access to the TPM stays until the purge
+    devices = len(machine.standin_events("edged-device"))
+    machine.reboot()
+    wait_for("IoT Edge with its identity", lambda: len(machine.standin_events("edged-device")) > devices)
+    assert machine.show("aziot-edged.service", "ActiveState") == "active" and aziot_tpmds_groups(machine) == ["tss"]
+    before["starts"] += 1
+    untouched(machine, before)
 
     dpkg(machine, "-i", "/mnt/debs/current.deb")
     machine.wait_for_state("handed-off")
     untouched(machine, before)
+    assert not exists(machine, TPMDS_DROPIN) and aziot_tpmds_groups(machine) == ["tss"]
 
 
 def test_purge_leaves_nothing_but_iot_edges_identity(machine):
     machine.run("dps-provision", "set-scope", SCOPE)
     before = snapshot(machine)
-    dpkg(machine, "-P", "dps-provisiond")
-    for path in (*OURS, "/run/dps-provisiond", "/etc/systemd/system/multi-user.target.wants/dps-provisiond.service",
+    said = dpkg(machine, "-P", "dps-provisiond")
+    for path in (*OURS, TPMDS_DROPIN, "/run/dps-provisiond", "/etc/systemd/system/multi-user.target.wants/dps-provisiond.service",
                  "/var/lib/systemd/deb-systemd-helper-enabled/dps-provisiond.service.dsh-also"):
         assert not exists(machine, path), path
     listed = machine.output("sh", "-c", "find / -xdev -ignore_readdir_race -name '*dps-provision*' -not -path '/proc/*' "
@@ -111,11 +115,47 @@ def test_purge_leaves_nothing_but_iot_edges_identity(machine):
     assert "Defined-By: dps-provisiond" not in catalog, "the catalog is compiled again"
     untouched(machine, before)
 
+    # IoT Edge's access to the TPM was ours; what to do about it is said, and helps
+    assert aziot_tpmds_groups(machine) == []
+    for command in re.findall("^    (.+)$", said, re.MULTILINE):
+        machine.run("sh", "-ec", command)
+    assert aziot_tpmds_groups(machine) == ["tss"]
+
     dpkg(machine, "-i", "/mnt/debs/current.deb")  # and a gateway that was provisioned without us is recognised
     machine.wait_for_state("unprovisioned")
     machine.run("dps-provision", "set-scope", SCOPE)
     machine.wait_for_state("handed-off")
     untouched(machine, before)
+
+
+def test_purge_keeps_a_payload_that_iot_edge_names(machine):
+    payload = "/etc/dps-provisiond/site/pay load.json"
+    machine.write(payload, "{}")
+    config = machine.read("/etc/aziot/config.toml")
+    machine.write("/etc/aziot/config.toml", config.replace("[provisioning]\n", '[provisioning]\npayload = { uri = '
+                                                           '"file:///etc/dps-provisiond/site/pay%20load.json" }\n'))
+    machine.write("/etc/dps-provisiond/provisiond.conf.d/60-site.conf", "[Retry]\nMaxSec=7\n")
+    said = dpkg(machine, "-P", "dps-provisiond")
+    assert exists(machine, payload) and "/etc/dps-provisiond is kept" in said
+    assert not exists(machine, "/etc/dps-provisiond/provisiond.conf.d")
+
+
+def test_fresh_install_on_a_running_system(new_machine, debs):
+    """The image never had our users, nor the bus our policy. The first start succeeds."""
+    machine = new_machine()
+    subprocess.run(["dpkg", f"--root={machine.root}", "-P", "dps-provisiond"], check=True, capture_output=True)
+    for name in ("passwd", "shadow", "group", "gshadow"):
+        text = (machine.root / "etc" / name).read_text()
+        (machine.root / "etc" / name).write_text(re.sub("^dps-.*\n", "", text, flags=re.MULTILINE))
+    machine.write("/etc/dps-provisiond/provisiond.conf.d/10-scope.conf", f"[Provisioning]\nIdScope={SCOPE}\n")
+    machine.start(f"--bind-ro={debs}:/mnt/debs")
+    assert machine.run("id", "dps-provision", check=False).returncode != 0
+    dpkg(machine, "-i", "/mnt/debs/current.deb")
+    machine.wait_for_state("handed-off")
+    assert machine.show(UNITS[0], "NRestarts") == "0" and machine.show(UNITS[0], "Result") == "success"
+    # and the daemon is stopped before the bus
+    for unit in UNITS:
+        assert "dbus.service" in machine.show(unit, "After").split()
 
 
 def test_packages_contents(image):

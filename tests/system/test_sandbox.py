@@ -1,7 +1,7 @@
 """What each directive of the units denies, tried for real: by a program in the place of ours, in the unit's own sandbox.
 
 A probe that is denied proves something only if it is allowed without the sandbox, and a directive only if it denies by
-itself. So each is tried three times: as root without any directive, as root with one directive alone, and in the three
+itself. So each is tried three times: as root without any directive, as root with one directive alone, and in the four
 units. docs/sandbox.md has the table.
 """
 import json
@@ -12,7 +12,8 @@ import subprocess
 import pytest
 from machine import SOURCE
 
-UNITS = ("dps-provisiond", "dps-tpmd", "dps-handoffd")
+APPLY = "dps-iotedge-apply"
+UNITS = ("dps-provisiond", "dps-tpmd", "dps-handoffd", APPLY)
 FILTER = "SystemCallFilter=@system-service ~@privileged ~@resources"
 
 # What is tried: the directives of which each denies it alone, and the units that may do it all the same.
@@ -20,13 +21,13 @@ TRIED = {
     "write_etc": (["ProtectSystem=strict"], ()),
     "write_usr": (["ProtectSystem=strict"], ()),
     "write_others_state": (["ProtectSystem=strict"], ()),
-    "write_iot_edges_files": (["ProtectSystem=strict"], ("dps-handoffd",)),
-    "look_into_home": (["ProtectHome=yes"], ()),
+    "write_iot_edges_files": (["ProtectSystem=strict"], ("dps-handoffd", APPLY)),
+    "look_into_home": (["ProtectHome=yes"], (APPLY,)),
     "see_others_temporary_files": (["PrivateTmp=yes"], ()),
     "make_set_user_id_program": (["RestrictSUIDSGID=yes"], ()),
-    "become_root_by_set_user_id": (["NoNewPrivileges=yes"], ("dps-handoffd",)),
-    "leave_file_readable_for_all": (["UMask=0077"], ()),
-    "see_who_owns_a_file": (["PrivateUsers=yes"], ("dps-tpmd", "dps-handoffd")),
+    "become_root_by_set_user_id": (["NoNewPrivileges=yes"], ("dps-handoffd", APPLY)),
+    "leave_file_readable_for_all": (["UMask=0077"], (APPLY,)),
+    "see_who_owns_a_file": (["PrivateUsers=yes"], ("dps-tpmd", "dps-handoffd", APPLY)),
     "open_another_device": (["DevicePolicy=closed", "PrivateDevices=yes"], ()),
     "load_a_module": (["ProtectKernelModules=yes", FILTER], ()),
     "set_the_clock": (["ProtectClock=yes", "CapabilityBoundingSet=", FILTER], ()),
@@ -46,7 +47,7 @@ TRIED = {
     "take_realtime_priority": (["RestrictRealtime=yes", FILTER], ()),
     "change_its_priority": ([FILTER], ()),
     "connect_to_the_network": (["PrivateNetwork=yes", "IPAddressDeny=any", "RestrictAddressFamilies=AF_UNIX"],
-                               ("dps-provisiond",)),
+                               ("dps-provisiond", APPLY)),
     "open_a_raw_socket": (["RestrictAddressFamilies=AF_UNIX", "CapabilityBoundingSet="], ()),
     "listen_for_kernel_events": (["RestrictAddressFamilies=AF_UNIX"], ("dps-provisiond",)),
 }
@@ -57,7 +58,7 @@ NOT_TRIED = {"PrivateMounts", "RemoveIPC", "KeyringMode", "LimitCORE", "MemoryMa
              "ReadWritePaths", "DeviceAllow", "SupplementaryGroups"}
 OTHER = {"Type", "BusName", "ExecStart", "ExecReload", "User", "StateDirectory", "StateDirectoryMode", "ConfigurationDirectory",
          "Restart", "RestartSec", "RestartPreventExitStatus", "WatchdogSec", "TimeoutStopSec", "LoadCredential",
-         "SetCredential", "Environment"}
+         "SetCredential", "Environment", "TimeoutStartSec"}
 
 
 def elf32(code):
