@@ -248,16 +248,16 @@ static bool speaks_of_scope(const Context *c) {
 static int parse_not_found(const Context *c, DpsRequest request) {
         if (speaks_of_scope(c))
                 return fail(c, FAILURE_SCOPE_UNKNOWN, c->root, "message",
-                            "The service does not know the ID scope '%s', or no enrolment '%s' in it",
-                            c->id_scope, c->registration_id);
+                            "DPS does not know the ID scope '%s', or no enrollment '%s' in it", c->id_scope,
+                            c->registration_id);
         if (request == DPS_REQUEST_POLL)
                 return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message",
-                            "The service forgot the registration '%s' in the ID scope '%s' while it was "
-                            "assigning; its enrolment may have been deleted",
+                            "DPS forgot the registration '%s' in the ID scope '%s' while it was "
+                            "assigning; its enrollment may have been deleted",
                             c->registration_id, c->id_scope);
         return fail(c, FAILURE_ENROLLMENT_MISSING, c->root, "message",
-                    "The service has no enrolment '%s' in the ID scope '%s', or no such scope",
-                    c->registration_id, c->id_scope);
+                    "DPS has no enrollment '%s' in the ID scope '%s', or no such scope", c->registration_id,
+                    c->id_scope);
 }
 
 /* Branches on the HTTP status; the service's codes are shown only (see parse_unauthorized()). */

@@ -143,6 +143,28 @@ def test_payload_is_sent(new_world):
     w.wait_for_state("handed-off")
 
 
+def test_payload_in_any_language(new_world):
+    """Also sent as it was written: its numbers are longer than 64 bits."""
+    w = new_world(**NO_EDGE)
+    payload = {"site": "Łódź, 工場 7", "serial": 99999999999999999999}
+    (w.dir / "payload.json").write_text(json.dumps(payload, ensure_ascii=False))
+    w.write_config(Provisioning={"Payload": w.dir / "payload.json"})
+    w.enroll(w.enrollment(payload={"größe": "5 m²"}))
+    w.start_daemon()
+    w.wait_for_state("handed-off")
+    assert w.requests(kind="register")[0]["payload"]["site"] == payload["site"]
+
+
+NEWER_STATE = {"connectionProfile": "classic", "issuedCertificateChain": ["MIIB", "MIIC"], "another": {"member": [None]}}
+
+
+def test_replies_of_a_newer_dps(new_world):
+    w = new_world(HandOff={"Target": "none", "AllowedHubs": None})
+    w.enroll(w.enrollment(iotHubHostName="contoso.device.azure-devices.net", emulatorState=NEWER_STATE))
+    w.start_daemon()
+    assert w.wait_for_state("handed-off")["AssignedHub"] == "contoso.device.azure-devices.net"
+
+
 # --- what the service answers ---
 
 @pytest.mark.parametrize("retry_after", ["2", "date"])

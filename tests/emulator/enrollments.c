@@ -81,6 +81,7 @@ static void enrollment_deinit(Enrollment *e) {
         free(e->hub);
         bytes_deinit(&e->endorsement_key);
         json_object_put(e->payload);
+        json_object_put(e->state);
         for (size_t i = 0; i < e->n_rules; i++)
                 rule_deinit(&e->rules[i]);
         free(e->rules_text);
@@ -274,6 +275,11 @@ static int parse_enrollment(Enrollment *e, json_object *object, size_t number, c
         e->migrate_data = member_bool(object, "reprovisionPolicy", "migrateDeviceData", true);
         if (json_object_object_get_ex(object, "payload", &value))
                 e->payload = json_object_get(value);
+        if (json_object_object_get_ex(object, "emulatorState", &value) && value) {
+                if (!json_object_is_type(value, json_type_object))
+                        return broken(ret_why, "'%s': emulatorState is not an object", id);
+                e->state = json_object_get(value);
+        }
         if (json_object_object_get_ex(object, "emulator", &value) && value)
                 r = parse_rules(e, value, ret_why);
         return r;

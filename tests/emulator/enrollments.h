@@ -1,10 +1,10 @@
 /*
- * Enrollments: the individual enrolments, from a file in the form of the DPS service API. The file is read
+ * Enrollments: the individual enrollments, from a file in the form of the DPS service API. The file is read
  * again whenever it has changed; a broken one is reported and the last good one stays in force.
  *
- * Beyond the API's members an enrolment may have `emulator`: one rule, or an array of them, that makes the
- * service answer that device differently. Unknown members of a rule are refused (they are typing errors),
- * those of an enrolment ignored (the API has many that say nothing here).
+ * Beyond the API's members an enrollment may have `emulator`: one rule, or an array of them, that makes the
+ * service answer that device differently, and `emulatorState`, an object. Unknown members of a rule are
+ * refused (they are typing errors), those of an enrollment ignored (the API has many that say nothing here).
  */
 #pragma once
 
@@ -44,6 +44,7 @@ typedef struct Enrollment {
         bool iot_edge, enabled;
         bool update_hub, migrate_data; /* reprovisionPolicy */
         json_object *payload;          /* NULL: none */
+        json_object *state; /* what each registrationState has beside its own members; NULL: none */
         EnrollmentRule rules[ENROLLMENT_RULES_MAX];
         size_t n_rules;
         char *rules_text; /* the JSON of the rules: how a reread file tells whether they changed */

@@ -230,6 +230,11 @@ static json_object *new_state(const Enrollment *enrollment, Outcome status, cons
                               const char *updated) {
         json_object *state = json_object_new_object();
 
+        if (enrollment->state) { /* first, so that it can't replace what follows */
+                json_object_object_foreach(enrollment->state, name, value) {
+                        json_add(state, name, json_object_get(value));
+                }
+        }
         json_add_string(state, "registrationId", enrollment->registration_id);
         if (created)
                 json_add_string(state, "createdDateTimeUtc", created);

@@ -218,6 +218,16 @@ def test_moving_to_another_hub_and_back(new_service):
     assert (hub, substatus) == (a, "deviceDataReset")
 
 
+def test_replies_of_a_newer_dps(new_service):
+    s = new_service()
+    hub, chain = "contoso.device.azure-devices.net", ["MIIB", "MIIC"]
+    s.enroll(s.enrollment(iotHubHostName=hub, emulatorState={"connectionProfile": "classic", "issuedCertificateChain": chain,
+                                                            "status": "failed", "assignedHub": "no.example"}))
+    state = s.script().register()[-1].body["registrationState"]
+    assert state["issuedCertificateChain"] == chain and state["connectionProfile"] == "classic", state
+    assert state["assignedHub"] == hub and state["status"] == "assigned", state
+
+
 def test_device_that_stays_at_its_old_hub(new_service):
     s = new_service("--fault=keep-old-device")
     a, b = (f"hub-{name}.localhost:{s.port}" for name in "ab")

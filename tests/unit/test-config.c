@@ -45,6 +45,9 @@ static void defaults_are_the_documented_ones(void **state) {
         assert_int_equal(c->request_timeout_usec, 60 * USEC_PER_SEC);
         assert_int_equal(c->retry.operator_long_max_usec, 21600 * USEC_PER_SEC);
         assert_true(config_hub_allowed(c, "contoso.azure-devices.net"));
+        assert_true(config_hub_allowed(c, "contoso.device.azure-devices.net")); /* of a newer DPS */
+        assert_true(config_hub_allowed(c, "contoso.device.azure-devices.us"));
+        assert_false(config_hub_allowed(c, "contoso.device.azure-devices.net.example"));
         assert_int_equal(c->problem_count, 0);
 }
 
