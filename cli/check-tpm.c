@@ -289,6 +289,26 @@ static void take_daemons_ek(Check *c) {
                 check_ok(c, "As the daemon has read it; registration ID %s", c->registration_id);
 }
 
+/* Since the daemon read it. The daemon warns of a change that it knows. Returns whether the line is written.
+ */
+static bool judge_change(Check *c, const TpmIdentity *identity) {
+        CLEANUP(bytes_deinit) Bytes known = {};
+        CLEANUP(freep) char *registration_id = NULL;
+        const Status *s = &c->status;
+
+        if (!c->daemon_runs || !s->endorsement_key || !s->endorsement_key[0] ||
+            base64_decode(&known, s->endorsement_key, 4096) < 0 || bytes_equal(&known, &identity->ek_public))
+                return false;
+        (void) identity_registration_id(&registration_id, c->config, &c->paths, identity->ek_public.data,
+                                        identity->ek_public.size, NULL);
+        check_bad(
+                c, CHECK_FAIL, WARNING_EK_CHANGED, NULL,
+                "The TPM has another endorsement key than when '%s' was provisioned; the registration ID is "
+                "'%s' now",
+                s->registration_id, registration_id ? registration_id : "unknown");
+        return true;
+}
+
 static void take_ek(Check *c, const TpmIdentity *identity) {
         Failure failure = {};
 
@@ -327,6 +347,8 @@ static void probe_ek(Check *c) {
                 fail_key(c, &failure);
                 return;
         }
+        if (judge_change(c, &identity))
+                return;
         take_ek(c, &identity);
         if (!identity.ek_tcg_template)
                 check_bad(c, CHECK_WARN, FAILURE_NONE,

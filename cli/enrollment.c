@@ -335,6 +335,31 @@ static void warn_of_certificate(const Options *o, const EkCertificate *certifica
                                certificate->sentence, failure_remedy(WARNING_EK_CERTIFICATE));
 }
 
+/* The daemon knows what this gateway was before. It need not run, and then nothing is said. */
+static void warn_of_change(const Facts *facts, const char *registration_id) {
+        CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        CLEANUP(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        CLEANUP(status_deinit) Status status = {};
+        CLEANUP(bytes_deinit) Bytes known = {};
+
+        if (sd_bus_open_system(&bus) < 0 || client_read_status(bus, &status, &error) < 0)
+                return;
+        for (size_t i = 0; i < status.warning_count; i++)
+                if (failure_kind_from_string(status.warnings[i].kind) == WARNING_EK_CHANGED) {
+                        (void) fprintf(stderr, "dps-provision: Warning: %s.\n%s\n",
+                                       status.warnings[i].sentence, status.warnings[i].remedy);
+                        return;
+                }
+        if (!status.endorsement_key || !status.endorsement_key[0] ||
+            base64_decode(&known, status.endorsement_key, 4096) < 0 ||
+            bytes_equal(&known, &facts->identity.ek_public))
+                return;
+        (void) fprintf(stderr,
+                       "dps-provision: Warning: The TPM has another endorsement key than when '%s' was "
+                       "provisioned; the registration ID is '%s' now.\n%s\n",
+                       status.registration_id, registration_id, failure_remedy(WARNING_EK_CHANGED));
+}
+
 int verb_enrollment(int argc, char *argv[]) {
         CLEANUP(config_freep) Config *config = NULL;
         CLEANUP(facts_deinit) Facts facts = {};
@@ -364,6 +389,8 @@ int verb_enrollment(int argc, char *argv[]) {
         if (r < 0)
                 return report_failure(&failure);
         warn_of_certificate(&options, &facts.certificate);
+        if (!options.tcti)
+                warn_of_change(&facts, registration_id);
         return options.format == FORMAT_PEM ? print_pem(&options, &facts)
                                             : enroll(&options, config, &facts, registration_id);
 }

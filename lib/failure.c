@@ -259,6 +259,13 @@ static const FailureInfo failures[] = {
                                       "Upgrade to IoT Edge 1.4 or later and run 'iotedge config apply', or "
                                       "remove Payload=. Until then the daemon sends the payload, but a "
                                       "self-registration of IoT Edge lacks it." },
+        [WARNING_EK_CHANGED] = { "ek-changed", WARNING, 0, EINVAL, "31f8c22827854f2f8c4ed08c9d48a850",
+                                 "The endorsement key has changed",
+                                 "Create or update the enrollment with what 'dps-provision enrollment' "
+                                 "prints "
+                                 "now, then run 'dps-provision retry'. Delete the enrollment of the former "
+                                 "registration ID and its device in the hub, unless the disk comes from "
+                                 "another machine that still uses them." },
 };
 static_assert(ARRAY_SIZE(failures) == _FAILURE_KIND_MAX, "every kind of failure has a row");
 

@@ -57,6 +57,7 @@ typedef enum FailureKind {
         WARNING_CONFIG_IGNORED,
         WARNING_EK_CERTIFICATE,
         WARNING_PAYLOAD_IGNORED,
+        WARNING_EK_CHANGED,
         _FAILURE_KIND_MAX,
         _FAILURE_KIND_INVALID = -22,
 } FailureKind;

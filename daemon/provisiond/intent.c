@@ -240,6 +240,7 @@ int intent_confirm(Daemon *d, const char *hub, const char *device_id) {
         r = record_confirm(rec);
         if (r < 0)
                 return r;
+        warnings_remove(&d->warnings, WARNING_EK_CHANGED);
         rec->last_success_usec = now_usec(CLOCK_REALTIME);
         daemon_warn_about_hub(d);
         return 0;

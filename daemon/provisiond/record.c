@@ -181,6 +181,16 @@ static int read_name(Bytes *ret, json_object *root, const char *key) {
                        : -EBADMSG;
 }
 
+static int read_text(char **ret, json_object *root, const char *key) {
+        json_object *value;
+
+        if (!json_object_object_get_ex(root, key, &value))
+                return 0;
+        return json_object_is_type(value, json_type_string)
+                       ? string_replace(ret, json_object_get_string(value))
+                       : -EBADMSG;
+}
+
 static int read_version_2(Record *record, json_object *root) {
         int r;
 
@@ -189,7 +199,11 @@ static int read_version_2(Record *record, json_object *root) {
                 r = read_assignment(&record->confirmed, root, "confirmed");
         if (r >= 0)
                 r = read_name(&record->left_key_name, root, "leftKeyName");
-        return r < 0 ? r : read_name(&record->left_wrapped_name, root, "leftWrappedName");
+        if (r >= 0)
+                r = read_name(&record->left_wrapped_name, root, "leftWrappedName");
+        if (r >= 0)
+                r = read_text(&record->former_id, root, "formerRegistrationId");
+        return r < 0 ? r : read_text(&record->former_ek_hash, root, "formerEndorsementKeyHash");
 }
 
 static void read_numbers(Numbers *n, json_object *root, const RecordNumber *list, size_t count) {
@@ -257,7 +271,7 @@ int record_load(Record *ret, const char *path, Failure *reterr) {
 }
 
 static int add_text(json_object *root, const char *key, const char *text) {
-        return dps_json_add(root, key, json_object_new_string(text));
+        return text ? dps_json_add(root, key, json_object_new_string(text)) : 0;
 }
 
 static int add_assignment(json_object *root, const char *key, const Assignment *a) {
@@ -296,6 +310,10 @@ static int record_to_json(json_object *root, const Record *record) {
                 r = add_name(root, "leftKeyName", &record->left_key_name);
         if (r >= 0)
                 r = add_name(root, "leftWrappedName", &record->left_wrapped_name);
+        if (r >= 0)
+                r = add_text(root, "formerRegistrationId", record->former_id);
+        if (r >= 0)
+                r = add_text(root, "formerEndorsementKeyHash", record->former_ek_hash);
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(numbers); i++)
                 r = dps_json_add(root, numbers[i].key, json_object_new_uint64(*number_of(&n, &numbers[i])));
         return r;
@@ -364,6 +382,11 @@ void record_intend(Record *record, Assignment *assignment) {
         *assignment = (Assignment){};
 }
 
+void record_forget_former(Record *record) {
+        free(TAKE(record->former_id));
+        free(TAKE(record->former_ek_hash));
+}
+
 static void forget_left_keys(Record *record) {
         bytes_deinit(&record->left_key_name);
         bytes_deinit(&record->left_wrapped_name);
@@ -380,6 +403,7 @@ int record_confirm(Record *record) {
         assignment_deinit(&record->confirmed);
         record->confirmed = copy;
         forget_left_keys(record);
+        record_forget_former(record);
         return 0;
 }
 
@@ -409,9 +433,15 @@ int record_discard(Record *record) {
 }
 
 int record_forget_device(Record *record) {
+        const Target *target = &record_assignment(record)->target;
         Bytes *name = &record->confirmed.key.name;
-        int r = record_discard(record);
+        int r;
 
+        r = string_replace(&record->former_id, target->registration_id);
+        if (r >= 0)
+                r = string_replace(&record->former_ek_hash, target->ek_hash);
+        if (r >= 0)
+                r = record_discard(record);
         if (r < 0)
                 return r;
         if (record->left_key_name.size == 0) {
@@ -426,6 +456,7 @@ void record_forget_assignments(Record *record) {
         assignment_deinit(&record->intended);
         assignment_deinit(&record->confirmed);
         forget_left_keys(record);
+        record_forget_former(record);
         record->forced = false;
 }
 

@@ -17,6 +17,9 @@ typedef struct Record {
         /* names of a discarded hub key that was adopted, and of one that was wrapped and may be at the
          * handle */
         Bytes left_key_name, left_wrapped_name;
+        /* of the device before its endorsement key changed, until the hub confirms the new one; NULL: it did
+         * not change */
+        char *former_id, *former_ek_hash;
         State state;               /* as published last */
         usec_t state_changed_usec; /* CLOCK_REALTIME */
         usec_t last_success_usec;  /* CLOCK_REALTIME */
@@ -55,8 +58,9 @@ void record_reopen(Record *record);
 /* Drops the intended assignment. Its key at the handle is still known as ours. */
 int record_discard(Record *record);
 /* Drops both assignments, which were made for another TPM. A key of theirs at the handle is still known as
- * ours. */
+ * ours, and their device as the former one. */
 int record_forget_device(Record *record);
+void record_forget_former(Record *record);
 void record_forget_assignments(Record *record);
 
 /* True for the name of a hub key that an assignment made persistent, or may have made persistent. */

@@ -92,6 +92,19 @@ static bool was_registered(const Daemon *d, const HttpReply *http) {
                     : http_was_sent(d->attempt.http);
 }
 
+/* What DPS says of a device whose endorsement key has changed has that one reason. */
+static void name_former(const Daemon *d, Failure *failure) {
+        size_t used = strlen(failure->sentence);
+
+        if (!d->record.former_id ||
+            (failure->kind != FAILURE_ENROLLMENT_MISSING && failure->kind != FAILURE_IDENTITY_MISMATCH))
+                return;
+        (void) snprintf(failure->sentence + used, sizeof(failure->sentence) - used,
+                        "; the TPM has another endorsement key than when '%s' was provisioned",
+                        d->record.former_id);
+        failure->remedy = failure_remedy(WARNING_EK_CHANGED);
+}
+
 /* A repeated poll uses a new connection and the settings of that time. */
 static void fail_request(Daemon *d, const Failure *failure) {
         d->attempt.http = http_free(d->attempt.http);
@@ -120,9 +133,10 @@ static void on_http(void *userdata, const HttpReply *http, const Failure *http_f
                 raw.retry_after_usec = dps_parse_retry_after(http->retry_after, http->date,
                                                              now_usec(CLOCK_REALTIME) / USEC_PER_SEC);
         if (dps_parse_reply(&reply, request_of(d->machine.step), d->config->id_scope, d->tpm.registration_id,
-                            &raw, &failure) < 0)
+                            &raw, &failure) < 0) {
+                name_former(d, &failure);
                 fail_request(d, &failure);
-        else
+        } else
                 on_reply(d, &reply);
 }
 

@@ -121,6 +121,27 @@ static int check_owner(Daemon *d, const Identity *id, Failure *reterr) {
         return 0;
 }
 
+/* The enrollment of the former endorsement key does not fit anymore, and only a person can change it. */
+static void warn_of_change(Daemon *d, const Target *now) {
+        Record *r = &d->record;
+
+        if (str_set_and_equal(r->former_ek_hash, now->ek_hash))
+                record_forget_former(r);
+        if (!r->former_id) {
+                warnings_remove(&d->warnings, WARNING_EK_CHANGED);
+                return;
+        }
+        if (str_equal(r->former_id, now->registration_id))
+                warnings_add(&d->warnings, WARNING_EK_CHANGED,
+                             "The TPM has another endorsement key than when '%s' was provisioned",
+                             r->former_id);
+        else
+                warnings_add(&d->warnings, WARNING_EK_CHANGED,
+                             "The TPM has another endorsement key than when '%s' was provisioned; the "
+                             "registration ID is '%s' now",
+                             r->former_id, now->registration_id);
+}
+
 /* Drops an assignment for another target. An unknown member does not count. Another endorsement key means
  * that the disk was cloned, and then the confirmed assignment is not this device's either. */
 static int check_target(Daemon *d) {
@@ -135,8 +156,11 @@ static int check_target(Daemon *d) {
                 log_notice("Forgetting the stored assignment of '%s': it was made for another TPM",
                            stored->registration_id);
                 warnings_remove_assignment(&d->warnings);
-                return record_forget_device(&d->record);
+                r = record_forget_device(&d->record);
+                warn_of_change(d, &now);
+                return r;
         }
+        warn_of_change(d, &now);
         if (!record_has_intent(&d->record) || !target_differs(stored, &now))
                 return 0;
         log_notice(
