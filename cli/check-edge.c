@@ -5,25 +5,16 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "check-edge.h"
 #include "check-net.h"
-#include "check.h"
 #include "identityd.h"
-#include "judge.h"
 #include "paths.h"
+#include "proxies.h"
 
 #define UNIT_FILE        "/usr/lib/systemd/system/" UNIT_EDGED
 #define UNIT_FILE_LIB    "/lib/systemd/system/" UNIT_EDGED
 #define HUB_TIMEOUT_USEC (5 * USEC_PER_SEC)
 #define RESTART_DAEMON   "Restart dps-provisiond, which looks at IoT Edge and restores what is lost"
-
-/* What these probes know of IoT Edge. */
-struct CheckEdge {
-        Situation situation;
-        Wanted wanted;
-        Verdict verdict; /* of the hand-off helper's judge */
-        Failure failure; /* of reading the files */
-        bool files_read, installed;
-};
 
 /* A value that was refused, or that this user can't read, is not known, and its default is not meant. */
 static int make_wanted(Check *c, Wanted *ret) {
@@ -73,9 +64,7 @@ static bool daemon_tells(const Check *c, const Failure *failure) {
         return false;
 }
 
-/* Prints the first finding that an operator has to mend, as the hand-off reports it, else all harmless
- * findings. Returns whether there was one. */
-static bool tell_findings(Check *c, const Verdict *v, FindingSubject subject) {
+bool check_edge_tell_findings(Check *c, const Verdict *v, FindingSubject subject) {
         const Finding *first = NULL;
         bool told = false;
 
@@ -139,7 +128,9 @@ static void probe_installed(Check *c) {
                                   "Azure IoT Edge is not installed");
                 return;
         }
-        if (tell_findings(c, judge_edge(c), SUBJECT_INSTALLATION))
+        if (!check_key_refused(c, "Proxy"))
+                proxies_read(&c->edge->situation, c->config, units);
+        if (check_edge_tell_findings(c, judge_edge(c), SUBJECT_INSTALLATION))
                 return;
         c->edge->installed = true;
         check_ok(c, "Installed");
@@ -282,7 +273,7 @@ static void probe_config(Check *c) {
         }
         v = judge_edge(c);
         lost = tell_lost_config(c, v);
-        if (tell_findings(c, v, SUBJECT_CONFIG) || lost)
+        if (check_edge_tell_findings(c, v, SUBJECT_CONFIG) || lost)
                 return;
         if (verdict_find(v, FINDING_CONFIG_MISSING))
                 check_ok(c, "None yet");
@@ -318,7 +309,7 @@ static void probe_apply(Check *c) {
         lost = tell_lost(c, v);
         if (v->mends & MEND_APPLY && geteuid() != 0)
                 check_skip(c, CHECK_AS_ROOT, "Whether it can be written and applied only root can see");
-        else if (!tell_findings(c, v, SUBJECT_APPLIED) && !lost)
+        else if (!check_edge_tell_findings(c, v, SUBJECT_APPLIED) && !lost)
                 check_ok(c,
                          v->mends & MEND_APPLY ? "It can be written and applied" : "Nothing is left to do");
 }
@@ -363,7 +354,7 @@ static void tell_identity(Check *c) {
                 tell_failure(c, CHECK_FAIL, &silent->failure);
         else if (none && check_is_handed_off(c))
                 tell_failure(c, CHECK_FAIL, &none->failure);
-        else if (!tell_findings(c, v, SUBJECT_IDENTITY))
+        else if (!check_edge_tell_findings(c, v, SUBJECT_IDENTITY))
                 check_ok(c, "'%s' on '%s'", c->edge->situation.device.device_id,
                          c->edge->situation.device.hub);
 }
@@ -489,8 +480,10 @@ const Probe check_edge_probes[] = {
         { "boot-clock", "Clock at boot", probe_boot_clock },
         { "iotedge-config", "Configuration", probe_config },
         { "iotedge-apply", "Applying it", probe_apply },
+        { "iotedge-proxy", "Proxy", check_site_proxy },
         { "identityd", "Identity", probe_identity },
         { "hub-allowed", "Hub", probe_hub_allowed },
+        { "registry", "Registry", check_site_registry },
         { "hub-443", "Hub, port 443", probe_https, true },
         { "hub-5671", "Hub, port 5671", probe_amqps, true },
         { "hub-8883", "Hub, port 8883", probe_mqtts, true },

@@ -266,6 +266,26 @@ static const FailureInfo failures[] = {
                                  "now, then run 'dps-provision retry'. Delete the enrollment of the former "
                                  "registration ID and its device in the hub, unless the disk comes from "
                                  "another machine that still uses them." },
+        [WARNING_PROXY_MISSING] = { "proxy-missing", WARNING, 0, ENETUNREACH,
+                                    "31f8c22827854f2f8c4ed08c9d48a848",
+                                    "IoT Edge or the container engine lacks the proxy of dps-provisiond",
+                                    "Run 'systemctl edit UNIT' for each that is named (aziot-identityd, "
+                                    "aziot-edged, docker) and add the lines '[Service]' and "
+                                    "'Environment=https_proxy=URL' with the URL of Proxy=. For edgeAgent "
+                                    "set https_proxy = \"URL\" and UpstreamProtocol = \"AmqpWs\" in "
+                                    "[agent.env] of /etc/aziot/config.toml ([agent] then needs name, type "
+                                    "and config, as in config.toml.edge.template) and run 'iotedge config "
+                                    "apply'. Then run 'systemctl restart docker' and 'iotedge system "
+                                    "restart'. What needs no proxy gets Environment=NO_PROXY=HOST, with "
+                                    "the host that it asks." },
+        [WARNING_REGISTRY_UNREACHABLE] = { "registry-unreachable", WARNING, 0, EHOSTUNREACH,
+                                           "31f8c22827854f2f8c4ed08c9d48a849",
+                                           "The registry of IoT Edge's images can't be reached",
+                                           "Let the container engine reach the registry on TCP port 443, "
+                                           "or give it the site's proxy ('systemctl edit docker' with "
+                                           "'Environment=https_proxy=URL' below '[Service]'). Or load the "
+                                           "image with 'docker load', or name a registry of the site with "
+                                           "image in [agent.config] of /etc/aziot/config.toml." },
 };
 static_assert(ARRAY_SIZE(failures) == _FAILURE_KIND_MAX, "every kind of failure has a row");
 

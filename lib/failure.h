@@ -58,6 +58,8 @@ typedef enum FailureKind {
         WARNING_EK_CERTIFICATE,
         WARNING_PAYLOAD_IGNORED,
         WARNING_EK_CHANGED,
+        WARNING_PROXY_MISSING,
+        WARNING_REGISTRY_UNREACHABLE,
         _FAILURE_KIND_MAX,
         _FAILURE_KIND_INVALID = -22,
 } FailureKind;

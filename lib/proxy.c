@@ -17,16 +17,14 @@ const char *proxy_of_environment(void) {
         return proxy ? proxy : environment("all_proxy", "ALL_PROXY");
 }
 
-/* As curl reads no_proxy: names with their subdomains, or an asterisk. */
-bool proxy_exempts(const char *host) {
-        const char *list = environment("no_proxy", "NO_PROXY");
+bool proxy_list_exempts(const char *list, const char *host) {
         size_t length = strcspn(host, ":");
 
         if (host[0] == '[') {
                 host++;
                 length = strcspn(host, "]");
         }
-        for (const char *p = list; p && *p; p += strcspn(p, ", "), p += strspn(p, ", ")) {
+        for (const char *p = list; *p; p += strcspn(p, ", "), p += strspn(p, ", ")) {
                 size_t n = strcspn(p, ", ");
 
                 if (n == 1 && *p == '*')
@@ -40,6 +38,12 @@ bool proxy_exempts(const char *host) {
                         return true;
         }
         return false;
+}
+
+bool proxy_exempts(const char *host) {
+        const char *list = environment("no_proxy", "NO_PROXY");
+
+        return list && proxy_list_exempts(list, host);
 }
 
 const char *proxy_for(const char *configured, const char *host) {

@@ -10,7 +10,11 @@
 /* https_proxy or all_proxy, in lower or upper case. NULL: none. */
 const char *proxy_of_environment(void);
 
-/* host: with or without a port. */
+/* As curl reads no_proxy: names, which stand for their subdomains as well, or an asterisk. host: with or
+ * without a port. */
+bool proxy_list_exempts(const char *list, const char *host);
+
+/* The same for the environment's list. */
 bool proxy_exempts(const char *host);
 
 /* The URL of the proxy for this host, borrowed. NULL: none. configured: the URL or NULL. */

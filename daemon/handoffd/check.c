@@ -3,13 +3,18 @@
 
 #include "engine.h"
 #include "handoffd.h"
+#include "proxies.h"
 
 int step_survey(Operation *op) {
         int r;
 
         r = situation_read_files(&op->situation, op->h->options->root, &op->h->options->config,
                                  &op->failure);
-        return r < 0 ? r : situation_read_units(&op->situation, op->h->units, &op->failure);
+        if (r >= 0)
+                r = situation_read_units(&op->situation, op->h->units, &op->failure);
+        if (r >= 0)
+                proxies_read(&op->situation, op->situation.config, op->h->units);
+        return r;
 }
 
 static void on_provisioning(void *userdata, const IdentitydAnswer *answer) {
@@ -137,6 +142,7 @@ static int step_verify(Operation *op) {
                 r = set_wanted(op, a->target.registration_id, a);
         if (r < 0)
                 return r;
+        proxies_read(s, s->config, op->h->units);
         judge(&op->verdict, &op->wanted, s);
         add_warnings(op);
         if (verdict_find(&op->verdict, FINDING_DEVICE_MOVED)) {

@@ -66,6 +66,15 @@ static bool names_device(const IdentitydAnswer *answer) {
         return answer->status == 200 && answer->hub[0] && answer->device_id[0];
 }
 
+/* Without the site's proxy identityd does not reach its hub, whatever the firewall lets through. */
+static void set_hub_unreachable(const Operation *op, const IdentitydAnswer *answer, Failure *ret) {
+        (void) failure_set(ret, FAILURE_HUB_UNREACHABLE, NULL,
+                           "IoT Edge runs as '%s' on '%s', but the hub has not accepted it yet",
+                           answer->device_id, answer->hub);
+        if (op->situation.proxy_lacking & PROXY_IDENTITYD)
+                ret->remedy = failure_remedy(WARNING_PROXY_MISSING);
+}
+
 static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
         const Assignment *a = &op->assignment;
         size_t i = find_status(answer->status);
@@ -76,9 +85,7 @@ static void confirm_give_up(Operation *op, const IdentitydAnswer *answer) {
         (void) units_query(op->h->units, UNIT_IDENTITYD, &identityd, NULL);
         (void) snprintf(code, sizeof(code), answer->status == 0 ? "no answer" : "HTTP %u", answer->status);
         if (names_device(answer))
-                (void) failure_set(&failure, FAILURE_HUB_UNREACHABLE, NULL,
-                                   "IoT Edge runs as '%s' on '%s', but the hub has not accepted it yet",
-                                   answer->device_id, answer->hub);
+                set_hub_unreachable(op, answer, &failure);
         else if (identityd.masked || identityd.failed || identityd.failing)
                 (void) failure_set(&failure, FAILURE_RESTART_FAILED, identityd.result,
                                    "IoT Edge does not run as '%s' on '%s': '%s' %s; see 'journalctl -u %s'",

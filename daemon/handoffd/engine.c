@@ -11,6 +11,7 @@
 #include "http.h"
 #include "paths.h"
 #include "release.h"
+#include "toml.h"
 
 #define SCHEME     "unix://"
 #define ANSWER_MAX ((size_t) 64 * 1024)
@@ -18,6 +19,7 @@
 typedef struct Answer {
         bool done;
         unsigned status; /* 0: none */
+        bool lists;      /* it lists something */
         Failure failure;
         char message[160]; /* of an answer that is an error */
 } Answer;
@@ -42,6 +44,7 @@ static void on_reply(void *userdata, const HttpReply *reply, const Failure *fail
                 return;
         }
         answer->status = reply->status;
+        answer->lists = reply->status == 200 && strchr(reply->body, '{');
         if (reply->status >= 400)
                 copy_message(answer, reply->body);
 }
@@ -60,16 +63,15 @@ static int connect_unix(const char *path) {
         return 0;
 }
 
-/* The engine checks the version in the path before anything else. The loop is a separate one: nothing else
- * happens until the answer is there. */
-static void ask(const char *path, const char *version, Answer *ret) {
+/* The loop is a separate one: nothing else happens until the answer is there. */
+static void ask(const char *path, const char *target, Answer *ret) {
         CLEANUP(sd_event_unrefp) sd_event *event = NULL;
         CLEANUP(http_freep) Http *http = NULL;
-        char url[64];
+        char url[512];
         int r;
 
         *ret = (Answer){};
-        (void) snprintf(url, sizeof(url), "http://localhost/v%s/_ping", version);
+        (void) snprintf(url, sizeof(url), "http://localhost%s", target);
         r = sd_event_new(&event);
         if (r >= 0)
                 r = http_new(&http, event,
@@ -168,6 +170,7 @@ static size_t list_versions(const char *root, const char *ret[static 2]) {
 }
 
 static int check_socket(const Situation *s, const char *path, Failure *reterr) {
+        char target[32];
         const char *versions[2];
         size_t count = list_versions(s->root, versions);
         Answer answer;
@@ -177,7 +180,8 @@ static int check_socket(const Situation *s, const char *path, Failure *reterr) {
         if (r < 0)
                 return fail_unreachable(s, path, r, reterr);
         for (size_t i = 0; i < count; i++) {
-                ask(path, versions[i], &answer);
+                (void) snprintf(target, sizeof(target), "/v%s/_ping", versions[i]);
+                ask(path, target, &answer);
                 if (answer.status == 0 || answer.status >= 500)
                         return fail_silent(path, &answer, reterr);
                 if (answer.status != 400)
@@ -186,14 +190,59 @@ static int check_socket(const Situation *s, const char *path, Failure *reterr) {
         return fail_refused(path, versions[count - 1], &answer, reterr);
 }
 
-int engine_check(const Situation *s, Failure *reterr) {
+/* NULL: the engine has no unix socket. */
+static int find_socket(const Situation *s, char **ret) {
         const char *uri = situation_origin(s).toml->runtime_uri;
-        CLEANUP(freep) char *path = NULL;
 
+        *ret = NULL;
         if (uri && strncmp(uri, SCHEME, strlen(SCHEME)) != 0)
                 return 0;
-        if (path_under(&path, s->root, uri ? uri + strlen(SCHEME) : PATH_DOCKER) < 0)
+        return path_under(ret, s->root, uri ? uri + strlen(SCHEME) : PATH_DOCKER);
+}
+
+int engine_check(const Situation *s, Failure *reterr) {
+        CLEANUP(freep) char *path = NULL;
+
+        if (find_socket(s, &path) < 0)
                 return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
                                          "The container engine can't be asked");
-        return check_socket(s, path, reterr);
+        return path ? check_socket(s, path, reterr) : 0;
+}
+
+int engine_read_agent_image(const Situation *s, char **ret) {
+        const Origin from = situation_origin(s);
+        CLEANUP(toml_deinit) Toml toml = {};
+        const TomlValue *value;
+        const char *why;
+        unsigned line;
+
+        if (toml_parse(&toml, from.text, from.size, &line, &why) < 0)
+                return -EBADMSG;
+        value = toml_get(&toml, "agent" TOML_SEPARATOR "config" TOML_SEPARATOR "image");
+        return string_replace(ret, value && value->type == TOML_STRING
+                                           ? value->text
+                                           : "mcr.microsoft.com/azureiotedge-agent");
+}
+
+int engine_has_image(const Situation *s, const char *image) {
+        CLEANUP(freep) char *path = NULL;
+        char target[384];
+        Answer answer;
+        int r;
+
+        if (strlen(image) > 256 ||
+            strspn(image, "abcdefghijklmnopqrstuvwxyz0123456789._:/@-") < strlen(image))
+                return -EINVAL;
+        r = find_socket(s, &path);
+        if (r < 0)
+                return r;
+        if (!path)
+                return -EOPNOTSUPP;
+        r = connect_unix(path);
+        if (r < 0)
+                return r;
+        (void) snprintf(target, sizeof(target),
+                        "/images/json?filters=%%7B%%22reference%%22:%%5B%%22%s%%22%%5D%%7D", image);
+        ask(path, target, &answer);
+        return answer.status == 200 ? answer.lists : -EIO;
 }

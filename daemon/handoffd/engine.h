@@ -16,4 +16,12 @@
  * Success without a question when the engine has no unix socket. */
 int engine_check(const Situation *s, Failure *reterr);
 
+/* The image of edgeAgent, as config.toml names it, else the one of all releases, without a tag. The caller
+ * frees. */
+int engine_read_agent_image(const Situation *s, char **ret);
+
+/* 1: the engine has the image, or one of that name when image has no tag; 0: it has not; a negative errno:
+ * it does not say. */
+int engine_has_image(const Situation *s, const char *image);
+
 #define ENGINE_TIMEOUT_USEC (5 * USEC_PER_SEC)

@@ -8,6 +8,7 @@
 #include "apply-rules.h"
 #include "engine.h"
 #include "paths.h"
+#include "proxies.h"
 #include "url.h"
 
 #define TPM_PERSISTENT_FIRST 0x81000000u
@@ -34,6 +35,7 @@ static const struct {
         [FINDING_APPLY_REFUSES] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_ENGINE_UNUSABLE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
         [FINDING_ENGINE_SILENT] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
+        [FINDING_PROXY_MISSING] = { OWNER_NOBODY, SUBJECT_PROXY, 0 },
         [FINDING_DEVICE_MISSING] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
         [FINDING_DEVICE_OTHER] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
         [FINDING_DEVICE_MOVED] = { OWNER_US, SUBJECT_DEVICE, MEND_DEVICE_INFO },
@@ -351,6 +353,8 @@ void judge(Verdict *ret, const Wanted *wanted, Situation *situation) {
         judge_harmless(ret, situation);
         judge_applied(ret, wanted, situation);
         judge_places(ret, situation);
+        if (situation->proxy_lacking)
+                (void) proxies_failure(situation->proxy_lacking, add(ret, FINDING_PROXY_MISSING));
         judge_device(ret, wanted, situation);
         judge_identity(ret, wanted, situation);
 }

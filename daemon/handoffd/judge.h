@@ -45,6 +45,8 @@ typedef enum FindingType {
         FINDING_APPLY_REFUSES,   /* `iotedge config apply` refuses something in config.toml or around it */
         FINDING_ENGINE_UNUSABLE, /* no container engine, or one that refuses IoT Edge */
         FINDING_ENGINE_SILENT,   /* the container engine does not answer */
+        /* the proxy of the site */
+        FINDING_PROXY_MISSING, /* IoT Edge, or the container engine, lacks the proxy that we have */
         /* the device */
         FINDING_DEVICE_MISSING, /* no device_info */
         FINDING_DEVICE_OTHER,   /* device_info of another device */
@@ -67,6 +69,7 @@ typedef enum FindingSubject {
         SUBJECT_INSTALLATION,
         SUBJECT_CONFIG,
         SUBJECT_APPLIED,
+        SUBJECT_PROXY,
         SUBJECT_DEVICE,
         SUBJECT_IDENTITY,
 } FindingSubject;
@@ -85,7 +88,7 @@ typedef struct Finding {
         Failure failure;
 } Finding;
 
-#define FINDINGS_MAX 16
+#define FINDINGS_MAX 24
 
 typedef struct Verdict {
         Finding findings[FINDINGS_MAX]; /* in the order of the steps of a hand-off */

@@ -14,6 +14,14 @@
 #include "store.h"
 #include "units.h"
 
+/* The parts of a gateway that have separate settings for a proxy. */
+enum {
+        PROXY_IDENTITYD = 1 << 0,
+        PROXY_EDGED = 1 << 1,
+        PROXY_AGENT = 1 << 2,
+        PROXY_ENGINE = 1 << 3,
+};
+
 typedef struct Situation {
         const char *root; /* borrowed */
         Config *config;
@@ -35,6 +43,8 @@ typedef struct Situation {
         bool units_known, snap;    /* snap: IoT Edge is installed as one */
         bool engine_installed;     /* a unit of a container engine exists and is not masked */
         const char *engine_masked; /* one that is masked, a constant; or NULL */
+        bool proxy_used;           /* by dps-provisiond; see proxies.h */
+        unsigned proxy_lacking;    /* mask of the parts that use none */
         UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
         IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
         bool device_asked;                    /* then identityd's identity is judged */

@@ -265,6 +265,39 @@ static int read_property(Units *u, const char *path, const char *interface, cons
         return r;
 }
 
+static int read_list(Units *u, const char *path, const char *interface, const char *property, bool files,
+                     void (*on_text)(void *userdata, const char *text), void *userdata) {
+        const char *type = files ? "(sb)" : "s", *text;
+        CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        int r;
+
+        (void) sd_bus_set_method_call_timeout(u->bus, ANSWER_TIMEOUT_USEC);
+        r = sd_bus_get_property(u->bus, SYSTEMD, path, interface, property, NULL, &reply,
+                                files ? "a(sb)" : "as");
+        (void) sd_bus_set_method_call_timeout(u->bus, 0); /* the default again */
+        if (r >= 0)
+                r = sd_bus_message_enter_container(reply, 'a', type);
+        while (r >= 0 && (r = sd_bus_message_read(reply, type, &text, NULL)) > 0)
+                on_text(userdata, text);
+        return r;
+}
+
+int units_read_environment(Units *u, const char *unit, void (*on_variable)(void *userdata, const char *text),
+                           void (*on_file)(void *userdata, const char *path), void *userdata) {
+        CLEANUP(freep) char *path = NULL;
+        int r;
+
+        if (!unit)
+                return read_list(u, SYSTEMD_PATH, SYSTEMD_MANAGER, "Environment", false, on_variable,
+                                 userdata);
+        r = sd_bus_path_encode(SYSTEMD_PATH "/unit", unit, &path);
+        if (r >= 0)
+                r = read_list(u, path, SYSTEMD ".Service", "Environment", false, on_variable, userdata);
+        if (r >= 0 && on_file)
+                r = read_list(u, path, SYSTEMD ".Service", "EnvironmentFiles", true, on_file, userdata);
+        return r;
+}
+
 static int read_details(Units *u, const char *unit, const char *path, UnitState *s) {
         CLEANUP(freep) char *result = NULL;
         int r = 0;

@@ -63,6 +63,12 @@ int units_query_all(Units *units, const char *const names[], size_t count, UnitS
 /* When the unit became active, CLOCK_REALTIME. 0: it never was. UINT64_MAX: systemd does not say. */
 uint64_t units_entered_real(Units *units, const char *unit);
 
+/* Calls on_variable() for each "NAME=VALUE" that a service gets from its unit, and on_file(), which may be
+ * NULL, for the path of each EnvironmentFile=. unit NULL: what systemd gives every service. */
+int units_read_environment(Units *units, const char *unit,
+                           void (*on_variable)(void *userdata, const char *text),
+                           void (*on_file)(void *userdata, const char *path), void *userdata);
+
 /* CLOCK_MONOTONIC: no job is waited for longer, but each gets UNITS_LEAST_USEC. */
 void units_set_deadline(Units *units, usec_t deadline);
 

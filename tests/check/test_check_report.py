@@ -31,7 +31,7 @@ def test_a_fresh_machine(fresh):
     w = fresh(tpm="fresh")
     bad, lines = check(w)
     assert bad == FRESH, lines
-    assert "has an enrolment" in line(lines, "enrollment")["message"]
+    assert "has an enrollment" in line(lines, "enrollment")["message"]
     assert w.registrations() == 0 and w.persistent_handles() == []  # nothing was registered, nothing changed
     assert w.loaded() == ""
 

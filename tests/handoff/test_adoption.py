@@ -67,7 +67,7 @@ def test_adoption_gone_wrong(new_world, wrong):
             helper.process.send_signal(signal.SIGUSR1)
         (answer,) = caller.end(reply)
         assert (answer["hub"], answer["deviceId"]) == (hub, gateway.device)
-        assert [kind for kind, _ in answer["warnings"]] == ["adoption-refused"] and hub in answer["warnings"][0][1]
+        assert [warning[0] for warning in answer["warnings"]] == ["adoption-refused"] and hub in answer["warnings"][0][1]
         assert len(w.standin_events("registers-itself")) == 1
         assert w.requests(kind="hub", hub=hub, authorized=True)
         assert info_path(w).read_text() == info_text(hub, gateway.device) and record(w)["hub"] == hub
@@ -305,7 +305,7 @@ CALLER = textwrap.dedent("""\
 
     async def main():
         bus = await dbus_next.aio.MessageBus(sys.argv[1]).connect()
-        reply = await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Quiesce", signature="u", body=[3]))
+        reply = await bus.call(dbus_next.Message("org.dps.HandOff1", "/org/dps/HandOff1", "org.dps.HandOff1", "Quiesce", signature="u", body=[4]))
         print(reply.message_type, flush=True)
         await bus.wait_for_disconnect()
 

@@ -6,6 +6,7 @@ release 1.6 on, and for 1.34 before.
 import asyncio
 import json
 import re
+import urllib.parse
 
 TIMEOUT = 5
 
@@ -26,6 +27,14 @@ def refusal(faults, version):
     return None
 
 
+def images(faults, path):
+    """Those with one of the names, with or without a tag, of the filter `reference`."""
+    filters = json.loads(urllib.parse.parse_qs(path.partition("?")[2]).get("filters", ["{}"])[0])
+    wanted = filters.get("reference", [])
+    return [{"Id": "sha256:0", "RepoTags": [tag]} for tag in faults.get("images", ["mcr.microsoft.com/azureiotedge-agent:1.6"])
+            if not wanted or tag in wanted or tag.rpartition(":")[0] in wanted]
+
+
 def answer(faults, path):
     """Status and JSON."""
     if "status" in faults:
@@ -38,7 +47,7 @@ def answer(faults, path):
     if rest.startswith("/containers/json"):
         return 200, []
     if rest.startswith("/images/json"):
-        return 200, faults.get("images", [{"Id": "sha256:0", "RepoTags": ["mcr.microsoft.com/azureiotedge-agent:1.6"]}])
+        return 200, images(faults, rest)
     return 404, {"message": "page not found"}
 
 

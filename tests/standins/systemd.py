@@ -324,7 +324,13 @@ class Manager:
             del self.units[name]
             await self.announce(PATH, MANAGER, "UnitRemoved", "so", [name, unit.path])
 
+    def environment(self, unit):
+        """What its unit, or systemd itself, sets: the fault `environment`."""
+        return (self.world.fault("environment") or {}).get(unit, [])
+
     def on_get(self, message):
+        if message.path == PATH and message.body[1] == "Environment":
+            return Message.new_method_return(message, "v", [Variant("as", self.environment("systemd"))])
         unit = next((u for u in self.units.values() if u.path == message.path), None)
         if not unit:
             self.spawn(self.load_for_a_moment(name_of(message.path)))
@@ -334,6 +340,9 @@ class Manager:
                   "ActiveEnterTimestamp": Variant("t", unit.entered_real if unit else 0),
                   "NRestarts": Variant("u", unit.restarts if unit else 0),
                   "Result": Variant("s", unit.result if unit else "success"),
+                  "Environment": Variant("as", self.environment(unit.name if unit else None)),
+                  "EnvironmentFiles": Variant("a(sb)", [[path, False] for path in (self.world.fault("environment-files") or {})
+                                                        .get(unit.name if unit else None, [])]),
                   "SupplementaryGroups": Variant("as", self.world.fault("groups") or ["tss"])}
         value = values.get(message.body[1])
         if not value:
