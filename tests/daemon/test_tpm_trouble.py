@@ -1,10 +1,13 @@
 """Suite "daemon": what goes wrong with a TPM in the field, through the real helper."""
 import json
+import re
 import signal
 
 import pytest
+from checking import check
 from handoff import IDENTITYD
 from power import Since, boot, hub_accepts, power_cut, settled
+from tpm_states import SRK
 
 NO_EDGE = {"HandOff": {"Target": "none"}}
 
@@ -90,3 +93,35 @@ def test_an_authorization_value_with_a_blank_too_many(new_world, hierarchy):
     w.kill_helper("dps-tpmd")
     w.retry()
     w.wait_for_state("handed-off")
+
+
+def test_an_unusable_endorsement_key(new_world):
+    """The daemon and 'check' have the same hint, which mends it when it is followed literally."""
+    w = new_world(tpm="fresh", **NO_EDGE)
+    w.tpm2("createek", "-G", "ecc", "-c", "ek.ctx", "-u", "x")
+    w.tpm2("flushcontext", "-t", check=False)
+    w.tpm2("evictcontrol", "-Q", "-C", "o", "-c", "ek.ctx", "0x81010001")
+    w.tpm2("flushcontext", "-t")
+    w.start_daemon()
+    hint = w.wait_for_failure("tpm-handle-taken")["LastError"][3]
+    assert {x["remedy"] for x in check(w)[1] if x["kind"] == "tpm-handle-taken"} == {hint}
+    assert "HubKeyHandle=" not in hint and "ReplaceProvisioning=" not in hint
+    w.tpm2(*re.search(r"'tpm2_(evictcontrol [^']*)'", hint)[1].split())
+    w.enroll(w.enrollment())
+    w.retry()
+    w.wait_for_state("handed-off")
+
+
+def test_an_unsuitable_storage_root_key(new_world):
+    w = new_world(tpm="fresh", **NO_EDGE)
+    w.tpm2("createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "srk.ctx")
+    w.tpm2("evictcontrol", "-Q", "-C", "o", "-c", "srk.ctx", SRK)
+    w.tpm2("flushcontext", "-t")
+    w.enroll(w.enrollment())
+    w.start_daemon()
+    hint = next(x[2] for x in w.wait_for_state("handed-off")["Warnings"] if x[0] == "srk-unsuitable")
+    assert {x["remedy"] for x in check(w)[1] if x["kind"] == "srk-unsuitable"} == {hint}
+    w.tpm2(*re.search(r"'tpm2_(evictcontrol [^']*)'", hint)[1].split())
+    w.restart_daemon()
+    w.wait("no warning", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and not p["Warnings"])
+    assert w.hub_key(SRK) and w.registrations() == 1
