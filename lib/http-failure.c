@@ -10,7 +10,6 @@
 
 /* Whom a failure is about. */
 typedef struct Peer {
-        const char *proxy;        /* HOST[:PORT], where a proxy is used; or NULL */
         bool blamed;              /* the proxy failed */
         char host[HOST_MAX];      /* of the URL */
         char name[HOST_MAX + 32]; /* "'HOST'" or "the proxy 'HOST'" */
@@ -103,11 +102,11 @@ static void set_peer(Peer *ret, const HttpOutcome *o) {
         const char *start = strstr(o->url, "://"), *proxy = o->proxy ? proxy_authority(o->proxy) : NULL;
 
         start = start ? start + 3 : o->url;
-        *ret = (Peer){ .proxy = proxy, .blamed = http_blames_proxy(o) };
+        *ret = (Peer){ .blamed = proxy && http_blames_proxy(o) };
         (void) snprintf(ret->host, sizeof(ret->host), "%.*s", (int) strcspn(start, "/"), start);
-        if (ret->blamed)
-                (void) snprintf(ret->name, sizeof(ret->name), "the proxy '%.*s'",
-                                (int) strnlen(proxy, strcspn(proxy, "/")), proxy);
+        if (proxy && ret->blamed)
+                (void) snprintf(ret->name, sizeof(ret->name), "the proxy '%.*s'", (int) strcspn(proxy, "/"),
+                                proxy);
         else
                 (void) snprintf(ret->name, sizeof(ret->name), "'%s'", ret->host);
         (void) snprintf(ret->native, sizeof(ret->native), "curl %d", (int) o->code);

@@ -315,7 +315,7 @@ def test_wrong_scope(plain):
 def test_enrollment_missing(plain):
     w = plain()
     w.enroll()
-    expect(w, "enrollment", "fail", "enrollment-missing", "no enrollment", "Create an individual enrolment", base=NO_TARGET)
+    expect(w, "enrollment", "fail", "enrollment-missing", "no enrollment", "Create an individual", base=NO_TARGET)
 
 
 def test_enrollment_for_another_ek(plain, new_world):
