@@ -483,6 +483,7 @@ const Probe check_edge_probes[] = {
         { "iotedge-proxy", "Proxy", check_site_proxy },
         { "identityd", "Identity", probe_identity },
         { "hub-allowed", "Hub", probe_hub_allowed },
+        { "iotedge-engine", "Container engine", check_site_engine },
         { "registry", "Registry", check_site_registry },
         { "hub-443", "Hub, port 443", probe_https, true },
         { "hub-5671", "Hub, port 5671", probe_amqps, true },

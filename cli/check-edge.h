@@ -22,4 +22,5 @@ bool check_edge_tell_findings(Check *check, const Verdict *verdict, FindingSubje
 
 /* Probes. check-site.c */
 void check_site_proxy(Check *check);
+void check_site_engine(Check *check);
 void check_site_registry(Check *check);

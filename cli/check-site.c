@@ -20,6 +20,28 @@ void check_site_proxy(Check *c) {
                 check_ok(c, "IoT Edge and the container engine have their own proxy settings");
 }
 
+/* The hand-off helper has no network and can't look at this one. */
+void check_site_engine(Check *c) {
+        char text[NET_TEXT_MAX];
+        const char *host;
+
+        if (!c->edge->installed || c->config->target == TARGET_NONE)
+                return;
+        host = engine_tcp_host(&c->edge->situation);
+        if (!host)
+                return;
+        if (c->no_network)
+                check_skip(c, "Run it without --no-network", "Not looked at");
+        else if (net_connect(host, 80, TIMEOUT_USEC, text) >= 0)
+                check_ok(c, "%s", text);
+        else
+                check_bad(
+                        c, CHECK_WARN, FAILURE_ENGINE_UNREACHABLE, NULL,
+                        "IoT Edge does not start without the container engine, and the engine at '%s' does "
+                        "not answer: %s",
+                        host, text);
+}
+
 /* --- the registry --- */
 
 /* Docker's rule: what stands before the first slash is a host if it looks like one. */

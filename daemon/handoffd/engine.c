@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -13,7 +14,6 @@
 #include "release.h"
 #include "toml.h"
 
-#define SCHEME     "unix://"
 #define ANSWER_MAX ((size_t) 64 * 1024)
 
 typedef struct Answer {
@@ -190,23 +190,54 @@ static int check_socket(const Situation *s, const char *path, Failure *reterr) {
         return fail_refused(path, versions[count - 1], &answer, reterr);
 }
 
-/* NULL: the engine has no unix socket. */
+static bool has_scheme(const char *uri, const char *scheme) {
+        return strncasecmp(uri, scheme, strlen(scheme)) == 0;
+}
+
+/* NULL: the engine has no unix socket. What stands between "//" and the path is a host, which is empty. */
 static int find_socket(const Situation *s, char **ret) {
-        const char *uri = situation_origin(s).toml->runtime_uri;
+        const char *uri = situation_origin(s).toml->runtime_uri, *path = PATH_DOCKER;
 
         *ret = NULL;
-        if (uri && strncmp(uri, SCHEME, strlen(SCHEME)) != 0)
+        if (uri && !has_scheme(uri, "unix:"))
                 return 0;
-        return path_under(ret, s->root, uri ? uri + strlen(SCHEME) : PATH_DOCKER);
+        if (uri) {
+                path = uri + strlen("unix:");
+                if (strncmp(path, "//", 2) == 0)
+                        path += 2 + strcspn(path + 2, "/");
+        }
+        return path_under(ret, s->root, path);
+}
+
+static int fail_scheme(const char *uri, Failure *reterr) {
+        int r = failure_set(
+                reterr, FAILURE_ENGINE_UNSUITABLE, "uri",
+                "IoT Edge can't use the container engine '%s', which uri in [moby_runtime] of '%s' "
+                "names",
+                uri, PATH_CONFIG);
+
+        if (reterr)
+                reterr->remedy = "Set uri in [moby_runtime] of /etc/aziot/config.toml to unix:///PATH or to "
+                                 "http://HOST:PORT.";
+        return r;
+}
+
+const char *engine_tcp_host(const Situation *s) {
+        const char *uri = situation_origin(s).toml->runtime_uri;
+
+        return uri && has_scheme(uri, "http://") ? uri + strlen("http://") : NULL;
 }
 
 int engine_check(const Situation *s, Failure *reterr) {
+        const char *uri = situation_origin(s).toml->runtime_uri;
         CLEANUP(freep) char *path = NULL;
 
         if (find_socket(s, &path) < 0)
                 return failure_set_errno(reterr, FAILURE_STORAGE, -ENOMEM,
                                          "The container engine can't be asked");
-        return path ? check_socket(s, path, reterr) : 0;
+        if (path)
+                return check_socket(s, path, reterr);
+        return engine_tcp_host(s) ? 0 : fail_scheme(uri, reterr);
 }
 
 int engine_read_agent_image(const Situation *s, char **ret) {
@@ -231,7 +262,8 @@ int engine_has_image(const Situation *s, const char *image) {
         int r;
 
         if (strlen(image) > 256 ||
-            strspn(image, "abcdefghijklmnopqrstuvwxyz0123456789._:/@-") < strlen(image))
+            strspn(image, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@-") <
+                    strlen(image))
                 return -EINVAL;
         r = find_socket(s, &path);
         if (r < 0)

@@ -11,10 +11,13 @@
  * engine.
  *
  * FAILURE_ENGINE_UNREACHABLE: one is installed and does not answer, or has an internal error.
- * FAILURE_ENGINE_UNSUITABLE: it refuses the version of the API.
- * FAILURE_RUNTIME_MISSING: none is installed, or its unit is masked.
- * Success without a question when the engine has no unix socket. */
+ * FAILURE_ENGINE_UNSUITABLE: it refuses the version of the API, or IoT Edge does not know the kind of its
+ * URI. FAILURE_RUNTIME_MISSING: none is installed, or its unit is masked. Success without a question when
+ * the engine listens on TCP. */
 int engine_check(const Situation *s, Failure *reterr);
+
+/* HOST[:PORT][/…] of an engine that listens on TCP; NULL: it does not. Borrowed. */
+const char *engine_tcp_host(const Situation *s);
 
 /* The image of edgeAgent, as config.toml names it, else the one of all releases, without a tag. The caller
  * frees. */

@@ -142,7 +142,9 @@ PODMAN = '[moby_runtime]\nuri = "unix:///run/podman/podman.sock"\nnetwork = "azu
     (None, {"status": 500}, "", "warn", "engine-unreachable", "internal error", "Start the container engine"),
     (None, {"status": 503, "message": "starting"}, "", "warn", "engine-unreachable", "starting", "Start the container engine"),
     (None, {"status": 500}, PODMAN, "warn", "engine-unreachable", r"podman\.sock", r"\[moby_runtime\]"),
-    (None, {"status": 500}, PODMAN.replace("unix:///run/podman/podman.sock", "http://127.0.0.1:1"), None, None, "", ""),
+    (None, {}, PODMAN.replace("unix:///run/podman/podman.sock", "tcp://127.0.0.1:2375"), "fail", "engine-unsuitable", "tcp:",
+     "http://HOST:PORT"),
+    (None, {}, PODMAN.replace("unix:///run/podman/podman.sock", "UNIX:/var/run/docker.sock"), None, None, "", ""),
 ])
 def test_the_container_engine_of_a_new_gateway(fresh, release, faults, text, result, kind, message, hint):
     """It has to accept what the installed release asks for. One that is not up yet may come later."""

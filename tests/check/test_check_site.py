@@ -4,7 +4,7 @@ import socket
 import threading
 
 import pytest
-from checking import FRESH, check, line
+from checking import FRESH, check, expect, line
 from handoff import prepared
 from harness import wait_for
 from power import kinds
@@ -86,6 +86,18 @@ def test_hub_that_only_the_proxy_reaches(new_world):
     w.retry()
     p = w.wait("another hint", lambda p: p["LastError"][0] == "hub-unreachable" and p["LastError"][3] != hint)
     assert "firewall" in p["LastError"][3]
+
+
+def test_engine_on_tcp(fresh):
+    """Only `check` can look at it. Nothing asks docker's socket."""
+    w = fresh()
+    w.standin_faults(engine={"status": 500})
+    server, _ = listener()
+    w.config_toml.write_text(f'[moby_runtime]\nuri = "http://127.0.0.1:{server.getsockname()[1]}"\nnetwork = "n"\n')
+    assert check(w)[0] == FRESH
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    expect(w, "iotedge-engine", "warn", "engine-unreachable", "127.0.0.1", "Start the container engine")
 
 
 # --- the registry ---
