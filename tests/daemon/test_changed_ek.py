@@ -104,3 +104,19 @@ def test_another_key_at_the_handle(new_world, enrolled):
     p = w.wait_for_state("handed-off")
     assert (p["RegistrationId"] == old) != enrolled
     assert "ek-changed" not in kinds(p) and former(w) is None
+
+
+def test_iotedge_runs_as_the_former_device(new_world):
+    """It runs on until the new enrollment is there, and then as the new device."""
+    w = new_world()
+    old = w.start_gateway()["RegistrationId"]
+    w.tpm2("changeeps", "-p", "")
+    w.restart_daemon()
+    assert f"'{old}'" in w.wait_for_failure("enrollment-missing")["LastError"][2]
+    jobs = w.jobs()
+    w.enroll({**json.loads(w.run_enrollment()), "capabilities": {"iotEdge": True}})
+    assert w.jobs() == jobs
+    w.retry()
+    p = w.wait_for_state("handed-off")
+    assert p["RegistrationId"] != old and p["DeviceId"] != old and former(w) is None
+    assert p["DeviceId"] in (w.root / "var/lib/aziot/identityd/device_info").read_text()
