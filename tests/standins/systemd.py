@@ -112,7 +112,7 @@ class Manager:
         unit.state, unit.result = ("inactive" if unit.oneshot else "active"), "success"
         unit.entered = int(self.world.uptime() * 1e6)
         unit.entered_real = int(time.clock_gettime(CLOCK_REALTIME_COARSE) * 1e6)
-        await self.announce_state(unit)
+        self.tell_state(unit)
         if how == "flap":
             unit.state, unit.result = "failed", "exit-code"
         elif how == "crash-loop":
@@ -143,7 +143,7 @@ class Manager:
                 await unit.do_stop()
         if unit.state != "failed":
             unit.state = "inactive"
-        await self.announce_state(unit)
+        self.tell_state(unit)
 
     async def result_of(self, verb, name):
         """A job to its end, from within; its result."""
@@ -301,9 +301,14 @@ class Manager:
         if self.subscribers:
             await self.bus.send(Message.new_signal(*signal))
 
-    async def announce_state(self, unit):
-        await self.announce(unit.path, "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as",
-                            [f"{NAME}.Unit", {"ActiveState": Variant("s", unit.active_state)}, []])
+    @staticmethod
+    def state_signal(unit):
+        return (unit.path, "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as",
+                [f"{NAME}.Unit", {"ActiveState": Variant("s", unit.active_state)}, []])
+
+    def tell_state(self, unit):
+        """Does not wait, so that nobody can act between two units of a job."""
+        self.spawn(self.announce(*self.state_signal(unit)))
 
     async def load_for_a_moment(self, name):
         """systemd loads a unit that does not exist when a client reads it, announces it, and forgets it again."""
@@ -319,7 +324,7 @@ class Manager:
         if not known:
             await self.announce(PATH, MANAGER, "UnitNew", "so", [name, unit.path])
         else:
-            await self.announce_state(unit)
+            await self.announce(*self.state_signal(unit))
         if not state:
             del self.units[name]
             await self.announce(PATH, MANAGER, "UnitRemoved", "so", [name, unit.path])
