@@ -111,6 +111,25 @@ static void a_discarded_assignment_leaves_the_confirmed_one(void **state) {
         assert_false(record_is_confirmed(&r));
 }
 
+static void the_former_device_is_known_until_the_next_one_is_confirmed(void **state) {
+        CLEANUP(record_deinit) Record r = {};
+
+        intend(&r, "hub", &first_name);
+        assert_int_equal(string_replace(&r.intended.target.registration_id, "old"), 0);
+        assert_int_equal(string_replace(&r.intended.target.ek_hash, "hash"), 0);
+        assert_int_equal(record_confirm(&r), 0);
+        assert_null(r.former_id);
+        assert_int_equal(record_forget_device(&r), 0);
+        assert_int_equal(state_of(&r), STATE_ATTESTING);
+        assert_true(record_is_our_key(&r, &first_name));
+        intend(&r, "hub", &second_name);
+        assert_string_equal(r.former_id, "old");
+        assert_string_equal(r.former_ek_hash, "hash");
+        assert_int_equal(record_confirm(&r), 0);
+        assert_null(r.former_id);
+        assert_null(r.former_ek_hash);
+}
+
 static void a_key_at_the_handle_stays_ours_when_its_assignment_is_discarded(void **state) {
         CLEANUP(record_deinit) Record r = {};
 
@@ -226,6 +245,7 @@ int main(void) {
                 cmocka_unit_test(confirming_copies_what_was_intended),
                 cmocka_unit_test(reopening_needs_another_confirmation),
                 cmocka_unit_test(a_discarded_assignment_leaves_the_confirmed_one),
+                cmocka_unit_test(the_former_device_is_known_until_the_next_one_is_confirmed),
                 cmocka_unit_test(a_key_at_the_handle_stays_ours_when_its_assignment_is_discarded),
                 cmocka_unit_test(what_had_no_key_leaves_what_was_left_before),
                 cmocka_unit_test(our_keys_are_those_of_both_assignments),
