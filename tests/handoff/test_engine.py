@@ -121,3 +121,19 @@ def test_later_hand_off_without_the_engine(new_world, installed):
     began = time.monotonic()
     w.wait("the new name", lambda p: p["State"] == "handed-off" and p["RegistrationId"] == "renamed")
     assert time.monotonic() - began < ENGINE_TO_HANDED_OFF
+
+
+def test_each_unit_of_an_engine_ends_the_wait(new_world):
+    """A change of another property does not."""
+    w = prepared(new_world, Retry={"OperatorInitialSec": 600, "OperatorMaxSec": 600})
+    w.standin_faults(engine={"max": "1.30"})
+    w.start_daemon()
+    w.wait_for_failure("engine-unsuitable")
+    units = ["docker.socket", "podman.service", "podman.socket"]
+    for attempts, unit in enumerate(units, 2):
+        w.bus.plug(unit, "inactive")
+        w.bus.plug(unit, "active")
+        w.wait("another attempt", lambda p, n=attempts: p["Attempts"] == n)
+        w.bus.plug(unit, "active")
+    w.bus.plug("docker.service", "inactive")
+    assert sum("brought forward: the container engine has started" in line for line in w.daemon.lines) == len(units)
