@@ -174,8 +174,8 @@ static int malformed(const Context *c, const char *what) {
 }
 
 #define HINT_LET_IN                                                                                         \
-        "Check on the networking page of the DPS instance who may reach it: its IP filter has to let this " \
-        "gateway's address in, or public access has to be allowed. Through a private endpoint set "         \
+        "Check on the networking page of the DPS instance who may reach it: its IP filter has to let "      \
+        "this gateway's address in, or public access has to be allowed. Through a private endpoint set "    \
         "GlobalEndpoint=https://NAME.azure-devices-provisioning.net, with the instance's own name."
 
 static int set_remedy(const Context *c, int r, const char *remedy) {

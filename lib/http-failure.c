@@ -28,32 +28,27 @@ static const char *const hints[][2] = {
         /* of DPS, of a proxy that is spoken to with TLS */
         [REFUSAL_ISSUER] = { NULL, /* the table's */
                              "Put the root certificate of the proxy and those of the system "
-                             "(/etc/ssl/certs/ca-certificates.crt) into one file and name it with CAFile=, "
-                             "or "
-                             "add the proxy's to the system's (update-ca-certificates)." },
-        [REFUSAL_EARLY] = { "Set the clock: let NTP (UDP port 123) out or provide a local time server. If "
-                            "the "
-                            "clock is right (timedatectl), the certificate was made for a later time: ask "
-                            "its issuer for another one.",
-                            "Set the clock: let NTP (UDP port 123) out or provide a local time server. If "
-                            "the "
-                            "clock is right (timedatectl), the proxy's certificate was made for a later "
-                            "time: replace it on the proxy." },
-        [REFUSAL_LATE] = { "Compare the clock with the time (timedatectl), and set it if it is ahead. If it "
-                           "is "
-                           "right and the issuer is a proxy of the site that opens TLS, renew the proxy's "
-                           "certificate. Else update the package ca-certificates, or the root certificates "
-                           "in "
-                           "CAFile=.",
-                           "Compare the clock with the time (timedatectl), and set it if it is ahead. If it "
-                           "is "
-                           "right, renew the proxy's certificate on the proxy." },
-        [REFUSAL_NAME] = { "Compare GlobalEndpoint= with the name of the DPS instance, and check to which "
-                           "address the name leads ('resolvectl query NAME'): a name server or a captive "
-                           "portal of the site may lead it to another server. Without GlobalEndpoint= the "
-                           "daemon asks global.azure-devices-provisioning.net.",
-                           "Name the proxy in Proxy= by a host name that its certificate has, or give the "
-                           "proxy a certificate with the name in Proxy=." },
+                             "(/etc/ssl/certs/ca-certificates.crt) into one file and name it with "
+                             "CAFile=. Without CAFile= the system's trusted certificates count: add the "
+                             "proxy's to them (update-ca-certificates)." },
+        [REFUSAL_EARLY] = { "Set the clock: let NTP (UDP port 123) out or provide a local time server. "
+                            "If the clock is right (timedatectl), the certificate was made for a later "
+                            "time: ask its issuer for another one.",
+                            "Set the clock: let NTP (UDP port 123) out or provide a local time server. "
+                            "If the clock is right (timedatectl), the proxy's certificate was made for a "
+                            "later time: replace it on the proxy." },
+        [REFUSAL_LATE] = { "Compare the clock with the time (timedatectl), and set it if it is ahead. "
+                           "If it is right and the issuer is a proxy of the site that opens TLS, renew "
+                           "the proxy's certificate. Else update the package ca-certificates, or the "
+                           "root certificates in CAFile=.",
+                           "Compare the clock with the time (timedatectl), and set it if it is ahead. "
+                           "If it is right, renew the proxy's certificate on the proxy." },
+        [REFUSAL_NAME] = { "Compare GlobalEndpoint= with the name of the DPS instance, and check to "
+                           "which address the name leads ('resolvectl query NAME'): a name server or a "
+                           "captive portal of the site may lead it to another server. Without "
+                           "GlobalEndpoint= the daemon asks global.azure-devices-provisioning.net.",
+                           "Name the proxy in Proxy= by a host name that its certificate has, or give "
+                           "the proxy a certificate with the name in Proxy=." },
 };
 
 #define HINT_CONNECT_TIMEOUT                                                                                \
@@ -67,15 +62,13 @@ static const char *const hints[][2] = {
         "RequestTimeoutSec=."
 #define HINT_PROXY_PASSWORD                                                                                 \
         "Provide the URL of the proxy with the right user name and password "                               \
-        "(http://USER:PASSWORD@HOST:PORT) "                                                                 \
-        "as the systemd credential dps.proxy of dps-provisiond.service; the proxy has to accept Basic "     \
-        "authentication."
+        "(http://USER:PASSWORD@HOST:PORT) as the systemd credential dps.proxy of "                          \
+        "dps-provisiond.service; the proxy has to accept Basic authentication."
 #define HINT_PROXY_RULES                                                                                    \
         "Check what the proxy allows: it has to let this gateway CONNECT to the named host and port."
 #define HINT_PROXY_UPSTREAM                                                                                 \
         "Check on the proxy why it can't reach the named host: its name server, its route and the "         \
-        "firewall "                                                                                         \
-        "behind it."
+        "firewall behind it."
 #define HINT_PROXY_SCHEME                                                                                   \
         "Write http:// instead of https:// in Proxy= unless the proxy is spoken to with TLS."
 
