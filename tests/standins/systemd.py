@@ -307,7 +307,7 @@ class Manager:
                 [f"{NAME}.Unit", {"ActiveState": Variant("s", unit.active_state)}, []])
 
     def tell_state(self, unit):
-        """Does not wait, so that nobody can act between two units of a job."""
+        """Does not wait: a job leaves no gap between two units."""
         self.spawn(self.announce(*self.state_signal(unit)))
 
     async def load_for_a_moment(self, name):
