@@ -174,29 +174,41 @@ static Proxies look_at_engine(const Situation *s, Units *units, const char *host
         return p;
 }
 
-static bool daemon_has_proxy(const Situation *s, Units *units) {
-        Look look = { .s = s, .host = ANY_HUB };
+static Proxies look_at_daemon(const Situation *s, const Config *config, Units *units, const char *host) {
+        Look look = { .s = s, .host = host };
 
-        return units_read_environment(units, UNIT_PROVISIOND, on_variable, NULL, &look) >= 0 &&
-               look.proxies.proxy;
+        (void) units_read_environment(units, UNIT_PROVISIOND, on_variable, NULL, &look);
+        look.proxies.proxy = look.proxies.proxy || config->proxy;
+        return look.proxies;
+}
+
+/* The parts that ask the hub. */
+static unsigned find_lacking(const Situation *s, Units *units, const char *host) {
+        unsigned lacking = 0;
+
+        if (lacks(look_at_unit(s, units, UNIT_IDENTITYD, host)))
+                lacking |= PROXY_IDENTITYD;
+        if (lacks(look_at_unit(s, units, UNIT_EDGED, host)))
+                lacking |= PROXY_EDGED;
+        if (lacks(look_at_agent(s, host)))
+                lacking |= PROXY_AGENT;
+        return lacking;
 }
 
 void proxies_read(Situation *s, const Config *config, Units *units) {
         const char *hub = s->device_info.hub, *host = hub ? hub : ANY_HUB;
+        Proxies daemon;
 
         s->proxy_lacking = 0;
         s->proxy_used = false;
         if (s->units_known && !s->identityd.exists)
                 return;
-        if (!config->proxy && !daemon_has_proxy(s, units))
+        daemon = look_at_daemon(s, config, units, host);
+        s->proxy_used = daemon.proxy;
+        if (!daemon.proxy)
                 return;
-        s->proxy_used = true;
-        if (lacks(look_at_unit(s, units, UNIT_IDENTITYD, host)))
-                s->proxy_lacking |= PROXY_IDENTITYD;
-        if (lacks(look_at_unit(s, units, UNIT_EDGED, host)))
-                s->proxy_lacking |= PROXY_EDGED;
-        if (lacks(look_at_agent(s, host)))
-                s->proxy_lacking |= PROXY_AGENT;
+        if (!daemon.exempt)
+                s->proxy_lacking = find_lacking(s, units, host);
         if ((s->engine_installed || !s->units_known) && lacks(look_at_engine(s, units, ANY_REGISTRY)))
                 s->proxy_lacking |= PROXY_ENGINE;
 }

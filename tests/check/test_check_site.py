@@ -62,6 +62,9 @@ def test_who_has_no_proxy(fresh):
     (w.root / "etc/docker/daemon.json").write_text(f'{{"proxies": {{"https-proxy": "{PROXY}"}}}}')
     w.standin_faults()
     assert lacking(w) == everyone - {"the container engine"}
+    w.standin_faults(environment={"dps-provisiond.service": variables(no_proxy=".azure-devices.net")})
+    assert lacking(w) == set()  # the hub needs no proxy at this site
+    w.standin_faults()
     w.write_config(Network={"Proxy": None})
     assert lacking(w) is None
     w.standin_faults(environment={"dps-provisiond.service": variables(https_proxy=PROXY)})
