@@ -99,8 +99,8 @@ static int fail(sd_bus_message *m, int r, Failure *failure) {
 
                 tpmd->outdated = true;
         }
-        /* An operator can end a lockout at once. The message has the time of its own end, and the daemon's
-         * Retry does not wait for that. */
+        /* The message says when a lockout ends. An operator can end the lockout at once, so Retry does not
+         * wait. */
         failure->retry_after_usec = 0;
         return bus_reply_failure(m, failure);
 }
