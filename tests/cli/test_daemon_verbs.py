@@ -174,7 +174,7 @@ def test_status_says_it_all(new_world):
     result = cli(w, "status")
     assert result.returncode == 3, result
     for what in (r"^attesting \(wait\)$", r"^  Since: +\w+ \d{4}-\d\d-\d\d .*; \d+ s ago$", rf"^  ID scope: +{SCOPE}$",
-                 r"^  Registration ID: +[0-9a-f]{64}$", r"^  Next attempt: +in .*, attempt 2$", r"^  Last error: .*enrolment",
+                 r"^  Registration ID: +[0-9a-f]{64}$", r"^  Next attempt: +in .*, attempt 2$", r"^  Last error: .*enrollment",
                  r"^  What to do: +Create an individual enrolment"):
         assert re.search(what, result.stdout, re.MULTILINE), (what, result.stdout)
     assert "\033" not in result.stdout
