@@ -91,11 +91,20 @@ static bool no_target(Check *c) {
         return true;
 }
 
+static bool has_auth(const Check *c, const char *credential) {
+        ConfigPaths paths = {};
+
+        return find_credential(&c->paths, credential, &paths.credentials_dir) > 0 &&
+               situation_has_auth(&paths, credential);
+}
+
 static void read_files(const Check *c) {
         if (c->edge->files_read)
                 return;
         c->edge->files_read = true;
         (void) situation_read_iotedge(&c->edge->situation, c->root, &c->edge->failure);
+        c->edge->situation.owner_auth = has_auth(c, "dps.tpm_owner_auth");
+        c->edge->situation.endorsement_auth = has_auth(c, "dps.tpm_endorsement_auth");
 }
 
 const char *check_hub(const Check *c) {

@@ -286,6 +286,10 @@ static const FailureInfo failures[] = {
                                            "'Environment=https_proxy=URL' below '[Service]'). Or load the "
                                            "image with 'docker load', or name a registry of the site with "
                                            "image in [agent.config] of /etc/aziot/config.toml." },
+        [WARNING_EDGE_CONFIG] = { "edge-config", WARNING, 0, EINVAL, "31f8c22827854f2f8c4ed08c9d48a851",
+                                  "IoT Edge's configuration says something that does not work as meant",
+                                  "Correct the named key in /etc/aziot/config.toml and run 'iotedge config "
+                                  "apply'." },
 };
 static_assert(ARRAY_SIZE(failures) == _FAILURE_KIND_MAX, "every kind of failure has a row");
 

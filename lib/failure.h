@@ -60,6 +60,7 @@ typedef enum FailureKind {
         WARNING_EK_CHANGED,
         WARNING_PROXY_MISSING,
         WARNING_REGISTRY_UNREACHABLE,
+        WARNING_EDGE_CONFIG,
         _FAILURE_KIND_MAX,
         _FAILURE_KIND_INVALID = -22,
 } FailureKind;

@@ -52,10 +52,20 @@ static int set_wanted(Operation *op, const char *registration_id, const Assignme
                        : 0;
 }
 
+static bool is_warned(const Operation *op, FailureKind kind) {
+        for (size_t i = 0; i < op->warning_count; i++)
+                if (op->warnings[i].kind == kind)
+                        return true;
+        return false;
+}
+
+/* The daemon has one warning of each kind: the first, and the next when that is mended. */
 static void add_warnings(Operation *op) {
         for (size_t i = 0; i < op->verdict.count; i++) {
                 const Finding *f = &op->verdict.findings[i];
 
+                if (is_warned(op, f->failure.kind))
+                        continue;
                 if (f->owner == OWNER_NOBODY && (failure_class(f->failure.kind) == FAILURE_CLASS_WARNING ||
                                                  f->type == FINDING_ENGINE_SILENT))
                         operation_warn_failure(op, &f->failure);

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <strings.h>
 
-#include "toml.h"
 #include "url.h"
 
 #define TABLE "provisioning"
@@ -33,15 +32,13 @@ static int take(char **target, const Toml *toml, const char *path) {
         return value && value->type == TOML_STRING ? string_replace(target, value->text) : 0;
 }
 
-/* An integer in any of TOML's spellings; a quoted one does not count (IoT Edge refuses it itself). */
-static uint64_t integer(const Toml *toml, const char *path, uint64_t fallback) {
-        const TomlValue *value = toml_get(toml, path);
+uint64_t config_toml_integer(const TomlValue *value) {
         char digits[32];
         size_t n = 0;
         uint64_t number;
 
-        if (!value || value->type != TOML_BARE)
-                return fallback;
+        if (value->type != TOML_BARE)
+                return UINT64_MAX;
         for (const char *p = value->text; *p && n < sizeof(digits) - 1; p++)
                 if (*p != '_' && *p != '+')
                         digits[n++] = *p;
@@ -83,6 +80,7 @@ static int digest(char **ret, const Toml *toml, const char *text) {
 }
 
 static int extract(ConfigToml *c, const Toml *toml, const char *text) {
+        const TomlValue *index = toml_get(toml, "tpm" SEP "auth_key_index");
         int r = 0;
 
         for (size_t i = 0; i < toml->entry_count; i++)
@@ -110,7 +108,8 @@ static int extract(ConfigToml *c, const Toml *toml, const char *text) {
                 r = take(&c->auto_reprovisioning_mode, toml, "auto_reprovisioning_mode");
         if (r >= 0)
                 r = take(&c->runtime_uri, toml, "moby_runtime" SEP "uri");
-        c->auth_key_index = integer(toml, "tpm" SEP "auth_key_index", 0x100);
+        c->has_auth_key_index = index && index->type == TOML_BARE;
+        c->auth_key_index = c->has_auth_key_index ? config_toml_integer(index) : 0x100;
         return r >= 0 && c->has_provisioning ? digest(&c->digest, toml, text) : r;
 }
 
@@ -265,6 +264,20 @@ static int edit(char **ret, const Toml *toml, const char *text, size_t size, con
         if (fclose(o.f) != 0 || o.failed || !edited)
                 return -ENOMEM;
         *ret = TAKE(edited);
+        return 0;
+}
+
+int config_toml_digest(char **ret, const Provisioning *provisioning) {
+        CLEANUP(config_toml_deinit) ConfigToml config = {};
+        CLEANUP(freep) char *text = NULL;
+        int r;
+
+        r = config_toml_edit(&text, "", "", 0, provisioning, NULL);
+        if (r >= 0)
+                r = config_toml_read(&config, "", text, strlen(text), NULL);
+        if (r < 0)
+                return r;
+        *ret = TAKE(config.digest);
         return 0;
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "failure.h"
+#include "toml.h"
 
 #define CONFIG_TOML_MAX ((size_t) 1024 * 1024)
 
@@ -21,6 +22,7 @@ typedef struct ConfigToml {
         char *source, *endpoint, *id_scope, *method, *registration_id, *payload_uri;
         char *scope_id; /* what identityd's own file calls the ID scope */
         char *hostname, *parent_hostname, *auto_reprovisioning_mode, *runtime_uri;
+        bool has_auth_key_index;
         uint64_t auth_key_index; /* of [tpm]; 0x100 when absent */
         char *digest; /* hex SHA-256 over the bytes of the provisioning tables; NULL without them */
 } ConfigToml;
@@ -29,6 +31,12 @@ typedef struct ConfigToml {
  * the sentence. */
 int config_toml_read(ConfigToml *ret, const char *name, const char *text, size_t size, Failure *reterr);
 void config_toml_deinit(ConfigToml *config);
+
+/* The digest of the tables that config_toml_edit() writes into a new file. */
+int config_toml_digest(char **ret, const Provisioning *provisioning);
+
+/* An integer in any of TOML's spellings. UINT64_MAX: none; IoT Edge refuses a quoted one. */
+uint64_t config_toml_integer(const TomlValue *value);
 
 /* Does it say what we would write? URLs are compared by what they mean (url.h), IDs without case. */
 bool config_toml_matches(const ConfigToml *config, const Provisioning *wanted);

@@ -7,6 +7,8 @@
 
 #include "apply-rules.h"
 #include "engine.h"
+#include "judge-identity.h"
+#include "judge-settings.h"
 #include "paths.h"
 #include "proxies.h"
 #include "url.h"
@@ -27,7 +29,13 @@ static const struct {
         [FINDING_CONFIG_FOREIGN] = { OWNER_OPERATOR, SUBJECT_CONFIG, 0 },
         [FINDING_CONFIG_REPLACED] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
         [FINDING_BASE_REPLACED] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
+        [FINDING_OVERRIDDEN] = { OWNER_OPERATOR, SUBJECT_CONFIG, 0 },
         [FINDING_REPROVISIONS_ITSELF] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
+        [FINDING_STRAY_KEYS] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
+        [FINDING_HOST_NAME] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
+        [FINDING_TPM_OTHER] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
+        [FINDING_AUTHORIZATION_MISSING] = { OWNER_OPERATOR, SUBJECT_CONFIG, 0 },
+        [FINDING_AUTHORIZATION_LACKING] = { OWNER_NOBODY, SUBJECT_CONFIG, 0 },
         [FINDING_APPLIED_OUTDATED] = { OWNER_US, SUBJECT_APPLIED, MEND_APPLY },
         [FINDING_PAYLOAD_IGNORED] = { OWNER_NOBODY, SUBJECT_APPLIED, 0 },
         [FINDING_CONFIG_PLACE] = { OWNER_OPERATOR, SUBJECT_APPLIED, 0 },
@@ -205,6 +213,16 @@ static void add_outdated(Verdict *v, const Situation *s) {
 }
 
 static void judge_provisioning(Verdict *v, const Wanted *w, const Situation *s) {
+        Failure other;
+        bool runs_as_other = judge_runs_as_other(w, s, &other);
+
+        if (runs_as_other)
+                add_failure(v,
+                            w->config->replace_provisioning ? FINDING_CONFIG_REPLACED
+                                                            : FINDING_CONFIG_FOREIGN,
+                            &other);
+        if (runs_as_other && !w->config->replace_provisioning)
+                return;
         if (!s->text)
                 (void) failure_set(add(v, FINDING_CONFIG_MISSING), FAILURE_NONE, NULL,
                                    "'%s%s' does not exist", s->root, PATH_CONFIG);
@@ -223,10 +241,13 @@ static void judge_provisioning(Verdict *v, const Wanted *w, const Situation *s) 
         }
 }
 
-static void judge_harmless(Verdict *v, const Situation *s) {
+static void judge_others(Verdict *v, const Wanted *w, const Situation *s) {
         const Origin from = situation_origin(s);
         const char *mode = from.toml->auto_reprovisioning_mode;
+        Failure failure;
 
+        if (judge_overridden(w, s, &failure))
+                add_failure(v, FINDING_OVERRIDDEN, &failure);
         if (!s->text && s->base_toml.has_provisioning) {
                 (void) failure_set(add(v, FINDING_BASE_REPLACED), FAILURE_NONE, NULL,
                                    "'%s%s' has a provisioning, which is replaced in the config.toml "
@@ -240,6 +261,22 @@ static void judge_harmless(Verdict *v, const Situation *s) {
                                    "'%s%s' sets auto_reprovisioning_mode = \"AlwaysOnStartup\", so IoT Edge "
                                    "registers itself at each start, as with Identity=register",
                                    s->root, from.path);
+}
+
+static void judge_meant(Verdict *v, const Wanted *w, const Situation *s) {
+        bool registers =
+                w->config->identity == IDENTITY_REGISTER || verdict_find(v, FINDING_REPROVISIONS_ITSELF);
+        Failure failure;
+
+        if (judge_stray_keys(s, &failure))
+                add_failure(v, FINDING_STRAY_KEYS, &failure);
+        if (judge_host_name(s, &failure))
+                add_failure(v, FINDING_HOST_NAME, &failure);
+        if (judge_tcti(s, w->config->tcti, &failure))
+                add_failure(v, FINDING_TPM_OTHER, &failure);
+        if (judge_authorization(s, registers ? FAILURE_CONFIG_CONFLICT : WARNING_EDGE_CONFIG, &failure))
+                add_failure(v, registers ? FINDING_AUTHORIZATION_MISSING : FINDING_AUTHORIZATION_LACKING,
+                            &failure);
 }
 
 /* --- the applied copy --- */
@@ -350,7 +387,8 @@ void judge(Verdict *ret, const Wanted *wanted, Situation *situation) {
                 judge_runtime(ret, situation);
         judge_usable(ret, wanted, situation);
         judge_provisioning(ret, wanted, situation);
-        judge_harmless(ret, situation);
+        judge_others(ret, wanted, situation);
+        judge_meant(ret, wanted, situation);
         judge_applied(ret, wanted, situation);
         judge_places(ret, situation);
         if (situation->proxy_lacking)

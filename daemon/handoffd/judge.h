@@ -36,7 +36,13 @@ typedef enum FindingType {
         FINDING_CONFIG_FOREIGN,  /* another provisioning, which we may not replace */
         FINDING_CONFIG_REPLACED, /* not ours, and we may replace it: ReplaceProvisioning=yes */
         FINDING_BASE_REPLACED,   /* the base has a provisioning, which ours replaces */
+        FINDING_OVERRIDDEN,      /* a file of a service wins over what we want */
         FINDING_REPROVISIONS_ITSELF,
+        FINDING_STRAY_KEYS,
+        FINDING_HOST_NAME,
+        FINDING_TPM_OTHER,
+        FINDING_AUTHORIZATION_MISSING, /* with Identity=register */
+        FINDING_AUTHORIZATION_LACKING, /* with Identity=adopt */
         /* what `iotedge config apply` made of it */
         FINDING_APPLIED_OUTDATED,
         FINDING_PAYLOAD_IGNORED, /* IoT Edge 1.3 knows no payload */

@@ -90,9 +90,17 @@ int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
         }
         s->legacy = exists(root, PATH_LEGACY);
         situation_read_applied(s, root);
+        overrides_read(&s->identityd_files, root, "identityd");
+        overrides_read(&s->tpmd_files, root, "tpmd");
         s->device_info_hidden = device_info_read(&s->device_info, root) == -EACCES;
         s->prev_state = prev_state_mark(root);
         return 0;
+}
+
+bool situation_has_auth(const ConfigPaths *paths, const char *credential) {
+        CLEANUP(config_auth_deinit) ConfigAuth auth = {};
+
+        return config_read_auth(&auth, paths, credential) >= 0 && auth.value.size > 0;
 }
 
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr) {
@@ -103,6 +111,8 @@ int situation_read_files(Situation *s, const char *root, const ConfigPaths *path
                 return failure_set_errno(reterr, FAILURE_STORAGE, r, "The configuration can't be read");
         if (config_failure(s->config, reterr))
                 return failure_to_errno(reterr->kind);
+        s->owner_auth = situation_has_auth(paths, "dps.tpm_owner_auth");
+        s->endorsement_auth = situation_has_auth(paths, "dps.tpm_endorsement_auth");
         if (!s->config->id_scope)
                 return failure_set(reterr, FAILURE_CONFIG, NULL, "IdScope= is not set");
         return situation_read_iotedge(s, root, reterr);
@@ -165,6 +175,8 @@ void situation_deinit(Situation *s) {
         free(s->base);
         config_toml_deinit(&s->base_toml);
         config_toml_deinit(&s->applied);
+        overrides_deinit(&s->identityd_files);
+        overrides_deinit(&s->tpmd_files);
         device_info_deinit(&s->device_info);
         *s = (Situation){};
 }

@@ -10,6 +10,7 @@
 #include "config.h"
 #include "device-info.h"
 #include "identityd.h"
+#include "overrides.h"
 #include "record.h"
 #include "store.h"
 #include "units.h"
@@ -34,11 +35,13 @@ typedef struct Situation {
         char *base;      /* what a new config.toml begins with, when there is no config.toml */
         size_t base_size;
         ConfigToml base_toml;
-        Failure base_failure;    /* of reading it */
-        bool applied_exists;     /* the applied copy exists and is TOML */
-        ConfigToml applied;      /* of the copy that `iotedge config apply` gave identityd */
-        DeviceInfo device_info;  /* members NULL: none that is valid */
-        bool device_info_hidden; /* from this user */
+        Failure base_failure; /* of reading it */
+        bool applied_exists;  /* the applied copy exists and is TOML */
+        ConfigToml applied;   /* of the copy that `iotedge config apply` gave identityd */
+        Overrides identityd_files, tpmd_files;
+        bool owner_auth, endorsement_auth; /* dps-tpmd has these credentials */
+        DeviceInfo device_info;            /* members NULL: none that is valid */
+        bool device_info_hidden;           /* from this user */
         FileMark prev_state;
         bool units_known, snap;    /* snap: IoT Edge is installed as one */
         bool engine_installed;     /* a unit of a container engine exists and is not masked */
@@ -53,6 +56,7 @@ typedef struct Situation {
 /* Files only: IoT Edge's and the record; with our configuration, which has to be usable. */
 int situation_read_iotedge(Situation *s, const char *root, Failure *reterr);
 int situation_read_files(Situation *s, const char *root, const ConfigPaths *paths, Failure *reterr);
+bool situation_has_auth(const ConfigPaths *paths, const char *credential); /* and it is not empty */
 void situation_read_applied(Situation *s, const char *root); /* once more, after it was written */
 int situation_read_units(Situation *s, Units *units, Failure *reterr);
 void situation_deinit(Situation *s);

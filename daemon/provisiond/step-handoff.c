@@ -80,7 +80,8 @@ static bool has_warning(const Answer *a, FailureKind kind) {
 /* Check, Apply and Verify look at these each time, so a warning that they don't repeat is over. */
 static void add_warnings(Warnings *warnings, const Answer *a) {
         static const FailureKind looked_at[] = { WARNING_REPROVISIONS_ITSELF, WARNING_PAYLOAD_IGNORED,
-                                                 WARNING_PROXY_MISSING, FAILURE_ENGINE_UNREACHABLE };
+                                                 WARNING_PROXY_MISSING, FAILURE_ENGINE_UNREACHABLE,
+                                                 WARNING_EDGE_CONFIG };
 
         for (size_t i = 0; i < ARRAY_SIZE(looked_at); i++)
                 if (!has_warning(a, looked_at[i]))

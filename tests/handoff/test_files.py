@@ -134,7 +134,7 @@ def test_names_that_can_not_be_exchanged(new_world, error, info):
 
 def test_edited_by_somebody_else_meanwhile(new_world):
     """The helper asks identityd, which takes its time; an operator saves the file in between."""
-    w = prepared(new_world, OPERATORS)
+    w = prepared(new_world, OPERATORS, HandOff={"ReplaceProvisioning": "yes"})
     applied_path(w).write_text(ours(w, "gw-0").replace("id_scope", "scope_id"))
     info_path(w).write_text(info_text("localhost:1", "gw-0"))
     with Caller(w) as caller:
