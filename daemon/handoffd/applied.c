@@ -12,6 +12,7 @@
 #define NAME      "00-super.toml"
 #define BYTES_MAX ((size_t) 256 * 1024)
 
+/* aziot-edged is the last. */
 static const char *const services[APPLIED_COUNT] = { "keyd", "certd", "identityd", "tpmd", "edged" };
 
 static int directory_of(char **ret, const char *root, size_t i) {
@@ -77,10 +78,10 @@ static int fail_copy(const char *root, size_t i, int r, const char *what, Failur
                                  "'%s" PATH_CONFIG_DIR "/%s/config.d/" NAME "' %s", root, services[i], what);
 }
 
-int applied_read(Applied *ret, const char *root, Failure *reterr) {
-        CLEANUP(applied_deinit) Applied applied = { .known = true };
+int applied_read(Applied *ret, const char *root, bool edged, Failure *reterr) {
+        CLEANUP(applied_deinit) Applied applied = { .count = edged ? APPLIED_COUNT : APPLIED_COUNT - 1 };
 
-        for (size_t i = 0; i < APPLIED_COUNT; i++) {
+        for (size_t i = 0; i < applied.count; i++) {
                 CLEANUP(closep) int dir = open_directory(root, i);
                 int r = dir;
 
@@ -110,9 +111,9 @@ void applied_deinit(Applied *applied) {
 bool applied_whole(const Applied *before, const char *root) {
         CLEANUP(applied_deinit) Applied now = {};
 
-        if (applied_read(&now, root, NULL) < 0)
+        if (applied_read(&now, root, before->count == APPLIED_COUNT, NULL) < 0)
                 return false;
-        for (size_t i = 0; i < APPLIED_COUNT; i++)
+        for (size_t i = 0; i < before->count; i++)
                 if (before->copies[i].text && now.copies[i].size == 0)
                         return false;
         return true;
@@ -165,7 +166,7 @@ static int put_back(const AppliedCopy *copy, const char *root, size_t i) {
 int applied_put_back(const Applied *before, const char *root, Failure *reterr) {
         int first = 0;
 
-        for (size_t i = 0; i < APPLIED_COUNT && before->known; i++) {
+        for (size_t i = 0; i < before->count; i++) {
                 int r = put_back(&before->copies[i], root, i);
 
                 if (r < 0 && first == 0)

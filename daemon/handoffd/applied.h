@@ -18,12 +18,13 @@ typedef struct AppliedCopy {
 } AppliedCopy;
 
 typedef struct Applied {
-        bool known;
+        size_t count; /* of the services; 0: not read */
         AppliedCopy copies[APPLIED_COUNT];
 } Applied;
 
-/* FAILURE_RUNTIME_MISSING: a directory that `iotedge config apply` needs does not exist. */
-int applied_read(Applied *ret, const char *root, Failure *reterr);
+/* edged: also that of aziot-edged. FAILURE_RUNTIME_MISSING: a directory that `iotedge config apply` needs
+ * does not exist. */
+int applied_read(Applied *ret, const char *root, bool edged, Failure *reterr);
 void applied_deinit(Applied *applied);
 
 /* True when every file that existed before still exists and is not empty. */

@@ -61,7 +61,7 @@ static int record_proof(Operation *op) {
 int step_record_pending(Operation *op) {
         const Plan *plan = &op->plan;
         Record *rec = &op->situation.record;
-        bool proof = !plan->begun && (plan->renew_key || plan->restart_edged || plan->reprovision);
+        bool proof = !plan->begun && (plan->renew_key || plan->restart_main || plan->reprovision);
         int r;
 
         if (!proof && !plan->write_config && !plan->write_device_info && !plan->run_apply)

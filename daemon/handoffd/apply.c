@@ -58,6 +58,7 @@ static void plan_steps(Operation *op) {
         const Assignment *a = &op->assignment;
         Plan *plan = &op->plan;
         bool same_identity = assignment_same_device(a, s->device_info.hub, s->device_info.device_id);
+        const UnitState *main_unit = situation_main(s);
         bool adopt, first, became_other;
 
         plan->adopt = plan->adopt && a->hand_over == HAND_OVER_ADOPT;
@@ -71,8 +72,8 @@ static void plan_steps(Operation *op) {
         plan->reprovision = !plan->keep && s->prev_state.text[0] &&
                             assignment_needs_registration(a, s->device_info.hub, s->device_info.device_id);
         became_other = became_another(op) && !plan->started;
-        plan->restart_edged =
-                plan->run_apply || !s->edged.active || (s->edged.failing && !plan->started) ||
+        plan->restart_main =
+                plan->run_apply || !main_unit->active || (main_unit->failing && !plan->started) ||
                 ((first || plan->write_device_info || became_other || (plan->begun && !plan->started)) &&
                  !plan->reprovision);
         /* identityd asks its hub only when it starts. */
@@ -105,7 +106,7 @@ static int step_plan(Operation *op) {
 /* --- the disruption --- */
 
 static bool disrupts_edged(const Plan *plan) {
-        return plan->write_device_info || plan->run_apply || plan->restart_edged || plan->reprovision;
+        return plan->write_device_info || plan->run_apply || plan->restart_main || plan->reprovision;
 }
 
 /* Comes once in each Apply: after every other check, and before the first job that stops or restarts
@@ -195,7 +196,8 @@ static int step_check_applied(Operation *op) {
         Plan *plan = &op->plan;
 
         /* An aziot-edged that ran before still has to start with the new configuration. */
-        plan->settled = !plan->run_apply || !op->situation.edged.active || operation_keeps_new_set(op);
+        plan->settled =
+                !plan->run_apply || !situation_main(&op->situation)->active || operation_keeps_new_set(op);
         if (!plan->run_apply)
                 return 0;
         situation_read_applied(&now, operation_root(op));
@@ -226,7 +228,7 @@ static int step_start_sockets(Operation *op) {
         size_t n = 0;
         int r;
 
-        if (!op->plan.restart_edged)
+        if (!op->plan.restart_main)
                 return 0;
         r = units_query_all(op->h->units, names, ARRAY_SIZE(names), states, &op->failure);
         if (r < 0)
@@ -238,30 +240,30 @@ static int step_start_sockets(Operation *op) {
 }
 
 /* Stops every module, so it is never done without need. */
-static int step_restart_edged(Operation *op) {
-        const UnitJob job = { UNIT_RESTART, UNIT_EDGED };
+static int step_restart_main_unit(Operation *op) {
+        const UnitJob job = { UNIT_RESTART, situation_main_unit(&op->situation) };
         const Plan *plan = &op->plan;
-        UnitState edged;
+        UnitState state;
         int r;
 
-        if (!plan->restart_edged)
+        if (!plan->restart_main)
                 return 0;
-        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
+        r = units_query(op->h->units, job.unit, &state, &op->failure);
         if (r < 0)
                 return r;
-        if (plan->applying && edged.active &&
-            edged.active_enter_usec != op->situation.edged.active_enter_usec)
+        if (plan->applying && state.active &&
+            state.active_enter_usec != situation_main(&op->situation)->active_enter_usec)
                 return 0; /* `iotedge config apply` has started it */
         op->changed = true;
         return operation_jobs(op, &job, 1);
 }
 
-/* Clear this last. If this process dies earlier, the next instance starts aziot-edged. */
-static int step_edged_started(Operation *op) {
+/* Clear this last. If this process dies earlier, the next instance starts the unit. */
+static int step_main_unit_started(Operation *op) {
         op->plan.settled = true;
         operation_discard_files(op);
-        if (op->plan.restart_edged)
-                stopped_remove(&op->h->stopped, UNIT_EDGED);
+        if (op->plan.restart_main)
+                stopped_remove(&op->h->stopped, situation_main_unit(&op->situation));
         return 0;
 }
 
@@ -292,7 +294,9 @@ static void restart_as_new(Operation *op) {
         const UnitJob job = { UNIT_RESTART, UNIT_EDGED };
 
         op->changed = op->plan.need_new_proof = true;
-        if (operation_jobs(op, &job, 1) < 0) {
+        if (op->situation.edgeless)
+                operation_run(op);
+        else if (operation_jobs(op, &job, 1) < 0) {
                 const Failure failure = op->failure;
 
                 operation_fail(op, &failure);
@@ -397,9 +401,9 @@ const FlowStep apply_steps[] = {
         step_apply,
         step_check_applied,
         step_start_sockets,
-        step_restart_edged,
-        step_check_edged,
-        step_edged_started,
+        step_restart_main_unit,
+        step_check_main_unit,
+        step_main_unit_started,
         step_start_stopped,
         step_restart_identityd,
         step_record_started,

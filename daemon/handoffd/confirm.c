@@ -13,24 +13,24 @@
 #define SETTLE_MAX    (60 * USEC_PER_SEC)
 
 /* aziot-edged ends without the container engine, and systemd starts it again. */
-static int edged_down(Operation *op, const UnitState *edged) {
-        int r = engine_check(&op->situation, &op->failure);
+static int main_unit_down(Operation *op, const UnitState *state) {
+        const char *unit = situation_main_unit(&op->situation);
+        int r = op->situation.edgeless ? 0 : engine_check(&op->situation, &op->failure);
 
         if (r < 0)
                 return r;
-        return failure_set(&op->failure, FAILURE_RESTART_FAILED, edged->result,
-                           "'%s' was started but does not run; see 'journalctl -u %s'", UNIT_EDGED,
-                           UNIT_EDGED);
+        return failure_set(&op->failure, FAILURE_RESTART_FAILED, state->result,
+                           "'%s' was started but does not run; see 'journalctl -u %s'", unit, unit);
 }
 
-int step_check_edged(Operation *op) {
-        UnitState edged;
+int step_check_main_unit(Operation *op) {
+        UnitState state;
         int r;
 
-        r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
+        r = units_query(op->h->units, situation_main_unit(&op->situation), &state, &op->failure);
         if (r < 0)
                 return r;
-        return edged.active ? 0 : edged_down(op, &edged);
+        return state.active ? 0 : main_unit_down(op, &state);
 }
 
 static void confirm_ask(Operation *op);
@@ -214,11 +214,13 @@ int step_settle(Operation *op) {
         UnitState edged;
         int r;
 
+        if (op->situation.edgeless)
+                return 0; /* identityd has just answered */
         r = units_query(op->h->units, UNIT_EDGED, &edged, &op->failure);
         if (r < 0)
                 return r;
         if (!edged.active)
-                return edged_down(op, &edged);
+                return main_unit_down(op, &edged);
         if (has_stayed_up(op, &edged))
                 return 0;
         r = engine_check(&op->situation, &op->failure);
@@ -231,11 +233,11 @@ int step_settle(Operation *op) {
         if (!plan->unsteady)
                 return 0;
         if (now_usec(CLOCK_MONOTONIC) > plan->deadline)
-                return edged_down(op, &edged);
+                return main_unit_down(op, &edged);
         op->timer = sd_event_source_disable_unref(op->timer);
         r = sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, CONFIRM_PAUSE,
                                        USEC_PER_SEC / 10, on_settle_timer, op);
-        return r < 0 ? edged_down(op, &edged) : FLOW_WAIT;
+        return r < 0 ? main_unit_down(op, &edged) : FLOW_WAIT;
 }
 
 int step_compare(Operation *op) {
@@ -270,5 +272,7 @@ static void on_edge_agent(void *userdata, const IdentitydAnswer *answer) {
 }
 
 int step_edge_agent(Operation *op) {
+        if (op->situation.edgeless)
+                return 0;
         return identityd_ask(op->h->identityd, IDENTITYD_EDGE_AGENT, on_edge_agent, op) < 0 ? 0 : FLOW_WAIT;
 }

@@ -33,7 +33,7 @@ typedef int (*FlowStep)(Operation *op);
 typedef struct Plan {
         bool forget; /* Forget: there may be something of ours, so IoT Edge is stopped */
         bool adopt, write_config, write_device_info, renew_key, run_apply;
-        bool restart_edged, restart_identityd, reprovision;
+        bool restart_main, restart_identityd, reprovision;
         bool begun, started;              /* by an earlier attempt; IoT Edge was restarted for it */
         char *written;                    /* what config.toml will say, when write_config */
         StoreFile config_file, info_file; /* the new files; once placed, the old ones */
@@ -150,7 +150,7 @@ void handoffd_note_running(Handoffd *h);    /* fills the disruption budget when 
 int operation_judge(Operation *op);
 
 /* confirm.c */
-int step_check_edged(Operation *op);
+int step_check_main_unit(Operation *op);
 int step_confirm(Operation *op);
 int step_settle(Operation *op); /* does aziot-edged stay up? */
 int step_compare(Operation *op);

@@ -128,7 +128,7 @@ static void judge_runtime(Verdict *v, const Situation *s) {
                 (void) failure_set(add(v, FINDING_RUNTIME_UNUSABLE), FAILURE_RUNTIME_MISSING, "masked",
                                    "'%s' is masked, so IoT Edge can't be started",
                                    s->edged.masked ? UNIT_EDGED : UNIT_IDENTITYD);
-        else if (s->edged.exists && s->identityd.exists)
+        else if ((s->edged.exists && s->identityd.exists) || s->edgeless)
                 return;
         else if (s->snap)
                 (void) failure_set(
@@ -312,7 +312,7 @@ static void judge_applied(Verdict *v, const Wanted *w, const Situation *s) {
 static void judge_engine(Verdict *v, const Situation *s) {
         Failure failure;
 
-        if (!(v->mends & MEND_APPLY) || verdict_refusal(v) || engine_check(s, &failure) >= 0)
+        if (s->edgeless || !(v->mends & MEND_APPLY) || verdict_refusal(v) || engine_check(s, &failure) >= 0)
                 return;
         if (failure.kind != FAILURE_ENGINE_UNREACHABLE) {
                 add_failure(v, FINDING_ENGINE_UNUSABLE, &failure);

@@ -51,7 +51,7 @@ static int prepare_config(Operation *op, int dir) {
 static int prepare_apply(Operation *op, int dir) {
         int r;
 
-        r = applied_read(&op->plan.applied, operation_root(op), &op->failure);
+        r = applied_read(&op->plan.applied, operation_root(op), !op->situation.edgeless, &op->failure);
         return r < 0 ? r : try_space(op, dir, "00-super.toml", APPLIED_SPACE, PATH_CONFIG_DIR);
 }
 

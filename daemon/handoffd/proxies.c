@@ -188,6 +188,8 @@ static unsigned find_lacking(const Situation *s, Units *units, const char *host)
 
         if (lacks(look_at_unit(s, units, UNIT_IDENTITYD, host)))
                 lacking |= PROXY_IDENTITYD;
+        if (s->edgeless)
+                return lacking;
         if (lacks(look_at_unit(s, units, UNIT_EDGED, host)))
                 lacking |= PROXY_EDGED;
         if (lacks(look_at_agent(s, host)))
@@ -209,7 +211,8 @@ void proxies_read(Situation *s, const Config *config, Units *units) {
                 return;
         if (!daemon.exempt)
                 s->proxy_lacking = find_lacking(s, units, host);
-        if ((s->engine_installed || !s->units_known) && lacks(look_at_engine(s, units, ANY_REGISTRY)))
+        if (!s->edgeless && (s->engine_installed || !s->units_known) &&
+            lacks(look_at_engine(s, units, ANY_REGISTRY)))
                 s->proxy_lacking |= PROXY_ENGINE;
 }
 

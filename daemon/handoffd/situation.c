@@ -152,6 +152,7 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
         for (size_t i = 0; i < ARRAY_SIZE(all); i++)
                 *all[i].state = states[i];
         s->snap = snap.exists && (!s->edged.exists || !s->identityd.exists);
+        s->edgeless = !s->edged.exists && s->identityd.exists && !s->snap && !s->legacy;
         for (size_t i = 0; i < ARRAY_SIZE(engines); i++) {
                 s->engine_installed = s->engine_installed || (engines[i].exists && !engines[i].masked);
                 if (engines[i].masked && !s->engine_masked)
@@ -159,6 +160,14 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
         }
         s->units_known = true;
         return 0;
+}
+
+const char *situation_main_unit(const Situation *s) {
+        return s->edgeless ? UNIT_IDENTITYD : UNIT_EDGED;
+}
+
+const UnitState *situation_main(const Situation *s) {
+        return s->edgeless ? &s->identityd : &s->edged;
 }
 
 Origin situation_origin(const Situation *s) {

@@ -44,6 +44,7 @@ typedef struct Situation {
         bool device_info_hidden;           /* from this user */
         FileMark prev_state;
         bool units_known, snap;    /* snap: IoT Edge is installed as one */
+        bool edgeless;             /* the identity service is installed without the IoT Edge runtime */
         bool engine_installed;     /* a unit of a container engine exists and is not masked */
         const char *engine_masked; /* one that is masked, a constant; or NULL */
         bool proxy_used;           /* by dps-provisiond; see proxies.h */
@@ -60,6 +61,10 @@ bool situation_has_auth(const ConfigPaths *paths, const char *credential); /* an
 void situation_read_applied(Situation *s, const char *root); /* once more, after it was written */
 int situation_read_units(Situation *s, Units *units, Failure *reterr);
 void situation_deinit(Situation *s);
+
+/* The service that a hand-off starts: aziot-edged, or aziot-identityd without the IoT Edge runtime. */
+const char *situation_main_unit(const Situation *s);
+const UnitState *situation_main(const Situation *s);
 
 /* What config.toml is made from: itself, else the base, else nothing. */
 typedef struct Origin {

@@ -99,8 +99,9 @@ def test_symbolic_link_is_refused(new_world):
     assert w.config_toml.is_symlink()
 
 
-@pytest.mark.parametrize("fault, sentence", [("not-found", "not installed"), ("masked", "is masked")])
-@pytest.mark.parametrize("unit", ["aziot-edged.service", "aziot-identityd.service"])
+@pytest.mark.parametrize("unit, fault, sentence", [("aziot-identityd.service", "not-found", "not installed"),
+                                                   ("aziot-identityd.service", "masked", "is masked"),
+                                                   ("aziot-edged.service", "masked", "is masked")])
 def test_missing_runtime(new_world, unit, fault, sentence):
     w = new_world()
     w.standin_faults(units={unit: {"load": fault}})

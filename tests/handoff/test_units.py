@@ -175,8 +175,7 @@ def test_systemd_leaves_in_the_middle(new_world, units):
         caller.apply(**gateway.assignment(keyChanged=True))
 
 
-@pytest.mark.parametrize("unit", [EDGED, IDENTITYD])
-@pytest.mark.parametrize("load", ["masked", "not-found"])
+@pytest.mark.parametrize("unit, load", [(EDGED, "masked"), (IDENTITYD, "masked"), (IDENTITYD, "not-found")])
 def test_masked_or_missing(new_world, unit, load):
     w = prepared(new_world, OPERATORS)
     w.standin_faults(units={unit: {"load": load}})

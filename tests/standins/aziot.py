@@ -85,12 +85,14 @@ class Gateway:
         self.world.note_identity_of_edged()
 
     async def apply(self):
-        """`iotedge config apply`: exit 0 although a unit failed, but not when the runtime doesn't answer."""
+        """`iotedge config apply`: exit 0 although a unit failed, but not when the runtime doesn't answer. Without aziot-edged
+        it is `aziotctl config apply`, which writes no file for it, asks no engine, and starts identityd at the end."""
+        edgeless = self.manager.states("aziot-edged.service")[0] == "not-found"
         if self.world.fault("apply"):
             self.world.log("apply", error=self.world.fault("apply"))
             raise ApplyFailed(self.world.fault("apply"))
         provisioning = super_config(self.world)
-        if applied_config(self.world) is not None:
+        if applied_config(self.world) is not None and not edgeless:
             await self.ask_docker()
         if self.world.fault("apply-waits"):
             self.world.log("apply-waits")
@@ -98,11 +100,12 @@ class Gateway:
         if self.world.fault("apply-skips-files"):
             self.world.log("apply", scope=None)
         else:
-            write_applied(self.world, provisioning)
+            write_applied(self.world, provisioning, [s for s in OWNERS if s != "edged" or not edgeless])
             self.world.log("apply", scope=provisioning.get("scope_id"))
         failed, ends_after = [], self.world.fault("apply-ends-after")
-        for verb, name in [*(("stop", f"{name}.service") for name in SERVICES),
-                           *(("start", f"{name}.socket") for name in SOCKETS), ("start", "aziot-edged.service")]:
+        services, sockets = ([n for n in names if not edgeless or "edged" not in n] for names in (SERVICES, SOCKETS))
+        for verb, name in [*(("stop", f"{name}.service") for name in services),
+                           *(("start", f"{name}.socket") for name in sockets), ("start", f"{services[0]}.service")]:
             if not await self.manager.run(verb, name):
                 failed.append(name)
             if [verb, name] == ends_after:

@@ -253,11 +253,12 @@ def tpmd_toml(provisioning):
     return "# auto-generated\n" + (f"[hierarchy_authorization]\nowner = {json.dumps(owner)}\n" if owner else "")
 
 
-def write_applied(world, provisioning):
-    """Five files of five users: removed, written, and then given away. A power cut may leave any of it, and so does a write
-    that fails."""
+def write_applied(world, provisioning, services=tuple(OWNERS)):
+    """A file for each service and its user: removed, written, and then given away. A power cut may leave any of it, and so
+    does a write that fails."""
     stop_at, how = world.fault("apply-breaks") or (None, None)
-    for service, user in OWNERS.items():
+    for service in services:
+        user = OWNERS[service]
         path = world.path(f"/etc/aziot/{service}/config.d/00-super.toml")
         text = (identityd_toml(provisioning) if service == "identityd" else
                 tpmd_toml(provisioning) if service == "tpmd" else "# auto-generated\n")

@@ -2,7 +2,8 @@
 """Stand-ins for the services of Azure IoT Edge as processes of their own under a real systemd.
 
     services.py tpmd | identityd | edged | docker | idle       what a unit under units/ starts
-    services.py iotedge config apply                  /usr/bin/iotedge
+    services.py iotedge config apply                           /usr/bin/iotedge
+    services.py aziotctl config apply                          /usr/bin/aziotctl
 
 NONE OF THIS IS THE REAL THING. Users, files and their modes, units, sockets and the order in which 'config apply' stops
 and starts them are those of the real packages; what the services do is in identityd.py. The environment may name the
@@ -185,31 +186,32 @@ async def idle(_world):
 
 # --- iotedge config apply ---
 
-def apply(world):
+def apply(world, edged):
     """Exit 0 although a unit failed, but not when the container runtime doesn't answer."""
+    services, sockets = ([n for n in names if edged or "edged" not in n] for names in (SERVICES, SOCKETS))
     provisioning = super_config(world)
-    if applied_config(world) is not None:
+    if edged and applied_config(world) is not None:
         try:
             asyncio.run(engine.ask("/var/run/docker.sock", None))
         except OSError as error:
             raise ApplyFailed(f"the container runtime does not answer: {error}") from error
-    write_applied(world, provisioning)
+    write_applied(world, provisioning, [service for service in OWNERS if edged or service != "edged"])
     world.log("apply", scope=provisioning.get("scope_id"))
-    for name in SERVICES:
+    for name in services:
         subprocess.run(["systemctl", "stop", f"{name}.service"], check=False)
-    for name in SOCKETS:
+    for name in sockets:
         subprocess.run(["systemctl", "start", f"{name}.socket"], check=False)
-    subprocess.run(["systemctl", "start", "aziot-edged.service"], check=False)
+    subprocess.run(["systemctl", "start", f"{services[0]}.service"], check=False)
 
 
-def iotedge(world, arguments):
+def config_apply(world, program, arguments):
     if arguments != ["config", "apply"]:
-        sys.exit("This stand-in knows only: iotedge config apply")
+        sys.exit(f"This fake knows only: {program} config apply")
     try:
-        apply(world)
+        apply(world, program == "iotedge")
     except ApplyFailed as error:
         world.log("apply", error=str(error))
-        sys.exit(f"iotedge: {error}")
+        sys.exit(f"{program}: {error}")
 
 
 async def serve(service, world):
@@ -221,8 +223,8 @@ def main():
     services = {"tpmd": tpmd, "identityd": identityd, "edged": edged, "docker": docker, "idle": idle}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     world = new_world()
-    if name == "iotedge":
-        iotedge(world, sys.argv[2:])
+    if name in ("iotedge", "aziotctl"):
+        config_apply(world, name, sys.argv[2:])
     elif name not in services:
         sys.exit(__doc__)
     elif name in OWNERS and not world.configured(name):

@@ -1,6 +1,7 @@
 """The scope comes with the image, from whoever made it, and nobody touches the gateway."""
 import os
 import re
+import shutil
 
 import pytest
 from machine import SCOPE, SOURCE
@@ -125,3 +126,17 @@ def test_disk_moved_to_another_machine_becomes_another_device(new_machine, netwo
     first.wait_for_property("DeviceId", after["RegistrationId"])
     first.wait_for_state("handed-off")
     first.wait_for_edge_as(device=after["RegistrationId"])
+
+
+def test_identity_service_without_the_edge_runtime(new_machine):
+    machine = new_machine()
+    for path in ("usr/bin/iotedge", *(str(p.relative_to(machine.root)) for p in machine.root.glob("lib/systemd/system/aziot-edged*")),
+                 *(str(p.relative_to(machine.root)) for p in machine.root.glob("lib/systemd/system/docker*"))):
+        (machine.root / path).unlink()
+    shutil.rmtree(machine.root / "etc/aziot/edged")
+    machine.start()
+    machine.wait_for_state("handed-off")
+    assert machine.show("aziot-identityd.service", "ActiveState") == "active"
+    assert "aziotctl" in machine.output("systemctl", "show", "--property=ExecStart", "dps-iotedge-apply.service")
+    result = machine.run("dps-provision", "check", check=False)
+    assert " fail " not in result.stdout, result.stdout
