@@ -20,6 +20,11 @@ typedef enum RuleType {
         RULE_RETRIES,
         RULE_BOOLEAN,
         RULE_MODE,
+        RULE_PULL,
+        RULE_TABLE,
+        RULE_URLS,
+        RULE_KEY,
+        RULE_ENGINE,
         RULE_URL,
         RULE_FILE,
         RULE_FILE_URL,
@@ -37,6 +42,15 @@ static const struct {
         [RULE_BOOLEAN] = { "true or false", "Write true or false without quotes, or remove the line." },
         [RULE_MODE] = { "\"Dynamic\", \"AlwaysOnStartup\" or \"OnErrorOnly\"",
                         "Write one of the three modes in quotes, or remove the line." },
+        [RULE_PULL] = { "\"on-create\" or \"never\"",
+                        "Write one of the two in quotes, or remove the line." },
+        [RULE_TABLE] = { "a table", "Write the members as KEY = VALUE below a table of this name." },
+        [RULE_URLS] = { "a URL with a scheme, or an array of names",
+                        "Write a URL in quotes, for instance \"file:///PATH\"." },
+        [RULE_KEY] = { "a URL of the scheme file or pkcs11",
+                       "Write \"file:///PATH\" or \"pkcs11:token=…\" in quotes." },
+        [RULE_ENGINE] = { "a URL of the scheme unix, http or https",
+                          "Write \"unix:///var/run/docker.sock\"." },
         [RULE_URL] = { "a URL with a scheme",
                        "Write a URL in quotes, for instance \"file:///PATH\" or \"unix:///PATH\"." },
         [RULE_FILE] = { "the path of a file that exists", "Correct the path, or remove the line." },
@@ -44,7 +58,7 @@ static const struct {
                             "Write \"file:///PATH\" with a file that exists, or remove the line." },
 };
 
-/* A rule with a release holds for this release and later ones. */
+/* A rule with a release holds for this release and later ones. "*" stands for every key of a table. */
 static const struct {
         const char *path;
         RuleType type;
@@ -60,11 +74,34 @@ static const struct {
         { "hostname", RULE_STRING },
         { "imported_master_encryption_key", RULE_FILE },
         { "trust_bundle_cert", RULE_URL },
+        { "prefer_module_identity_cache", RULE_BOOLEAN, .release = { 1, 5, 0 } },
+        { "agent" SEP "name", RULE_STRING },
+        { "agent" SEP "type", RULE_STRING },
+        { "agent" SEP "imagePullPolicy", RULE_PULL },
+        { "agent" SEP "env" SEP "*", RULE_STRING },
+        { "agent" SEP "config", RULE_TABLE },
+        { "agent" SEP "config" SEP "image", RULE_STRING },
+        { "agent" SEP "config" SEP "createOptions", RULE_TABLE },
+        { "aziot_keys" SEP "*", RULE_STRING },
+        { "preloaded_certs" SEP "*", RULE_URLS },
+        { "preloaded_keys" SEP "*", RULE_KEY },
+        { "edge_ca" SEP "cert", RULE_URL },
+        { "edge_ca" SEP "pk", RULE_URL },
+        { "edge_ca" SEP "expiry_days", RULE_INTEGER, .min = 1, .max = UINT32_MAX },
+        { "edge_ca" SEP "auto_generated_edge_ca_expiry_days", RULE_INTEGER, .max = UINT32_MAX },
+        { "image_garbage_collection" SEP "enabled", RULE_BOOLEAN, .release = { 1, 5, 0 } },
+        { "image_garbage_collection" SEP "cleanup_recurrence", RULE_STRING, .release = { 1, 5, 0 } },
+        { "image_garbage_collection" SEP "cleanup_time", RULE_STRING, .release = { 1, 5, 0 } },
+        { "image_garbage_collection" SEP "image_age_cleanup_threshold", RULE_STRING,
+          .release = { 1, 5, 0 } },
+        { "localid" SEP "domain", RULE_STRING },
+        { "tpm" SEP "hierarchy_authorization", RULE_TABLE },
+        { "tpm" SEP "hierarchy_authorization" SEP "*", RULE_STRING },
         { "connect" SEP "workload_uri", RULE_URL },
         { "connect" SEP "management_uri", RULE_URL },
         { "listen" SEP "workload_uri", RULE_URL },
         { "listen" SEP "management_uri", RULE_URL },
-        { "moby_runtime" SEP "uri", RULE_URL },
+        { "moby_runtime" SEP "uri", RULE_ENGINE },
         { "tpm" SEP "auth_key_index", RULE_INTEGER, .max = 0x7fffff },
         { "tpm" SEP "tcti", RULE_STRING },
         { "watchdog" SEP "max_retries", RULE_RETRIES, .max = UINT32_MAX },
@@ -81,6 +118,7 @@ static const struct {
         { "aziot_max_requests", { "keyd", "certd", "identityd", "tpmd" }, .release = { 1, 4, 0 } },
         { "connect", { "workload_uri", "management_uri" } },
         { "edge_ca", { "cert", "pk" }, .instead = { "method", "auto_generated_edge_ca_expiry_days" } },
+        { "localid", { "domain" } },
         { "iotedge_max_requests", { "management", "workload" }, .release = { 1, 4, 0 } },
         { "listen", { "workload_uri", "management_uri" } },
         { "moby_runtime", { "uri", "network" } },
@@ -174,6 +212,16 @@ static bool string_accepted(const char *text, RuleType type, const char *root) {
         case RULE_MODE:
                 return streq(text, "Dynamic") || streq(text, "AlwaysOnStartup") ||
                        streq(text, "OnErrorOnly");
+        case RULE_PULL:
+                return streq(text, "on-create") || streq(text, "never");
+        case RULE_KEY:
+                return has_scheme(text) &&
+                       (strncasecmp(text, "file:", 5) == 0 || strncasecmp(text, "pkcs11:", 7) == 0);
+        case RULE_ENGINE:
+                return has_scheme(text) &&
+                       (strncasecmp(text, "unix:", 5) == 0 || strncasecmp(text, "http:", 5) == 0 ||
+                        strncasecmp(text, "https:", 6) == 0);
+        case RULE_URLS:
         case RULE_URL:
                 return has_scheme(text);
         case RULE_FILE:
@@ -190,8 +238,8 @@ static bool value_accepted(const TomlValue *value, size_t rule, const char *root
 
         if (value->type == TOML_STRING)
                 return string_accepted(value->text, type, root);
-        if (value->type != TOML_BARE)
-                return false;
+        if (value->type == TOML_INLINE_TABLE || value->type == TOML_ARRAY)
+                return type == RULE_TABLE || type == RULE_URLS;
         if (type == RULE_BOOLEAN)
                 return streq(value->text, "true") || streq(value->text, "false");
         return (type == RULE_INTEGER || type == RULE_TIMEOUT || type == RULE_RETRIES) &&
@@ -254,14 +302,32 @@ typedef struct Refusal {
         char what[256];
 } Refusal;
 
+/* "*" at the end of a rule's path stands for one part. */
+static bool rule_names(const char *rule, const char *path) {
+        size_t length = strlen(rule) - 1;
+
+        if (rule[length] != '*')
+                return streq(rule, path);
+        return strncmp(rule, path, length) == 0 && !strchr(path + length, SEP[0]);
+}
+
+static const TomlValue *refused_value(const Toml *toml, size_t rule, const char *root) {
+        for (size_t i = 0; i < toml->value_count; i++)
+                if (rule_names(value_rules[rule].path, toml->values[i].path) &&
+                    !value_accepted(&toml->values[i], rule, root))
+                        return &toml->values[i];
+        return NULL;
+}
+
 static bool refuses_value(Refusal *ret, const Toml *toml, const unsigned *release, const char *root) {
         for (size_t i = 0; i < ARRAY_SIZE(value_rules); i++) {
-                const TomlValue *value = toml_get(toml, value_rules[i].path);
-                const char *name = last_part(value_rules[i].path);
+                const TomlValue *value = refused_value(toml, i, root);
                 RuleType type = value_rules[i].type;
+                const char *name;
 
-                if (!value || !holds_for(value_rules[i].release, release) || value_accepted(value, i, root))
+                if (!value || !holds_for(value_rules[i].release, release))
                         continue;
+                name = last_part(value->path);
                 *ret = (Refusal){ .code = name, .remedy = types[type].remedy, .line = value->line };
                 (void) snprintf(ret->what, sizeof(ret->what), "'%s' is not %s", name, types[type].wanted);
                 return true;

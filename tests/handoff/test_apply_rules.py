@@ -36,6 +36,8 @@ CASES = [
     ('imported_master_encryption_key = "/etc/none"\n', None, "imported_master_encryption_key"),
     ('additional_info = "file:///etc/none.toml"\n', "1.5.21-1", "additional_info"),
     ('trust_bundle_cert = "/etc/x.pem"\n', None, "trust_bundle_cert"),
+    ('[agent]\nname = "a"\ntype = "docker"\nconfig.image = "i"\n[agent.env]\nx = 1\n', None, "x"),
+    ("[aziot_keys]\nk = true\n", None, "k"),
     ("iotedge_max_requests = { management = 5 }\n", "1.5.21-1", "iotedge_max_requests"),
     ("iotedge_max_requests = { management = 5 }\n", "1.3.0-1", None),
 ]

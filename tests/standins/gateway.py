@@ -181,6 +181,10 @@ def check_values(world, config):
     retries = config.get("watchdog", {}).get("max_retries", 0)
     if not (retries.lower() == "infinite" if isinstance(retries, str) else type(retries) is int and 0 <= retries < 2 ** 32):
         raise ApplyFailed(f"could not parse config file: watchdog.max_retries: {retries!r}")
+    for path in ("agent.env", "aziot_keys", "tpm.hierarchy_authorization"):
+        for name, value in (value_of(config, path) or {}).items():
+            if not isinstance(value, str):
+                raise ApplyFailed(f"could not parse config file: {path}.{name}: invalid type: {value!r}")
     if config.get("auto_reprovisioning_mode", "Dynamic") not in MODES:
         raise ApplyFailed("could not parse config file: unknown variant of auto_reprovisioning_mode")
     if config.get("cloud_timeout_sec", 70) < 70 and world.fault("release") not in ("1.3", "1.4.0"):

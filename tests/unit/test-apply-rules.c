@@ -7,6 +7,7 @@
 
 #include "test.h"
 
+#define AGENT            "[agent]\nname = 'a'\ntype = 't'\nconfig.image = 'i'\n"
 #define RELEASE(version) "Package: aziot-edge\nVersion: " version "\n"
 
 static char root[] = "/tmp/test-apply-rules-XXXXXX";
@@ -76,6 +77,32 @@ static const struct {
         { "imported_master_encryption_key = 'none'\n", NULL },
         { "additional_info = 'file:///n%6Fne.toml'\n", NULL },
         { "additional_info = 'file://localhost/none.toml'\n", NULL },
+        /* values of every key of a table, and of other types */
+        { AGENT "[agent.env]\nx = 1\n", "x" },
+        { AGENT "[agent.env]\n'a.b' = '1'\ny = true\n", "y" },
+        { AGENT "[agent.env]\nx = '1'\n", NULL },
+        { "agent = { name = 'a', type = 't', config = { image = 1 } }\n", "image" },
+        { "agent = { name = 'a', type = 't', config = 'x' }\n", "config" },
+        { "agent = { name = 'a', type = 't', config = { image = 'i', createOptions = 'x' } }\n",
+          "createOptions" },
+        { "agent = { name = 'a', type = 't', imagePullPolicy = 'always', config = { image = 'i' } }\n",
+          "imagePullPolicy" },
+        { "[aziot_keys]\nx = 1\n", "x" },
+        { "[preloaded_keys]\nk = '/k'\n", "k" },
+        { "[preloaded_keys]\nk = 'http://x'\n", "k" },
+        { "[preloaded_keys]\nk = 'file:///k'\nl = 'pkcs11:token=t;object=o'\n", NULL },
+        { "[preloaded_certs]\nc = '/c'\n", "c" },
+        { "[preloaded_certs]\nc = ['a', 'b']\nd = 'file:///d'\n", NULL },
+        { "[edge_ca]\ncert = '/c'\npk = 'file:///p'\n", "cert" },
+        { "[edge_ca]\nmethod = 'self_signed'\nexpiry_days = 0\n", "expiry_days" },
+        { "[edge_ca]\nauto_generated_edge_ca_expiry_days = '90'\n", "auto_generated_edge_ca_expiry_days" },
+        { "[localid]\n", "localid" },
+        { "[tpm]\nhierarchy_authorization = 1\n", "hierarchy_authorization" },
+        { "[tpm.hierarchy_authorization]\nowner = 1\n", "owner" },
+        { "[tpm.hierarchy_authorization]\nowner = 'x'\n", NULL },
+        { "[moby_runtime]\nuri = 'tcp://x'\nnetwork = 'n'\n", "uri" },
+        { "prefer_module_identity_cache = 'true'\n", "prefer_module_identity_cache" },
+        { "[image_garbage_collection]\nenabled = 'yes'\n", "enabled" },
         /* values */
         { "[watchdog]\n", NULL },
         { "[watchdog]\nmax_retries = 'Infinite'\n", NULL },
