@@ -25,7 +25,7 @@ void check_site_engine(Check *c) {
         char text[NET_TEXT_MAX];
         const char *host;
 
-        if (!c->edge->installed || c->config->target == TARGET_NONE)
+        if (!c->edge->installed || c->edge->situation.edgeless)
                 return;
         host = engine_tcp_host(&c->edge->situation);
         if (!host)
@@ -122,7 +122,7 @@ void check_site_registry(Check *c) {
         CLEANUP(freep) char *image = NULL, *host = NULL;
         int r;
 
-        if (geteuid() != 0 || !c->edge->installed || c->config->target == TARGET_NONE)
+        if (geteuid() != 0 || !c->edge->installed || c->edge->situation.edgeless)
                 return;
         if (engine_read_agent_image(&c->edge->situation, &image) < 0)
                 return;
