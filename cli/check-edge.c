@@ -1,6 +1,5 @@
-/* IoT Edge: its units, its configuration, whom it runs as, and whether it can reach its hub. By the hand-off
+/* IoT Edge: its configuration, whom it runs as, and whether it can reach its hub. By the hand-off
  * helper's own eyes, so that both see the same. */
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -11,10 +10,7 @@
 #include "paths.h"
 #include "proxies.h"
 
-#define UNIT_FILE        "/usr/lib/systemd/system/" UNIT_EDGED
-#define UNIT_FILE_LIB    "/lib/systemd/system/" UNIT_EDGED
 #define HUB_TIMEOUT_USEC (5 * USEC_PER_SEC)
-#define RESTART_DAEMON   "Restart dps-provisiond, which looks at IoT Edge and restores what is lost"
 
 /* A value that was refused, or that this user can't read, is not known, and its default is not meant. */
 static int make_wanted(Check *c, Wanted *ret) {
@@ -37,8 +33,7 @@ static int make_wanted(Check *c, Wanted *ret) {
         return 0;
 }
 
-/* Called again when more of the situation is known. */
-static const Verdict *judge_edge(Check *c) {
+const Verdict *check_edge_judge(Check *c) {
         CheckEdge *e = c->edge;
 
         wanted_deinit(&e->wanted);
@@ -84,13 +79,6 @@ bool check_edge_tell_findings(Check *c, const Verdict *v, FindingSubject subject
         return told;
 }
 
-static bool no_target(Check *c) {
-        if (c->config->target != TARGET_NONE)
-                return check_key_hidden(c, "Target");
-        check_skip(c, "Nothing to do", "Target=none: there is nothing to hand over to");
-        return true;
-}
-
 static bool has_auth(const Check *c, const char *credential) {
         ConfigPaths paths = {};
 
@@ -98,7 +86,7 @@ static bool has_auth(const Check *c, const char *credential) {
                situation_has_auth(&paths, credential);
 }
 
-static void read_files(const Check *c) {
+void check_edge_read_files(const Check *c) {
         if (c->edge->files_read)
                 return;
         c->edge->files_read = true;
@@ -110,141 +98,8 @@ static void read_files(const Check *c) {
 const char *check_hub(const Check *c) {
         if (c->daemon_runs && c->status.hub[0])
                 return c->status.hub;
-        read_files(c);
+        check_edge_read_files(c);
         return c->edge->situation.device_info.hub;
-}
-
-/* --- units --- */
-
-static bool find_unit_file(void) {
-        return access(UNIT_FILE, F_OK) == 0 || access(UNIT_FILE_LIB, F_OK) == 0;
-}
-
-static void probe_installed(Check *c) {
-        CLEANUP(units_freep) Units *units = NULL;
-        Failure failure = {};
-
-        if (no_target(c))
-                return;
-        read_files(c);
-        if (!c->bus || units_new(&units, c->bus, c->event) < 0 ||
-            situation_read_units(&c->edge->situation, units, &failure) < 0) {
-                if (find_unit_file())
-                        check_skip(c, "Start systemd and its bus",
-                                   "Installed; its units can't be asked for");
-                else
-                        check_bad(c, CHECK_FAIL, FAILURE_RUNTIME_MISSING, NULL,
-                                  "Azure IoT Edge is not installed");
-                return;
-        }
-        if (!check_key_refused(c, "Proxy"))
-                proxies_read(&c->edge->situation, c->config, units);
-        if (check_edge_tell_findings(c, judge_edge(c), SUBJECT_INSTALLATION))
-                return;
-        c->edge->installed = true;
-        check_ok(c, "Installed");
-}
-
-static void probe_units(Check *c) {
-        const struct {
-                const char *name;
-                const UnitState *state;
-                bool needed; /* once it is handed over to */
-        } units[] = {
-                { UNIT_EDGED, &c->edge->situation.edged, true },
-                { UNIT_IDENTITYD, &c->edge->situation.identityd, false },
-                { UNIT_TPMD, &c->edge->situation.tpmd, false },
-                { UNIT_IDENTITYD_SOCKET, &c->edge->situation.identityd_socket, true },
-                { UNIT_TPMD_SOCKET, &c->edge->situation.tpmd_socket, true },
-                { UNIT_EDGED_MGMT, &c->edge->situation.edged_mgmt, true },
-                { UNIT_EDGED_WORKLOAD, &c->edge->situation.edged_workload, true },
-        };
-        bool handed_off = check_is_handed_off(c), good = true;
-
-        if (!c->edge->installed)
-                return;
-        for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
-                const UnitState *s = units[i].state;
-                char start[128];
-
-                if (!s->failed && !(handed_off && units[i].needed && s->exists && !s->active))
-                        continue;
-                good = false;
-                (void) snprintf(start, sizeof(start), "Start it with 'systemctl start %s'", units[i].name);
-                if (s->failed)
-                        check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, NULL, "'%s' has failed%s%s",
-                                  units[i].name, s->result[0] ? ": " : "", s->result);
-                else
-                        check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, start, "'%s' does not run",
-                                  units[i].name);
-        }
-        if (good)
-                check_ok(c, c->edge->situation.edged.active ? "aziot-edged runs"
-                                                            : "aziot-edged does not run yet");
-}
-
-/* --- the clock at boot --- */
-
-/* "rtc0"; NULL: there is none. The caller frees. */
-static char *find_rtc(const Check *c) {
-        CLEANUP(freep) char *path = NULL;
-        char *found = NULL;
-        DIR *d;
-
-        if (path_under(&path, c->root, "/sys/class/rtc") < 0)
-                return NULL;
-        d = opendir(path);
-        for (struct dirent *entry; d && !found && (entry = readdir(d));)
-                if (strncmp(entry->d_name, "rtc", 3) == 0)
-                        found = strdup(entry->d_name);
-        if (d)
-                (void) closedir(d);
-        return found;
-}
-
-/* Of those that hold time-sync.target, which our drop-in lets aziot-identityd wait for. */
-static const char *find_time_wait(const Check *c) {
-        static const char *const units[] = { "systemd-time-wait-sync.service", "chrony-wait.service",
-                                             "ntp-wait.service", "ntpsec-wait.service" };
-
-        for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
-                CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-                const char *state;
-
-                if (sd_bus_call_method(c->bus, "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
-                                       "org.freedesktop.systemd1.Manager", "GetUnitFileState", NULL, &reply,
-                                       "s", units[i]) >= 0 &&
-                    sd_bus_message_read(reply, "s", &state) >= 0 && strncmp(state, "enabled", 7) == 0)
-                        return units[i];
-        }
-        return NULL;
-}
-
-/* identityd's tokens live 30 s by the local clock: one that is behind costs it the identity that it has
- * adopted. */
-static void probe_boot_clock(Check *c) {
-        CLEANUP(freep) char *rtc = NULL;
-        const char *unit;
-
-        if (!c->edge->installed)
-                return;
-        rtc = find_rtc(c);
-        unit = rtc ? NULL : find_time_wait(c);
-        if (rtc)
-                check_ok(c, "'%s' keeps the time without power, if its battery is good", rtc);
-        else if (unit)
-                check_ok(c, "This machine has no clock that runs without power; IoT Edge waits for '%s'",
-                         unit);
-        else
-                check_bad(c, CHECK_WARN, FAILURE_NONE,
-                          "Enable systemd-time-wait-sync.service (with systemd-timesyncd), "
-                          "chrony-wait.service or "
-                          "ntp-wait.service; without a time server IoT Edge does not start then",
-                          "This machine has no clock that runs without power, and no service is enabled "
-                          "that lets "
-                          "IoT Edge wait for the time: started with a clock that is behind, it throws its "
-                          "identity "
-                          "away and registers again");
 }
 
 /* --- files --- */
@@ -264,7 +119,7 @@ static bool tell_lost_config(Check *c, const Verdict *v) {
 
         if (!check_is_handed_off(c) || !(missing || verdict_find(v, FINDING_CONFIG_UNPROVISIONED)))
                 return false;
-        check_bad(c, CHECK_FAIL, FAILURE_NONE, RESTART_DAEMON,
+        check_bad(c, CHECK_FAIL, FAILURE_NONE, CHECK_RESTART_DAEMON,
                   missing ? "'" PATH_CONFIG "' is gone" : "The provisioning is gone from '" PATH_CONFIG "'");
         return true;
 }
@@ -275,12 +130,12 @@ static void probe_config(Check *c) {
 
         if (c->config->target == TARGET_NONE || only_root_sees(c))
                 return;
-        read_files(c);
+        check_edge_read_files(c);
         if (c->edge->failure.kind != FAILURE_NONE) {
                 tell_failure(c, CHECK_FAIL, &c->edge->failure);
                 return;
         }
-        v = judge_edge(c);
+        v = check_edge_judge(c);
         lost = tell_lost_config(c, v);
         if (check_edge_tell_findings(c, v, SUBJECT_CONFIG) || lost)
                 return;
@@ -304,7 +159,7 @@ static bool tell_lost(Check *c, const Verdict *v) {
         for (size_t i = first; check_is_handed_off(c) && i < ARRAY_SIZE(types) && !lost; i++)
                 lost = verdict_find(v, types[i]);
         if (lost)
-                check_bad(c, CHECK_FAIL, FAILURE_NONE, RESTART_DAEMON, "%s", lost->failure.sentence);
+                check_bad(c, CHECK_FAIL, FAILURE_NONE, CHECK_RESTART_DAEMON, "%s", lost->failure.sentence);
         return lost;
 }
 
@@ -355,7 +210,7 @@ static int ask(Check *c, IdentitydAnswer *ret) {
 
 /* Before the hand-off a missing identity is harmless. */
 static void tell_identity(Check *c) {
-        const Verdict *v = judge_edge(c);
+        const Verdict *v = check_edge_judge(c);
         const Finding *silent = verdict_find(v, FINDING_IDENTITYD_SILENT),
                       *none = verdict_find(v, FINDING_IDENTITY_MISSING);
 
@@ -484,9 +339,9 @@ CheckEdge *check_edge_free(CheckEdge *edge) {
 }
 
 const Probe check_edge_probes[] = {
-        { "iotedge", "Installation", probe_installed },
-        { "iotedge-units", "Units", probe_units },
-        { "boot-clock", "Clock at boot", probe_boot_clock },
+        { "iotedge", "Installation", check_edge_installed },
+        { "iotedge-units", "Units", check_edge_units },
+        { "boot-clock", "Clock at boot", check_edge_boot_clock },
         { "iotedge-config", "Configuration", probe_config },
         { "iotedge-apply", "Applying it", probe_apply },
         { "iotedge-proxy", "Proxy", check_site_proxy },

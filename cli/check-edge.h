@@ -20,7 +20,18 @@ struct CheckEdge {
  * findings. Returns whether there was one. */
 bool check_edge_tell_findings(Check *check, const Verdict *verdict, FindingSubject subject);
 
-/* Probes. check-site.c */
+/* Once; what can't be read is in `failure`. */
+void check_edge_read_files(const Check *check);
+
+/* Call again when more of the situation is known. */
+const Verdict *check_edge_judge(Check *check);
+
+/* Probes. check-edge-units.c */
+void check_edge_installed(Check *check);
+void check_edge_units(Check *check);
+void check_edge_boot_clock(Check *check);
+
+/* check-site.c */
 void check_site_proxy(Check *check);
 void check_site_engine(Check *check);
 void check_site_registry(Check *check);

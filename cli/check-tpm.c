@@ -406,8 +406,7 @@ static void probe_hub_key(Check *c) {
         if (!c->tpm_usable || check_key_refused(c, "HubKeyHandle") || !look(c, handle, &object))
                 return;
         if (!object.present && check_is_handed_off(c) && c->config->identity == IDENTITY_ADOPT)
-                check_bad(c, CHECK_FAIL, FAILURE_NONE,
-                          "Attest again with 'dps-provision reprovision': the hub's key comes with it",
+                check_bad(c, CHECK_FAIL, FAILURE_NONE, CHECK_RESTART_DAEMON,
                           "The key of '%s' is gone from 0x%08x: somebody has removed it, or cleared the TPM",
                           c->status.hub, handle);
         else if (!object.present && c->tpm_properties.persistent_available == 0)

@@ -86,8 +86,9 @@ void check_bad(Check *check, CheckResult result, FailureKind kind, const char *r
                ...) PRINTF_LIKE(5, 6);
 void check_failure(Check *check, const Failure *failure); /* fail, as it says itself */
 
-#define CHECK_AS_ROOT    "Run it as root"
-#define CHECK_LOOK_ABOVE "See the line that failed above"
+#define CHECK_AS_ROOT        "Run it as root"
+#define CHECK_RESTART_DAEMON "Run 'systemctl restart dps-provisiond', whose start restores what is lost"
+#define CHECK_LOOK_ABOVE     "See the line that failed above"
 
 /* Is it known that this device has an identity? That IoT Edge has it? */
 bool check_is_provisioned(const Check *check);

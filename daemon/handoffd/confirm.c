@@ -8,9 +8,10 @@
 #include "handoffd.h"
 #include "paths.h"
 
-#define CONFIRM_PAUSE (USEC_PER_SEC / 2)
-#define SETTLE_USEC   (10 * USEC_PER_SEC) /* twice the time after which its unit starts it again */
-#define SETTLE_MAX    (60 * USEC_PER_SEC)
+#define CONFIRM_PAUSE  (USEC_PER_SEC / 2)
+#define IDENTITY_PAUSE (USEC_PER_SEC / 50) /* aziot-edged asks identityd at once */
+#define SETTLE_USEC    (10 * USEC_PER_SEC) /* twice the time after which its unit starts it again */
+#define SETTLE_MAX     (60 * USEC_PER_SEC)
 
 /* aziot-edged ends without the container engine, and systemd starts it again. */
 static int main_unit_down(Operation *op, const UnitState *state) {
@@ -202,16 +203,34 @@ static bool has_written_state(const Operation *op) {
 }
 
 static bool has_stayed_up(const Operation *op, const UnitState *edged) {
-        return !edged->failing && (now_usec(CLOCK_MONOTONIC) >= edged->active_enter_usec + SETTLE_USEC ||
-                                   has_written_state(op));
+        if (edged->failing)
+                return false;
+        return has_written_state(op) ||
+               (edged_had_identity(operation_root(op)) &&
+                now_usec(CLOCK_MONOTONIC) >= edged->active_enter_usec + SETTLE_USEC);
+}
+
+static int edged_silent(Operation *op) {
+        int r = failure_set(&op->failure, FAILURE_RESTART_FAILED, "no identity",
+                            "'%s' runs, but has not got its identity", UNIT_EDGED);
+
+        op->failure.remedy = HINT_RESTART_IOTEDGE;
+        return r;
+}
+
+static int settle_again(Operation *op, usec_t pause) {
+        op->timer = sd_event_source_disable_unref(op->timer);
+        return sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, pause, pause / 4,
+                                          on_settle_timer, op);
 }
 
 /* An aziot-edged that waits to be started again may have ended because there was no identity yet. It counts
- * as up when it has run for SETTLE_USEC, or has written its state. */
+ * as up when it has its identity, and has run for SETTLE_USEC or has written its state since its start. */
 int step_settle(Operation *op) {
         usec_t patience = op->h->options->confirm_timeout_usec;
         Plan *plan = &op->plan;
         UnitState edged;
+        bool waits;
         int r;
 
         if (op->situation.edgeless)
@@ -226,18 +245,17 @@ int step_settle(Operation *op) {
         r = engine_check(&op->situation, &op->failure);
         if (r < 0)
                 return r;
-        if (edged.failing && !plan->unsteady) {
+        waits = edged.failing || !edged_had_identity(operation_root(op));
+        if (waits && !plan->unsteady) {
                 plan->unsteady = true;
                 set_patience(op, patience < SETTLE_MAX ? patience : SETTLE_MAX);
         }
         if (!plan->unsteady)
                 return 0;
-        if (now_usec(CLOCK_MONOTONIC) > plan->deadline)
-                return main_unit_down(op, &edged);
-        op->timer = sd_event_source_disable_unref(op->timer);
-        r = sd_event_add_time_relative(op->h->event, &op->timer, CLOCK_MONOTONIC, CONFIRM_PAUSE,
-                                       USEC_PER_SEC / 10, on_settle_timer, op);
-        return r < 0 ? main_unit_down(op, &edged) : FLOW_WAIT;
+        if (now_usec(CLOCK_MONOTONIC) <= plan->deadline &&
+            settle_again(op, edged.failing ? CONFIRM_PAUSE : IDENTITY_PAUSE) >= 0)
+                return FLOW_WAIT;
+        return edged.failing ? main_unit_down(op, &edged) : edged_silent(op);
 }
 
 int step_compare(Operation *op) {

@@ -6,8 +6,7 @@
 #include "log.h"
 #include "paths.h"
 
-/* aziot-edged writes this file when it has got its identity. Without the file it runs no modules. */
-static bool had_identity(const char *root) {
+bool edged_had_identity(const char *root) {
         CLEANUP(freep) char *path = NULL;
 
         return path_under(&path, root, PATH_EDGED_STATE) < 0 || access(path, F_OK) == 0;
@@ -23,7 +22,7 @@ static int edged_works(Handoffd *h, usec_t *ret_running, Failure *reterr) {
         r = units_query(h->units, UNIT_EDGED, &edged, reterr);
         if (r < 0)
                 return r;
-        if (!edged.active || edged.failing || !had_identity(h->options->root))
+        if (!edged.active || edged.failing || !edged_had_identity(h->options->root))
                 return 0;
         *ret_running = edged.active_enter_usec > 0 && edged.active_enter_usec < now
                                ? now - edged.active_enter_usec

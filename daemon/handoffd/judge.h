@@ -65,6 +65,10 @@ typedef enum FindingType {
 } FindingType;
 
 /* Who mends it. */
+#define HINT_RESTART_IOTEDGE                                                                                \
+        "Run 'iotedge system restart', which starts all services and sockets. If that does not help, "      \
+        "'journalctl -u aziot-edged' says why"
+
 typedef enum FindingOwner {
         OWNER_US,       /* Apply mends it */
         OWNER_OPERATOR, /* nothing is handed off until an operator has mended it */

@@ -95,6 +95,8 @@ static void log_state(Daemon *d) {
 
         if (d->publisher.logged_state == state)
                 return;
+        if (state == STATE_HANDED_OFF && d->machine.step != STEP_IDLE)
+                return; /* after a start it is only true when IoT Edge has been looked at */
         d->publisher.logged_state = state;
         add_common_fields(&f, d, d->machine.step);
         if (state >= STATE_ASSIGNED) {

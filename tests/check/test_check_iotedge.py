@@ -16,10 +16,11 @@ def test_iotedge_missing(new_world):
     expect(w, "iotedge", "fail", "runtime-missing", "not installed", "aziot-edge", base=base)
 
 
-@pytest.mark.parametrize("load, message", [("not-found", "no unit 'aziot-edged.service'"), ("masked", "is masked")])
-def test_iotedge_unusable(fresh, load, message):
+@pytest.mark.parametrize("unit, load, message", [("aziot-identityd.service", "not-found", "no unit 'aziot-identityd.service'"),
+                                                 ("aziot-edged.service", "masked", "is masked")])
+def test_iotedge_unusable(fresh, unit, load, message):
     w = fresh()
-    w.standin_faults(units={"aziot-edged.service": {"load": load}})
+    w.standin_faults(units={unit: {"load": load}})
     base = {name: FRESH[name] for name in FRESH if name != "identityd"}
     expect(w, "iotedge", "fail", "runtime-missing", message, "unmask", base=base)
 
@@ -142,8 +143,8 @@ PODMAN = '[moby_runtime]\nuri = "unix:///run/podman/podman.sock"\nnetwork = "azu
     (None, {"status": 500}, "", "warn", "engine-unreachable", "internal error", "Start the container engine"),
     (None, {"status": 503, "message": "starting"}, "", "warn", "engine-unreachable", "starting", "Start the container engine"),
     (None, {"status": 500}, PODMAN, "warn", "engine-unreachable", r"podman\.sock", r"\[moby_runtime\]"),
-    (None, {}, PODMAN.replace("unix:///run/podman/podman.sock", "tcp://127.0.0.1:2375"), "fail", "engine-unsuitable", "tcp:",
-     "http://HOST:PORT"),
+    (None, {}, PODMAN.replace("unix:///run/podman/podman.sock", "tcp://127.0.0.1:2375"), "fail", "config-conflict", "scheme",
+     "unix:///var/run/docker.sock"),
     (None, {}, PODMAN.replace("unix:///run/podman/podman.sock", "UNIX:/var/run/docker.sock"), None, None, "", ""),
 ])
 def test_the_container_engine_of_a_new_gateway(fresh, release, faults, text, result, kind, message, hint):
@@ -207,7 +208,7 @@ def test_config_toml_is_lost(new_world, hub_ports, text, message):
     w.config_toml.unlink()
     if text:
         w.config_toml.write_text(text)
-    expect(w, "iotedge-config", "fail", None, message, "Restart dps-provisiond", base=ASSIGNED)
+    expect(w, "iotedge-config", "fail", None, message, "systemctl restart dps-provisiond", base=ASSIGNED)
     w.restart_daemon()
     w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and w.config_toml.exists() and
            "id_scope" in w.config_toml.read_text())
@@ -262,7 +263,7 @@ def test_what_was_handed_off_is_another(new_world, hub_ports, change, message):
         copy.unlink()
     else:
         info.write_text(info.read_text().replace(w.bus.properties()["DeviceId"], "other"))
-    expect(w, "iotedge-apply", "fail", None, message, "Restart dps-provisiond", base=ASSIGNED)
+    expect(w, "iotedge-apply", "fail", None, message, "systemctl restart dps-provisiond", base=ASSIGNED)
     w.restart_daemon()
     w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and copy.exists() and
            p["DeviceId"] in info.read_text())
@@ -274,7 +275,7 @@ def test_device_info_is_lost(new_world, hub_ports):
     w = new_world()
     w.start_gateway()
     (w.root / "var/lib/aziot/identityd/device_info").unlink()
-    expect(w, "iotedge-apply", "fail", None, "device_info' does not exist", "Restart dps-provisiond", base=ASSIGNED)
+    expect(w, "iotedge-apply", "fail", None, "device_info' does not exist", "systemctl restart dps-provisiond", base=ASSIGNED)
     w.restart_daemon()
     w.wait("the hand-off", lambda p: p["State"] == "handed-off" and p["Step"] == "idle" and
            (w.root / "var/lib/aziot/identityd/device_info").exists())
@@ -339,15 +340,16 @@ def test_a_hub_that_was_never_allowed(new_world):
 
 
 def test_the_hub_key_is_lost(new_world, hub_ports):
-    """As when somebody has cleared the TPM. The remedy helps."""
+    """The hint helps, and costs no registration."""
     w = new_world()
     w.start_gateway()
     w.tpm2("evictcontrol", "-c", "0x81000100")
-    expect(w, "hub-key", "fail", None, "gone from 0x81000100", "dps-provision reprovision", base=ASSIGNED)
-    result = subprocess.run([BUILD / "cli/dps-provision", "reprovision", "--yes", "--wait"], env=w.environment, text=True,
-                            capture_output=True, timeout=120, check=False)
-    assert result.returncode == 0, result
-    assert check(w)[0] == ASSIGNED
+    expect(w, "hub-key", "fail", None, "gone from 0x81000100", "systemctl restart dps-provisiond", base=ASSIGNED)
+    registrations = w.registrations()
+    w.restart_daemon()
+    wait_for("the key", w.hub_key)
+    w.wait("the end of the look", lambda p: p["State"] == "handed-off" and p["Step"] == "idle")
+    assert check(w)[0] == ASSIGNED and w.registrations() == registrations
 
 
 def test_no_clock_that_runs_without_power(fresh):
@@ -372,17 +374,83 @@ def test_a_unit_that_fails(new_world, hub_ports):
            base=ASSIGNED)
 
 
-@pytest.mark.parametrize("name", ["aziot-identityd", "aziot-tpmd"])
+@pytest.mark.parametrize("name", ["aziot-identityd", "aziot-tpmd", "aziot-keyd", "aziot-certd"])
 def test_a_socket_that_was_stopped(new_world, hub_ports, name):
-    """Its service may rest, but nobody could start it."""
+    """Its service may rest, but nobody could start it. The hint names what starts them all."""
     w = new_world()
     w.start_gateway()
     for unit in (f"{name}.socket", f"{name}.service"):
         jobs = len(w.jobs())
         w.bus.systemd("StopUnit", unit)
         wait_for("the job", lambda n=jobs: len(w.jobs()) > n)
-    expect(w, "iotedge-units", "fail", "restart-failed", f"'{name}.socket' does not run", f"systemctl start {name}.socket",
+    expect(w, "iotedge-units", "fail", "restart-failed", f"'{name}.socket' does not run", "'iotedge system restart'",
            base={**ASSIGNED, **({"identityd": ("skip", None)} if name == "aziot-identityd" else {})})
+
+
+def run_job(world, method, unit):
+    jobs = len(world.jobs())
+    world.bus.systemd(method, unit)
+    wait_for("the job", lambda: len(world.jobs()) > jobs)
+
+
+UNITS = ("aziot-edged.service", "aziot-edged.mgmt.socket", "aziot-edged.workload.socket", "aziot-identityd.service",
+         "aziot-tpmd.service", "aziot-keyd.service", "aziot-keyd.socket", "aziot-certd.service", "aziot-certd.socket")
+
+
+@pytest.mark.parametrize("unit, fault, message", [
+    ("aziot-edged.service", {"start": "crash-loop", "restart": 86400}, "ends again and again: exit-code"),
+    ("aziot-edged.service", {"start": "fail"}, "has failed"),
+    ("aziot-identityd.service", {"start": "crash-loop", "restart": 86400}, "ends again and again"),
+    ("aziot-keyd.service", {"start": "fail"}, "has failed"),
+])
+def test_a_dead_gateway_is_not_called_healthy(new_world, hub_ports, unit, fault, message):
+    w = new_world()
+    w.start_gateway()
+    w.standin_faults(units={unit: fault})
+    run_job(w, "RestartUnit", unit)
+    lines = check(w)[1]
+    units = line(lines, "iotedge-units")
+    assert (units["result"], units["kind"]) == ("fail", "restart-failed") and unit in units["message"], units
+    assert message in units["message"] and "iotedge system restart" in units["remedy"], units
+    assert "identityd" in unit or [x["id"] for x in lines if x["result"] == "fail"] == ["iotedge-units"], lines
+
+
+def test_everything_was_stopped(new_world, hub_ports):
+    """As `iotedge system stop` does. There is one line, and its hint starts everything."""
+    w = new_world()
+    w.start_gateway()
+    for unit in UNITS:
+        run_job(w, "StopUnit", unit)
+    lines = check(w)[1]
+    units = line(lines, "iotedge-units")
+    assert units["result"] == "fail" and "'aziot-keyd.socket' does not run; also down: " in units["message"], units
+    assert "aziot-edged.service" in units["message"] and "iotedge system restart" in units["remedy"], units
+
+
+def test_aziot_edged_without_its_identity(new_world, hub_ports):
+    w = new_world()
+    w.start_gateway()
+    (w.root / "var/lib/aziot/edged/cache/provisioning_state").unlink()
+    expect(w, "iotedge-units", "fail", "restart-failed", "has not got its identity", "iotedge system restart", base=ASSIGNED)
+
+
+def test_aziot_edged_fails_for_its_engine(new_world, hub_ports):
+    w = new_world()
+    w.start_gateway()
+    (w.root / "var/run/docker.sock").unlink()
+    w.standin_faults(units={"aziot-edged.service": {"start": "crash-loop", "restart": 86400}})
+    run_job(w, "RestartUnit", "aziot-edged.service")
+    expect(w, "iotedge-units", "fail", "engine-unreachable", "docker.sock", "engine", base=ASSIGNED)
+
+
+def test_a_fresh_gateway_is_not_called_broken(fresh):
+    """Before anything was applied, IoT Edge's services end with the status 153."""
+    w = fresh()
+    w.standin_faults(units={unit: {"start": "fail"} for unit in ("aziot-edged.service", "aziot-keyd.service")})
+    run_job(w, "StartUnit", "aziot-edged.service")
+    run_job(w, "StartUnit", "aziot-keyd.service")
+    bad, lines = check(w)
+    assert bad == FRESH and "does not run yet" in line(lines, "iotedge-units")["message"], lines
 
 
 def test_identityd_is_silent(new_world, hub_ports):
