@@ -2,11 +2,10 @@
 import concurrent.futures
 import re
 import socket
-import subprocess
 
 import pytest
 from checking import FRESH, NOBODY, check, expect, line
-from harness import BUILD, own_etc, wait_for
+from harness import own_etc, wait_for
 
 
 def test_iotedge_missing(new_world):
@@ -376,7 +375,7 @@ def test_a_unit_that_fails(new_world, hub_ports):
 
 @pytest.mark.parametrize("name", ["aziot-identityd", "aziot-tpmd", "aziot-keyd", "aziot-certd"])
 def test_a_socket_that_was_stopped(new_world, hub_ports, name):
-    """Its service may rest, but nobody could start it. The hint names what starts them all."""
+    """Its service may rest, but no client could start it. The hint names what starts them all."""
     w = new_world()
     w.start_gateway()
     for unit in (f"{name}.socket", f"{name}.service"):
