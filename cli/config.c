@@ -19,7 +19,7 @@ static void print_key(const Config *config, size_t index, const char *key, const
         for (size_t i = 0; i < config->override_count; i++)
                 if (config->overrides[i].index == index)
                         (void) printf("# overrides %s\n", config->overrides[i].old);
-        (void) printf("%s%s=%s\n", source ? "" : "#", key, value ? value : "");
+        config_print_key(stdout, source ? "" : "#", key, value ? value : "");
 }
 
 static void print_config(const Config *config) {

@@ -68,6 +68,16 @@ static int check_effect(const ConfigPaths *paths, const char *scope, const char 
                 tell_overrides(config, i);
                 return config_failure(config, &failure) ? report_failure(&failure) : EXIT_OK;
         }
+        if (!config->id_scope) {
+                (void) fprintf(stderr, "dps-provision: '%s' was written, but the ID scope is not used.\n",
+                               path);
+                for (i = 0; i < config->problem_count; i++) {
+                        CLEANUP(freep) char *text = config_problem_to_string(&config->problems[i]);
+
+                        (void) fprintf(stderr, "%s\n", text ? text : "");
+                }
+                return EXIT_FAILED;
+        }
         (void) fprintf(stderr,
                        "dps-provision: '%s' was written, but %s sets IdScope=%s and wins.\nRemove the line "
                        "there.\n",

@@ -6,6 +6,7 @@
 
 #include <ini.h>
 
+#define LINE_SHOWN   150
 #define PROBLEMS_MAX 100 /* of a file that is not ours at all, nobody reads more */
 
 int config_add_problem(Config *config, bool fatal, const char *file, unsigned line, const char *format,
@@ -271,6 +272,20 @@ bool config_failure(const Config *config, Failure *ret) {
                 return true;
         }
         return false;
+}
+
+void config_print_key(FILE *f, const char *prefix, const char *key, const char *value) {
+        while (strlen(value) > LINE_SHOWN && strchr(value, ' ')) {
+                size_t n = LINE_SHOWN;
+
+                while (n > 0 && value[n] != ' ')
+                        n--;
+                if (n == 0)
+                        n = strcspn(value, " ");
+                (void) fprintf(f, "%s%s=%.*s\n", prefix, key, (int) n, value);
+                value += n + 1;
+        }
+        (void) fprintf(f, "%s%s=%s\n", prefix, key, value);
 }
 
 bool config_describe(const Config *config, size_t index, const char **ret_section, const char **ret_key,

@@ -116,6 +116,9 @@ void config_auth_deinit(ConfigAuth *auth);
 bool config_describe(const Config *config, size_t index, const char **ret_section, const char **ret_key,
                      char **ret_value, const char **ret_source);
 
+/* Prints "KEY=VALUE" after the prefix; a list that is too long for a line of a file gets several. */
+void config_print_key(FILE *f, const char *prefix, const char *key, const char *value);
+
 /* What may be shown of a proxy's URL: without user and password. The caller frees; NULL: no memory. */
 char *config_proxy_to_show(const char *proxy);
 

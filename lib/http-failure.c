@@ -184,7 +184,8 @@ static void set_connect_failure(Failure *ret, const HttpOutcome *o, const Peer *
 }
 
 void http_set_failure(Failure *ret, const HttpOutcome *o) {
-        const char *why = o->error[0] ? o->error : curl_easy_strerror(o->code);
+        /* curl's text may contain the URL of the proxy, with its password */
+        const char *why = o->error[0] && !strchr(o->error, '@') ? o->error : curl_easy_strerror(o->code);
         Peer p;
 
         set_peer(&p, o);

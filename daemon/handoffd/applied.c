@@ -102,6 +102,18 @@ int applied_read(Applied *ret, const char *root, bool edged, Failure *reterr) {
         return 0;
 }
 
+const char *applied_find_lost(const char *root, bool edged) {
+        for (size_t i = 0; i < (edged ? APPLIED_COUNT : APPLIED_COUNT - 1); i++) {
+                CLEANUP(closep) int dir = open_directory(root, i);
+                struct stat st;
+
+                if (dir >= 0 && fstatat(dir, NAME, &st, 0) < 0 ? errno == ENOENT
+                                                               : dir >= 0 && st.st_size == 0)
+                        return services[i];
+        }
+        return NULL;
+}
+
 void applied_deinit(Applied *applied) {
         for (size_t i = 0; i < APPLIED_COUNT; i++)
                 free(applied->copies[i].text);

@@ -27,6 +27,9 @@ typedef struct Applied {
 int applied_read(Applied *ret, const char *root, bool edged, Failure *reterr);
 void applied_deinit(Applied *applied);
 
+/* The first service whose file is missing or empty, as far as this user can see; NULL: none. */
+const char *applied_find_lost(const char *root, bool edged);
+
 /* True when every file that existed before still exists and is not empty. */
 bool applied_whole(const Applied *before, const char *root);
 

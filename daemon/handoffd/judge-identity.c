@@ -168,7 +168,7 @@ static bool index_overridden(const Wanted *w, const Situation *s, Failure *reter
 }
 
 bool judge_overridden(const Wanted *w, const Situation *s, Failure *reterr) {
-        const Overrides *const broken[] = { &s->identityd_files, &s->tpmd_files };
+        const Overrides *const broken[] = { &s->identityd_files, &s->tpmd_files, &s->other_files };
 
         for (size_t i = 0; i < ARRAY_SIZE(broken); i++)
                 if (broken[i]->failure.kind != FAILURE_NONE) {
@@ -177,18 +177,19 @@ bool judge_overridden(const Wanted *w, const Situation *s, Failure *reterr) {
                                          "Edge that reads it can't start.";
                         return true;
                 }
-        for (size_t i = 0; i < KEYS; i++) {
-                const char *file;
-                const TomlValue *value = overrides_get(&s->identityd_files, true, keys[i], &file);
+        for (size_t i = 0; i < KEYS + 1; i++) { /* the last: it is no table */
+                const char *path = i < KEYS ? keys[i] : TABLE, *file;
+                const TomlValue *value = overrides_get(&s->identityd_files, true, path, &file);
+                const char *name = strrchr(path, SEP[0]) ? strrchr(path, SEP[0]) + 1 : path;
 
-                if (!value || (value->type == TOML_STRING && key_wanted(w, i, value->text)))
+                if (!value || (i < KEYS && value->type == TOML_STRING && key_wanted(w, i, value->text)))
                         continue;
                 (void) with_hint(
                         reterr,
-                        failure_set(reterr, FAILURE_CONFIG_CONFLICT, strrchr(keys[i], SEP[0]) + 1,
+                        failure_set(reterr, FAILURE_CONFIG_CONFLICT, name,
                                     "'%s', line %u, sets '%s' of [provisioning], and aziot-identityd "
                                     "prefers it to what 'iotedge config apply' writes",
-                                    file, value->line, strrchr(keys[i], SEP[0]) + 1),
+                                    file, value->line, name),
                         REMOVE_TABLE);
                 return true;
         }

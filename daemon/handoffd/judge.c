@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include "applied.h"
 #include "apply-rules.h"
 #include "engine.h"
 #include "judge-identity.h"
@@ -128,7 +129,15 @@ static void judge_runtime(Verdict *v, const Situation *s) {
                 (void) failure_set(add(v, FINDING_RUNTIME_UNUSABLE), FAILURE_RUNTIME_MISSING, "masked",
                                    "'%s' is masked, so IoT Edge can't be started",
                                    s->edged.masked ? UNIT_EDGED : UNIT_IDENTITYD);
-        else if ((s->edged.exists && s->identityd.exists) || s->edgeless)
+        else if (s->edged.broken || s->identityd.broken) {
+                const char *unit = s->edged.broken ? UNIT_EDGED : UNIT_IDENTITYD;
+
+                (void) failure_set(add(v, FINDING_RUNTIME_UNUSABLE), FAILURE_RUNTIME_MISSING, "bad-setting",
+                                   "systemd can't load '%s', so IoT Edge can't be started", unit);
+                v->findings[v->count - 1].failure.remedy =
+                        "Correct the file or the drop-in that 'systemctl status aziot-edged "
+                        "aziot-identityd' names, and run 'systemctl daemon-reload'.";
+        } else if ((s->edged.exists && s->identityd.exists) || s->edgeless)
                 return;
         else if (s->snap)
                 (void) failure_set(
@@ -292,10 +301,21 @@ bool judge_payload_ignored(const Wanted *w, const ConfigToml *applied, Failure *
         return true;
 }
 
+/* A service without its copy does not start, or not as config.toml says. */
+static bool judge_lost_copies(Verdict *v, const Situation *s) {
+        const char *service = s->applied_exists ? applied_find_lost(s->root, !s->edgeless) : NULL;
+
+        if (service)
+                (void) failure_set(add(v, FINDING_APPLIED_OUTDATED), FAILURE_NONE, NULL,
+                                   "'%s" PATH_CONFIG_DIR "/%s/config.d/00-super.toml' is missing or empty",
+                                   s->root, service);
+        return service;
+}
+
 static void judge_applied(Verdict *v, const Wanted *w, const Situation *s) {
         Failure failure;
 
-        if (v->mends & MEND_APPLY ||
+        if (v->mends & MEND_APPLY || judge_lost_copies(v, s) ||
             (config_toml_matches(&s->applied, &w->provisioning) && !s->record.applying))
                 return;
         if (!s->record.applying && judge_payload_ignored(w, &s->applied, &failure) && s->toml.digest &&

@@ -11,6 +11,12 @@
 #define SUFFIX    ".toml"
 #define BYTES_MAX ((size_t) 256 * 1024)
 
+static void note(Overrides *o, const char *code, const char *path, const char *what) {
+        if (o->failure.kind == FAILURE_NONE)
+                (void) failure_set(&o->failure, FAILURE_CONFIG_CONFLICT, code, "'%s' is not looked at: %s",
+                                   path, what);
+}
+
 static void add_file(Overrides *o, const char *path, bool later) {
         CLEANUP(freep) char *text = NULL;
         OverrideFile *file = &o->files[o->count];
@@ -19,7 +25,14 @@ static void add_file(Overrides *o, const char *path, bool later) {
         size_t size;
         int r;
 
-        if (o->count == OVERRIDES_MAX || read_file(path, BYTES_MAX, &text, &size) < 0)
+        if (o->count == OVERRIDES_MAX) {
+                note(o, "number", path, "it is one of more than 32 files, which IoT Edge reads as well");
+                return;
+        }
+        r = read_file(path, BYTES_MAX, &text, &size);
+        if (r == -EFBIG)
+                note(o, "size", path, "it is larger than 256 KiB");
+        if (r < 0)
                 return;
         r = toml_parse(&file->toml, text, size, &line, &why);
         if (r == -EBADMSG && o->failure.kind == FAILURE_NONE)

@@ -18,7 +18,7 @@ typedef struct OverrideFile {
 typedef struct Overrides {
         OverrideFile files[OVERRIDES_MAX]; /* in the order in which the service reads them */
         size_t count;
-        Failure failure; /* of a file that is not TOML: the service does not start */
+        Failure failure; /* of a file that is not TOML, with which the service does not start, or not read */
 } Overrides;
 
 /* Leaves out what this user may not read. */

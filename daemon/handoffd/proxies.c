@@ -123,9 +123,10 @@ static void look_at_daemon_json(Proxies *p, const Situation *s, const char *host
             json_object_object_get_ex(json, "proxies", &proxies) &&
             json_object_is_type(proxies, json_type_object)) {
                 if (json_object_object_get_ex(proxies, "https-proxy", &value) &&
-                    json_object_get_string_len(value) > 0)
+                    json_object_is_type(value, json_type_string) && json_object_get_string_len(value) > 0)
                         set_proxy(p, json_object_get_string(value));
-                if (json_object_object_get_ex(proxies, "no-proxy", &value))
+                if (json_object_object_get_ex(proxies, "no-proxy", &value) &&
+                    json_object_is_type(value, json_type_string))
                         p->exempt = p->exempt || proxy_list_exempts(json_object_get_string(value), host);
         }
         (void) json_object_put(json);

@@ -76,6 +76,7 @@ static void read_base(Situation *s) {
 }
 
 int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
+        static const char *const others[] = { "keyd", "certd", "edged" };
         int r;
 
         s->root = root;
@@ -92,6 +93,8 @@ int situation_read_iotedge(Situation *s, const char *root, Failure *reterr) {
         situation_read_applied(s, root);
         overrides_read(&s->identityd_files, root, "identityd");
         overrides_read(&s->tpmd_files, root, "tpmd");
+        for (size_t i = 0; i < ARRAY_SIZE(others) && s->other_files.failure.kind == FAILURE_NONE; i++)
+                overrides_read(&s->other_files, root, others[i]);
         s->device_info_hidden = device_info_read(&s->device_info, root) == -EACCES;
         s->prev_state = prev_state_mark(root);
         return 0;
@@ -186,6 +189,7 @@ void situation_deinit(Situation *s) {
         config_toml_deinit(&s->applied);
         overrides_deinit(&s->identityd_files);
         overrides_deinit(&s->tpmd_files);
+        overrides_deinit(&s->other_files);
         device_info_deinit(&s->device_info);
         *s = (Situation){};
 }

@@ -38,10 +38,10 @@ typedef struct Situation {
         Failure base_failure; /* of reading it */
         bool applied_exists;  /* the applied copy exists and is TOML */
         ConfigToml applied;   /* of the copy that `iotedge config apply` gave identityd */
-        Overrides identityd_files, tpmd_files;
-        bool owner_auth, endorsement_auth; /* dps-tpmd has these credentials */
-        DeviceInfo device_info;            /* members NULL: none that is valid */
-        bool device_info_hidden;           /* from this user */
+        Overrides identityd_files, tpmd_files, other_files; /* other: only what is wrong with one */
+        bool owner_auth, endorsement_auth;                  /* dps-tpmd has these credentials */
+        DeviceInfo device_info;                             /* members NULL: none that is valid */
+        bool device_info_hidden;                            /* from this user */
         FileMark prev_state;
         bool units_known, snap;    /* snap: IoT Edge is installed as one */
         bool edgeless;             /* the identity service is installed without the IoT Edge runtime */

@@ -324,7 +324,8 @@ static int read_state(Units *u, const char *unit, sd_bus_message *m, UnitState *
         if (r <= 0)
                 return r < 0 ? r : -EBADMSG;
         s.masked = streq(load, "masked");
-        s.exists = s.masked || streq(load, "loaded");
+        s.broken = !s.masked && !streq(load, "loaded") && !streq(load, "not-found");
+        s.exists = s.masked || s.broken || streq(load, "loaded");
         s.active = streq(active, "active") || streq(active, "activating") || streq(active, "reloading");
         s.failed = streq(active, "failed");
         s.failing = strncmp(sub, "auto-restart", strlen("auto-restart")) == 0; /* or …-queued */

@@ -31,6 +31,7 @@ typedef struct Units Units;
 
 typedef struct UnitState {
         bool exists, masked, active, failed;
+        bool broken;                /* it has a file, which systemd can't use */
         bool failing;               /* it has ended with an error and is about to be started again */
         uint64_t active_enter_usec; /* CLOCK_MONOTONIC, 0: it is not active, or never was */
         char result[32]; /* "exit-code", … of a service that has failed or is failing; else "" */

@@ -16,12 +16,13 @@ def test_iotedge_missing(new_world):
 
 
 @pytest.mark.parametrize("unit, load, message", [("aziot-identityd.service", "not-found", "no unit 'aziot-identityd.service'"),
-                                                 ("aziot-edged.service", "masked", "is masked")])
+                                                 ("aziot-edged.service", "masked", "is masked"),
+                                                 ("aziot-edged.service", "bad-setting", "can't load 'aziot-edged.service'")])
 def test_iotedge_unusable(fresh, unit, load, message):
     w = fresh()
     w.standin_faults(units={unit: {"load": load}})
     base = {name: FRESH[name] for name in FRESH if name != "identityd"}
-    expect(w, "iotedge", "fail", "runtime-missing", message, "unmask", base=base)
+    expect(w, "iotedge", "fail", "runtime-missing", message, "daemon-reload" if load == "bad-setting" else "unmask", base=base)
 
 
 OTHERS = '[provisioning]\nsource = "dps"\nglobal_endpoint = "https://x"\nid_scope = "0neTHEIRS"\n' \
@@ -252,13 +253,15 @@ def test_an_earlier_configuration(new_world):
 IDENTITYD = "var/lib/aziot/identityd"
 
 
-@pytest.mark.parametrize("change, message", [("copy", "00-super.toml' does not say"), ("device", "device_info' names 'other'")])
+@pytest.mark.parametrize("change, message", [("copy", "00-super.toml' does not say"), ("edged", "edged/config.d/00-super.toml' is missing"),
+                                             ("device", "device_info' names 'other'")])
 def test_what_was_handed_off_is_another(new_world, hub_ports, change, message):
     """Verify calls it lost, or moved. The hint helps."""
     w = new_world()
     w.start_gateway()
-    copy, info = w.root / "etc/aziot/identityd/config.d/00-super.toml", w.root / IDENTITYD / "device_info"
-    if change == "copy":
+    service = "edged" if change == "edged" else "identityd"
+    copy, info = w.root / f"etc/aziot/{service}/config.d/00-super.toml", w.root / IDENTITYD / "device_info"
+    if change != "device":
         copy.unlink()
     else:
         info.write_text(info.read_text().replace(w.bus.properties()["DeviceId"], "other"))

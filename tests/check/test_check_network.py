@@ -149,6 +149,13 @@ def test_proxy_refuses(plain, new_proxy):
     assert proxy.asked == [f"localhost:{w.port}"]
 
 
+def test_a_proxys_password_is_not_shown(plain):
+    """A scheme that curl does not know, in the environment; curl's text has the whole URL."""
+    w = plain()
+    lines = check(w, environment={"https_proxy": "foo://user:geheim@127.0.0.1:9"})[1]
+    assert "geheim" not in json.dumps(lines) and line(lines, "connect")["result"] == "fail", lines
+
+
 def test_proxy_is_down(plain):
     w = plain()
     with socket.socket() as unused:  # nobody else gets the port meanwhile, and nobody listens

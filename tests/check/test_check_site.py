@@ -59,6 +59,10 @@ def test_who_has_no_proxy(fresh):
     w.standin_faults(**{"environment-files": {unit: ["/etc/proxy.env"] for unit in ALL}})
     assert lacking(w) == {"edgeAgent"}
     (w.root / "etc/docker").mkdir(parents=True)
+    w.standin_faults()
+    for proxies in ('{"no-proxy": null}', '{"https-proxy": null, "no-proxy": ["x"]}', '{"https-proxy": 7}', "null"):
+        (w.root / "etc/docker/daemon.json").write_text(f'{{"proxies": {proxies}}}')
+        assert lacking(w) == everyone, proxies
     (w.root / "etc/docker/daemon.json").write_text(f'{{"proxies": {{"https-proxy": "{PROXY}"}}}}')
     w.standin_faults()
     assert lacking(w) == everyone - {"the container engine"}

@@ -430,6 +430,8 @@ def test_a_file_that_others_may_write_is_ignored_and_named(new_world):
     assert str(w.config_path) in warning[1] and "chmod go-w" in warning[1], p
     checks = {x["id"]: x for x in json.loads(cli(w, "check", "--json", f"--config={w.config_path}").stdout)["checks"]}
     assert checks["config-files"]["kind"] == "config-ignored" and str(w.config_path) in checks["config-files"]["message"], checks
+    result = cli(w, "set-scope", SCOPE, f"--config={w.config_path}")
+    assert result.returncode == 1 and "chmod go-w" in result.stderr and "wins" not in result.stderr, result
     w.config_path.chmod(0o644)
     w.enroll(w.enrollment())
     w.wait_for_state("handed-off")

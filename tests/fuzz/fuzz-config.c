@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -13,7 +14,8 @@ static Config *load(const void *data, size_t size) {
         ConfigPaths paths = {};
         char path[40];
 
-        PROMISE(fd >= 0 && (size == 0 || write(fd, data, size) == (ssize_t) size));
+        PROMISE(fd >= 0 && fchmod(fd, 0600) == 0); /* a file that others may write would be ignored */
+        PROMISE((size == 0 || write(fd, data, size) == (ssize_t) size));
         (void) snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
         paths.file = path;
         PROMISE(config_load(&config, &paths) == 0 && config);
@@ -45,7 +47,8 @@ static char *written(const Config *config, size_t *ret_size) {
         PROMISE(f);
         for (size_t i = 0; config_describe(config, i, &section, &key, &value, &source); i++) {
                 PROMISE(value);
-                (void) fprintf(f, "[%s]\n%s=%s\n", section, key, value);
+                (void) fprintf(f, "[%s]\n", section);
+                config_print_key(f, "", key, value);
                 free(value);
         }
         PROMISE(fclose(f) == 0);

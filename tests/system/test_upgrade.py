@@ -77,7 +77,7 @@ def handed_off(machine):
 def hold_at_assigned(machine):
     """'iotedge config apply' fails until release()."""
     directory = "/etc/systemd/system/dps-iotedge-apply.service.d"
-    machine.run("sh", "-ec", f"mkdir {directory}; cat >{directory}/50-test.conf; systemctl daemon-reload",
+    machine.run("sh", "-ec", f"mkdir -p {directory}; cat >{directory}/50-test.conf; systemctl daemon-reload",
                 text=APPLY_FAILS)
 
 
