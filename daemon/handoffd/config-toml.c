@@ -1,5 +1,6 @@
 #include "config-toml.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -273,8 +274,10 @@ int config_toml_digest(char **ret, const Provisioning *provisioning) {
         int r;
 
         r = config_toml_edit(&text, "", "", 0, provisioning, NULL);
-        if (r >= 0)
-                r = config_toml_read(&config, "", text, strlen(text), NULL);
+        if (r < 0)
+                return r;
+        assert(text);
+        r = config_toml_read(&config, "", text, strlen(text), NULL);
         if (r < 0)
                 return r;
         *ret = TAKE(config.digest);

@@ -31,27 +31,27 @@ typedef struct Situation {
         size_t text_size;
         StoreAttributes attributes;
         ConfigToml toml; /* of config.toml */
-        bool legacy;     /* there is a configuration of IoT Edge 1.1 */
         char *base;      /* what a new config.toml begins with, when there is no config.toml */
         size_t base_size;
         ConfigToml base_toml;
         Failure base_failure; /* of reading it */
-        bool applied_exists;  /* the applied copy exists and is TOML */
         ConfigToml applied;   /* of the copy that `iotedge config apply` gave identityd */
         Overrides identityd_files, tpmd_files, other_files; /* other: only what is wrong with one */
-        bool owner_auth, endorsement_auth;                  /* dps-tpmd has these credentials */
         DeviceInfo device_info;                             /* members NULL: none that is valid */
-        bool device_info_hidden;                            /* from this user */
-        FileMark prev_state;
-        bool units_known, snap;    /* snap: IoT Edge is installed as one */
-        bool edgeless;             /* the identity service is installed without the IoT Edge runtime */
-        bool engine_installed;     /* a unit of a container engine exists and is not masked */
-        const char *engine_masked; /* one that is masked, a constant; or NULL */
-        bool proxy_used;           /* by dps-provisiond; see proxies.h */
-        unsigned proxy_lacking;    /* mask of the parts that use none */
+        const char *engine_masked; /* a unit of an engine that is masked, a constant; or NULL */
         UnitState edged, edged_mgmt, edged_workload, identityd, identityd_socket, tpmd, tpmd_socket, apply;
         IdentitydAnswer device, provisioning; /* status 0: not asked, or no answer */
-        bool device_asked;                    /* then identityd's identity is judged */
+        FileMark prev_state;
+        unsigned proxy_lacking;            /* mask of the parts that use no proxy */
+        bool legacy;                       /* there is a configuration of IoT Edge 1.1 */
+        bool applied_exists;               /* the applied copy exists and is TOML */
+        bool owner_auth, endorsement_auth; /* dps-tpmd has these credentials */
+        bool device_info_hidden;           /* from this user */
+        bool units_known, snap;            /* snap: IoT Edge is installed as one */
+        bool edgeless;         /* the identity service is installed without the IoT Edge runtime */
+        bool engine_installed; /* a unit of a container engine exists and is not masked */
+        bool proxy_used;       /* by dps-provisiond; see proxies.h */
+        bool device_asked;     /* then identityd's identity is judged */
 } Situation;
 
 /* Files only: IoT Edge's and the record; with our configuration, which has to be usable. */

@@ -335,7 +335,7 @@ static int read_state(Units *u, const char *unit, sd_bus_message *m, UnitState *
         return r;
 }
 
-static int list_units(Units *u, const char *const units[], size_t count, sd_bus_error *reterr,
+static int list_units(Units *u, const char *const names[], size_t count, sd_bus_error *reterr,
                       sd_bus_message **ret) {
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *m = NULL;
         int r;
@@ -345,7 +345,7 @@ static int list_units(Units *u, const char *const units[], size_t count, sd_bus_
         if (r >= 0)
                 r = sd_bus_message_open_container(m, 'a', "s");
         for (size_t i = 0; r >= 0 && i < count; i++)
-                r = sd_bus_message_append(m, "s", units[i]);
+                r = sd_bus_message_append(m, "s", names[i]);
         if (r >= 0)
                 r = sd_bus_message_close_container(m);
         if (r >= 0)
@@ -353,19 +353,19 @@ static int list_units(Units *u, const char *const units[], size_t count, sd_bus_
         return r;
 }
 
-int units_query_all(Units *u, const char *const units[], size_t count, UnitState ret[], Failure *reterr) {
+int units_query_all(Units *u, const char *const names[], size_t count, UnitState ret[], Failure *reterr) {
         CLEANUP(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         CLEANUP(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         int r;
 
-        r = list_units(u, units, count, &error, &reply);
+        r = list_units(u, names, count, &error, &reply);
         if (r >= 0)
                 r = sd_bus_message_enter_container(reply, 'a', "(ssssssouso)");
         for (size_t i = 0; r >= 0 && i < count; i++)
-                r = read_state(u, units[i], reply, &ret[i]);
+                r = read_state(u, names[i], reply, &ret[i]);
         if (r < 0)
                 return failure_set(reterr, FAILURE_RESTART_FAILED, error.name,
-                                   "Failed to query the state of '%s'%s: %s", units[0],
+                                   "Failed to query the state of '%s'%s: %s", names[0],
                                    count > 1 ? " and other units" : "",
                                    error.message ? error.message : strerror(-r));
         return 0;

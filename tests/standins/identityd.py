@@ -8,6 +8,7 @@ import asyncio
 import base64
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
@@ -316,6 +317,8 @@ class Identityd:
         self.clients.add(writer)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            size = re.search(r"^content-length: *(\d+)", head, re.IGNORECASE | re.MULTILINE)
+            await reader.readexactly(int(size[1]) if size else 0)  # what is not read by the end resets the connection
             self.manager.trigger(SERVICE)
             how = self.world.fault("identityd")
             self.world.log("connected")  # the fault may be taken away from now on

@@ -73,8 +73,10 @@ static void fill_files(Situation *s, const Case *c) {
 
 /* An engine without a unix socket is not asked. */
 static void fill_engine(Situation *s, const Case *c) {
+        ConfigToml *toml = c->no_config ? &s->base_toml : &s->toml;
+
         if (!c->no_engine && !c->silent_engine)
-                (c->no_config ? &s->base_toml : &s->toml)->runtime_uri = strdup("http://engine.example");
+                assert_int_equal(string_replace(&toml->runtime_uri, "http://engine.example"), 0);
         s->engine_installed = c->silent_engine;
         s->applied_exists = c->was_applied;
 }
