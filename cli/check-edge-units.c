@@ -1,6 +1,5 @@
 /* What of IoT Edge is installed, what of it runs, and what its start waits for. */
 #include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -107,20 +106,9 @@ static void tell_down(Check *c, const char *first, const UnitState *state, const
         check_bad(c, CHECK_FAIL, FAILURE_RESTART_FAILED, hint, "%s", text);
 }
 
-/* aziot-edged writes this file when it has its identity. 0: there is none; -EACCES: only root can see it. */
-static int edged_has_identity(const Check *c) {
-        CLEANUP(freep) char *path = NULL;
-        int r;
-
-        r = path_under(&path, c->root, PATH_EDGED_STATE);
-        if (r < 0)
-                return r;
-        return access(path, F_OK) == 0 ? 1 : errno == ENOENT ? 0 : -errno;
-}
-
 static void tell_running(Check *c) {
         const Situation *s = &c->edge->situation;
-        bool identity = s->edgeless || edged_has_identity(c) != 0;
+        bool identity = s->edgeless || edged_had_identity(c->root);
 
         if (!situation_main(s)->active || situation_main(s)->failing)
                 check_ok(c, "'%s' does not run yet", situation_main_unit(s));

@@ -21,10 +21,7 @@ static int with_hint(Failure *reterr, int r, const char *remedy) {
 /* --- the host name --- */
 
 static bool modules_exist(const Situation *s) {
-        CLEANUP(freep) char *path = NULL;
-
-        return s->edged.active && path_under(&path, s->root, PATH_EDGED_STATE) >= 0 &&
-               access(path, F_OK) == 0;
+        return s->edged.active && edged_had_identity(s->root);
 }
 
 /* The host name is in the certificates of modules. Only the container engine knows the modules; an

@@ -1,16 +1,6 @@
 /* Disruptions: an aziot-edged that works is stopped or restarted, within disruption-budget.h. */
-#include <errno.h>
-#include <unistd.h>
-
 #include "handoffd.h"
 #include "log.h"
-#include "paths.h"
-
-bool edged_had_identity(const char *root) {
-        CLEANUP(freep) char *path = NULL;
-
-        return path_under(&path, root, PATH_EDGED_STATE) < 0 || access(path, F_OK) == 0;
-}
 
 /* 1: aziot-edged works, and has been running for *ret_running. 0: it is down, or waits to be started again,
  * or never had its identity, so stopping it costs nothing. */

@@ -136,11 +136,7 @@ int step_survey(Operation *op);        /* files and units */
 int step_ask_device(Operation *op);    /* identityd, if it runs */
 int step_start_stopped(Operation *op); /* everything in h->stopped */
 
-/* disruption.c. Has aziot-edged written its provisioning_state? It does so when it has its identity, from
- * IoT Edge 1.2 on, and without it runs no modules. */
-bool edged_had_identity(const char *root);
-
-/* To be called before the first job that stops or restarts aziot-edged. Charges the disruption
+/* disruption.c. To be called before the first job that stops or restarts aziot-edged. Charges the disruption
  * budget, on disk and once per operation, when aziot-edged works. FAILURE_DISRUPTION_BUDGET: not allowed
  * yet. */
 int operation_permit_disruption(Operation *op);

@@ -165,6 +165,12 @@ int situation_read_units(Situation *s, Units *units, Failure *reterr) {
         return 0;
 }
 
+bool edged_had_identity(const char *root) {
+        CLEANUP(freep) char *path = NULL;
+
+        return path_under(&path, root, PATH_EDGED_STATE) < 0 || access(path, F_OK) == 0 || errno != ENOENT;
+}
+
 const char *situation_main_unit(const Situation *s) {
         return s->edgeless ? UNIT_IDENTITYD : UNIT_EDGED;
 }

@@ -66,6 +66,10 @@ void situation_deinit(Situation *s);
 const char *situation_main_unit(const Situation *s);
 const UnitState *situation_main(const Situation *s);
 
+/* Has aziot-edged written its provisioning_state? It does so when it has its identity, from IoT Edge 1.2 on,
+ * and without it runs no modules. Also true when this user may not see the file. */
+bool edged_had_identity(const char *root);
+
 /* What config.toml is made from: itself, else the base, else nothing. */
 typedef struct Origin {
         const char *path, *text; /* never NULL */
